@@ -1,0 +1,75 @@
+"""What a caller asks of a node and what it gets back, token by token. Pure data shared by API and orchestration."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from exo.inference.sampling_params import SamplingParams
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # end-of-sequence token or a stop string
+    LENGTH = "length"  # max_tokens or the context window
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One sequence to produce. `prompt_tokens` come from the tokenizer; text never travels the ring."""
+
+    request_id: str
+    model_id: str
+    prompt_tokens: tuple[int, ...]
+    max_tokens: int
+    params: SamplingParams = field(default_factory=SamplingParams)
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationChunk:
+    """One step of the answer. `text` may be empty (half a character, or a stop string in the making).
+
+    The last chunk, and only it, has `finish_reason`. `usage` counts tokens so far.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    logprob: TokenLogprob | None = None
+    top_logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Backend(Protocol):
+    """What the HTTP API needs of a node; `exo.orchestration.Node` is one."""
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models served: `{"id": ..., "created": ..., "owned_by": ..., "context_length": ...}`."""
+        ...
+
+    async def render_chat(
+        self, model_id: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
+    ) -> tuple[int, ...]:
+        """Chat template and tokenizer. Raises `exo.inference.errors.InvalidRequest` for messages it refuses."""
+        ...
+
+    async def render_prompt(self, model_id: str, prompt: str) -> tuple[int, ...]: ...
+
+    def process_tokens(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
+        """Generate; closing the iterator cancels the sequence and frees its KV on every stage.
+
+        Raises (at the first step) `Overloaded` (429), `ModelNotFound` (404), `InvalidRequest` (400),
+        `NodeDraining` or `RingUnavailable` (503), all from `exo.inference.errors`.
+        """
+        ...

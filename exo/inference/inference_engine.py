@@ -1,0 +1,103 @@
+"""`InferenceEngine`: runs one shard's layers on batches of sequences. Knows no sockets and no sampling policy.
+
+Each public method calls `ensure_ready()` and then its `_`-prefixed hook. Compute runs off the event loop.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from exo.inference.shard import Shard
+from exo.lifecycle import AsyncResource
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One sequence's share of one forward pass.
+
+    values: int64 (T,) token ids for a shard with the first layer, else float32 (T, hidden).
+    position: tokens of this sequence already in the KV cache; 0 starts it anew (and drops what was held).
+        Anything else than what is held raises `SequenceLost`.
+    rows: which logits a shard with the last layer returns: the last row (1, vocab), all (T, vocab), or none (0, vocab).
+        Other shards return hidden states (T, hidden).
+    """
+
+    request_id: str
+    values: Array
+    position: int
+    rows: Literal["last", "all", "none"] = "last"
+
+
+class InferenceEngine(AsyncResource, ABC):
+    RESOURCE_TYPE: ClassVar[str] = "inference_engine"
+
+    async def load_checkpoint(self, shard: Shard, path: str | Path) -> None:
+        """Load the shard's tensors from a GGUF file or a safetensors folder; replaces what was loaded."""
+        await self.ensure_ready()
+        await self._load_checkpoint(shard, Path(path))
+
+    async def infer_batch(self, shard: Shard, steps: Sequence[Step]) -> list[Array]:
+        """One forward pass over steps of different sequences (any lengths); one array per step, in order.
+
+        A step that fails alone (`SequenceLost`) raises for the whole batch before anything is computed.
+        """
+        await self.ensure_ready()
+        return await self._infer_batch(shard, steps)
+
+    async def infer_prompt(
+        self, request_id: str, shard: Shard, prompt: str, inference_state: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any] | None]:
+        await self.ensure_ready()
+        return await self._infer_prompt(request_id, shard, prompt, inference_state)
+
+    async def infer_tensor(
+        self, request_id: str, shard: Shard, input_data: Array, inference_state: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any] | None]:
+        """input_data: int64 (1, T) token ids or float32 (1, T, hidden); returns logits (1, T, vocab) or hidden."""
+        await self.ensure_ready()
+        return await self._infer_tensor(request_id, shard, input_data, inference_state)
+
+    async def encode(self, shard: Shard, prompt: str) -> Array:
+        await self.ensure_ready()
+        return await self._encode(shard, prompt)
+
+    async def decode(self, shard: Shard, tokens: Array) -> str:
+        await self.ensure_ready()
+        return await self._decode(shard, tokens)
+
+    async def release(self, request_id: str) -> None:
+        """Free the KV cache of a sequence; unknown ids are fine. Works in any state."""
+        await self._release(request_id)
+
+    @abstractmethod
+    async def _load_checkpoint(self, shard: Shard, path: Path) -> None: ...
+
+    @abstractmethod
+    async def _infer_batch(self, shard: Shard, steps: Sequence[Step]) -> list[Array]: ...
+
+    @abstractmethod
+    async def _release(self, request_id: str) -> None: ...
+
+    @abstractmethod
+    async def _infer_prompt(
+        self, request_id: str, shard: Shard, prompt: str, inference_state: dict[str, Any] | None
+    ) -> tuple[Array, dict[str, Any] | None]: ...
+
+    @abstractmethod
+    async def _infer_tensor(
+        self, request_id: str, shard: Shard, input_data: Array, inference_state: dict[str, Any] | None
+    ) -> tuple[Array, dict[str, Any] | None]: ...
+
+    @abstractmethod
+    async def _encode(self, shard: Shard, prompt: str) -> Array: ...
+
+    @abstractmethod
+    async def _decode(self, shard: Shard, tokens: Array) -> str: ...

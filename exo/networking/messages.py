@@ -1,0 +1,79 @@
+"""What travels the ring, as frozen records. Pure: no sockets, no protobuf (see `grpc/codec.py` for the bytes).
+
+Direction: entry -> first stage -> ... -> last stage -> (token) -> first stage and entry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from exo.inference.sampling_params import SamplingParams
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Open:
+    """A sequence begins (or is replayed) on every stage of `epoch`; sent down the ring before its first `Forward`.
+
+    tokens: prompt and what was produced so far: the last stage needs them for penalties and constraints.
+    prompt_length: how many of `tokens` are prompt.
+    """
+
+    sequence_id: str
+    epoch: str
+    entry: str
+    tokens: tuple[int, ...]
+    prompt_length: int
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Forward:
+    """Hidden states (T, hidden) float32, or token ids (T,) int64 for the first stage, from `position` on.
+
+    sample: the last stage samples after this one (the last chunk of a prefill, or a decode step).
+    """
+
+    sequence_id: str
+    epoch: str
+    position: int
+    values: Array
+    sample: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """The last stage chose `token` for `position`. Goes to the entry and, as the next step, to the first stage."""
+
+    sequence_id: str
+    epoch: str
+    position: int
+    token: int
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Close:
+    """The sequence is over (finished, cancelled or abandoned): free its KV. Travels every stage."""
+
+    sequence_id: str
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A stage could not go on with a sequence; to the entry, which replays or gives up."""
+
+    sequence_id: str
+    epoch: str
+    node: str
+    reason: str
+    retryable: bool
+
+
+Message = Open | Forward | Token | Close | Failed
