@@ -1,0 +1,70 @@
+"""Guards on the shape of the repo: what must not lie where, and what must not be written anywhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$")
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def modules() -> list[Path]:
+    return [path for path in tracked("*.py") if not GENERATED.search(path.name)]
+
+
+def test_a_clean_interpreter_in_the_repo_root_imports_the_standard_operator_module() -> None:
+    code = "import operator, os; assert operator.add(1, 2) == 3; print(os.path.dirname(operator.__file__))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() != str(ROOT / "operator")
+
+
+def test_the_operator_folder_holds_nothing_importable_of_its_own() -> None:
+    assert [path.name for path in (ROOT / "operator").glob("*.py")] == []
+
+
+def test_no_package_marker_lies_under_tests() -> None:
+    assert tracked("tests/**/__init__.py") == []
+
+
+def test_every_module_is_at_most_400_lines_long() -> None:
+    long = {str(p.relative_to(ROOT)): n for p in modules() if (n := len(p.read_text().splitlines())) > 400}
+    assert long == {}
+
+
+def test_every_module_of_the_packages_says_what_it_owns() -> None:
+    packages = [p for p in modules() if p.relative_to(ROOT).parts[0] in ("exo", "operator")]
+    silent = [str(p.relative_to(ROOT)) for p in packages if not p.read_text().lstrip().startswith(('"""', 'r"""'))]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("what", "pattern"),
+    [
+        ("an absolute machine path", r"(^|[^A-Za-z0-9_.$}])/(work|farm|root)/[a-z]"),
+        ("a package-registry host", r"\b(pypi\.org|files\.pythonhosted\.org|proxy\.golang\.org|sum\.golang\.org)\b"),
+    ],
+)
+def test_no_file_names(what: str, pattern: str) -> None:
+    found = []
+    for path in tracked():
+        if path == Path(__file__).resolve():
+            continue
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        found += [f"{path.relative_to(ROOT)}: {m.group()}" for m in re.finditer(pattern, text, re.MULTILINE)]
+    assert found == [], what
