@@ -1,0 +1,224 @@
+"""What the e2e tests act through: kubectl, helm and the cluster's own verbs, each as a thin, bounded call.
+
+Everything here acts on the cluster that `KUBECONFIG` names and nothing else. Knows no operator code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+CLUSTER = ROOT / "tests" / "cluster" / "cluster"
+SYSTEM = "exo-system"
+RELEASE = "exo-operator"
+QUESTION = "What is the capital of France?"
+
+
+@dataclass
+class Kube:
+    """kubectl against one namespace. `run` raises with kubectl's own words."""
+
+    namespace: str
+    env: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    def run(self, *args: str, stdin: str | None = None, timeout: float = 60, check: bool = True) -> str:
+        done = self.call(*args, stdin=stdin, timeout=timeout)
+        if check and done.returncode != 0:
+            raise AssertionError(f"kubectl {' '.join(args)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def call(self, *args: str, stdin: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["kubectl", "-n", self.namespace, *args],
+            input=stdin, capture_output=True, text=True, timeout=timeout, env=self.env, check=False,
+        )  # fmt: skip
+
+    def popen(self, *args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["kubectl", "-n", self.namespace, *args],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.env,
+        )  # fmt: skip
+
+    def get(self, kind: str, name: str) -> dict[str, Any] | None:
+        out = self.run("get", kind, name, "--ignore-not-found", "-o", "json")
+        found: dict[str, Any] | None = json.loads(out) if out.strip() else None
+        return found
+
+    def list(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
+        args = ["-l", selector] if selector else []
+        items: list[dict[str, Any]] = json.loads(self.run("get", kind, *args, "-o", "json"))["items"]
+        return items
+
+    def apply(self, manifest: dict[str, Any] | str) -> str:
+        return self.run("apply", "-f", "-", stdin=manifest if isinstance(manifest, str) else json.dumps(manifest))
+
+    def refused(self, manifest: dict[str, Any]) -> str:
+        """Applies what must not be accepted; the API server's words."""
+        done = self.call("apply", "-f", "-", stdin=json.dumps(manifest))
+        assert done.returncode != 0, f"accepted: {manifest}"
+        return done.stderr
+
+    def condition(self, kind: str, name: str, condition: str) -> dict[str, Any]:
+        found = self.get(kind, name) or {}
+        for entry in found.get("status", {}).get("conditions", []):
+            if entry["type"] == condition:
+                return dict(entry)
+        return {}
+
+    def until(self, what: str, check: Callable[[], Any], timeout: float, every: float = 0.5) -> Any:
+        """The first truthy answer of `check`, or a failure that says what was last seen."""
+        deadline, last = time.monotonic() + timeout, None
+        while time.monotonic() < deadline:
+            last = check()
+            if last:
+                return last
+            time.sleep(every)
+        events = self.call("get", "events", "--sort-by=.lastTimestamp").stdout[-3000:]
+        raise AssertionError(f"{what}: not within {timeout} s; last seen: {last!r}\n{events}")
+
+    def ready(self, kind: str, name: str, timeout: float = 60) -> dict[str, Any]:
+        def check() -> dict[str, Any] | None:
+            found = self.get(kind, name) or {}
+            ready = next((c for c in found.get("status", {}).get("conditions", []) if c["type"] == "Ready"), {})
+            current = found.get("metadata", {}).get("generation") == ready.get("observedGeneration", -1)
+            return found if ready.get("status") == "True" and current else None
+
+        try:
+            return dict(self.until(f"{kind}/{name} Ready", check, timeout))
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.call('get', kind, name, '-o', 'yaml').stdout[-4000:]}") from None
+
+    def pod(self, name: str) -> dict[str, Any] | None:
+        return self.get("pod", name)
+
+    def restarts(self, name: str) -> int:
+        statuses = (self.pod(name) or {}).get("status", {}).get("containerStatuses", [])
+        return sum(int(status["restartCount"]) for status in statuses)
+
+    def host_pids(self, pod: str) -> tuple[str, list[int]]:
+        """The cluster node of a pod and the process ids, as that node sees them, of its containers' first processes."""
+        found = self.pod(pod) or {}
+        node = found["spec"]["nodeName"]
+        pids = []
+        for status in found["status"]["containerStatuses"]:
+            container = status["containerID"].removeprefix("containerd://")
+            out = on_node(node, "crictl", "inspect", "-o", "go-template", "--template", "{{.info.pid}}", container)
+            pids.append(int(out.strip()))
+        return node, pids
+
+    @contextlib.contextmanager
+    def forward(self, target: str, port: int) -> Iterator[str]:
+        """`kubectl port-forward`; yields the address under which it answers."""
+        local = free_port()
+        process = self.popen("port-forward", "--address", "127.0.0.1", target, f"{local}:{port}")
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert "Forwarding from" in line, line
+            yield f"http://127.0.0.1:{local}"
+        finally:
+            process.terminate()
+            process.wait(timeout=10)
+            process.stdout.close()  # type: ignore[union-attr]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def on_node(node: str, *command: str) -> str:
+    """Runs a command on a cluster node, as a person with a shell there would."""
+    done = subprocess.run(
+        [str(CLUSTER), "exec-node", node, *command], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, f"{node}: {command}: {done.stderr}"
+    return done.stdout
+
+
+def post(url: str, body: dict[str, Any], timeout: float = 60) -> dict[str, Any]:
+    request = urllib.request.Request(
+        url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        answer: dict[str, Any] = json.load(response)
+        return answer
+
+
+def helm(*args: str, timeout: float = 180) -> str:
+    binary = os.environ.get("HELM") or shutil.which("helm")
+    assert binary, "no helm: run these tests through `make e2e`"
+    done = subprocess.run([binary, *args], capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == 0, f"helm {' '.join(args)}: {done.stderr}"
+    return done.stdout
+
+
+def install(*extra: str) -> None:
+    helm(
+        "upgrade", "--install", RELEASE, str(ROOT / "charts" / "exo-operator"),
+        "--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s", *image_values(), *extra,
+    )  # fmt: skip
+
+
+def image_values() -> list[str]:
+    return [part for part in os.environ.get("EXO_HELM_ARGS", "").split(" ") if part]
+
+
+CLIENT_CODE = """
+import json, sys, urllib.error, urllib.request
+url, body = sys.argv[1], sys.argv[2]
+request = urllib.request.Request(url, data=body.encode() or None, headers={"Content-Type": "application/json"})
+try:
+    with urllib.request.urlopen(request, timeout=60) as response:
+        sys.stdout.write(response.read().decode())
+except urllib.error.HTTPError as error:
+    sys.stdout.write(error.read().decode())
+"""
+NODE_IMAGE = os.environ.get("EXO_NODE_IMAGE", "exo-node:dev")
+
+
+def client_manifest(name: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
+    """A pod that waits, of the node's own image, restricted: a place inside the cluster to ask from."""
+    return {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels or {}},
+        "spec": {
+            "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": False,
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{
+                "name": "client", "image": NODE_IMAGE, "imagePullPolicy": "IfNotPresent",
+                "command": ["python3", "-c", "import signal; signal.pause()"],
+                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+            }],
+        },
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def client(
+    kube: Kube, name: str, labels: dict[str, str] | None = None
+) -> Iterator[Callable[[str, dict[str, Any] | None], dict[str, Any]]]:
+    """A caller inside the cluster: `ask(url, body)` answers with the JSON that came back."""
+    kube.apply(client_manifest(name, labels))
+    kube.run("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s", timeout=70)
+
+    def ask(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        out = kube.run("exec", name, "--", "python3", "-c", CLIENT_CODE, url, json.dumps(body) if body else "")
+        answer: dict[str, Any] = json.loads(out)
+        return answer
+
+    try:
+        yield ask
+    finally:
+        kube.run("delete", "pod", name, "--wait=false")
