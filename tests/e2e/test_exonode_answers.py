@@ -9,15 +9,21 @@ from pathlib import Path
 
 import pytest
 import yaml
-from kube import QUESTION, Kube, client, post
+from kube import Kube, chat, client, content, post
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-CHAT = {"model": "smollm2-135m", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 24}
 
 
 def example() -> tuple[str, str]:
     text = (EXAMPLES / "exonode.yaml").read_text()
     return yaml.safe_load(text)["metadata"]["name"], text
+
+
+def curl(url: str, body: dict[str, object]) -> dict[str, object]:
+    command = ["curl", "-sS", url, "-H", "Content-Type: application/json", "-d", json.dumps(body)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    answer: dict[str, object] = json.loads(done.stdout)
+    return answer
 
 
 def test_the_example_is_ready_within_a_minute_and_answers_through_service_and_port_forward(kube: Kube) -> None:
@@ -27,60 +33,39 @@ def test_the_example_is_ready_within_a_minute_and_answers_through_service_and_po
     node = kube.ready("exonode", name, timeout=60)
     print(f"Ready after {time.monotonic() - started:.1f} s")
     conditions = {c["type"]: c["status"] for c in node["status"]["conditions"]}
-    assert {k: conditions.get(k) for k in ("Ready", "Scheduled", "ModelLoaded", "Healthy")} == {
-        "Ready": "True", "Scheduled": "True", "ModelLoaded": "True", "Healthy": "True"
-    }  # fmt: skip
+    for condition in ("Ready", "Scheduled", "ModelLoaded", "Healthy"):
+        assert conditions.get(condition) == "True", conditions
 
     with client(kube, "asker") as ask:
-        answer = ask(f"http://{name}:52415/v1/chat/completions", {**CHAT, "temperature": 0})
-    assert "Paris" in answer["choices"][0]["message"]["content"]
-
+        assert "Paris" in content(ask(f"http://{name}:52415/v1/chat/completions", chat()))
     with kube.forward(f"service/{name}", 52415) as url:
-        done = subprocess.run(
-            ["curl", "-sS", f"{url}/v1/chat/completions", "-H", "Content-Type: application/json", "-d", json.dumps(CHAT)],
-            capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
-    assert "Paris" in json.loads(done.stdout)["choices"][0]["message"]["content"]
+        assert "Paris" in content(curl(f"{url}/v1/chat/completions", chat()))
 
 
 def test_a_deleted_pod_comes_back_and_answers_again(kube: Kube) -> None:
     name, manifest = example()
     kube.apply(manifest)
     kube.ready("exonode", name)
-    before = kube.pod(name)
-    assert before is not None
+    before = kube.uid(name)
     kube.run("delete", "pod", name, "--wait=false")
-    kube.until(
-        "a new pod", lambda: ((kube.pod(name) or {}).get("metadata", {}).get("uid") or before) != before["metadata"]["uid"]
-        and (kube.pod(name) or {}).get("metadata", {}).get("uid"), 90,
-    )  # fmt: skip
+    kube.until("a new pod", lambda: kube.uid(name) not in (before, None), 90)
     kube.ready("exonode", name, timeout=90)
     with kube.forward(f"service/{name}", 52415) as url:
-        assert (
-            "Paris"
-            in post(f"{url}/v1/chat/completions", {**CHAT, "temperature": 0})["choices"][0]["message"]["content"]
-        )
+        assert "Paris" in content(post(f"{url}/v1/chat/completions", chat()))
 
 
 def test_a_changed_spec_replaces_the_pod_and_ready_means_the_new_generation(kube: Kube) -> None:
     name, manifest = example()
     kube.apply(manifest)
     old = kube.ready("exonode", name)
-    before = kube.pod(name)
-    assert before is not None
-    kube.run(
-        "patch",
-        "exonode",
-        name,
-        "--type=merge",
-        "-p",
-        '{"spec":{"extraEnv":[{"name":"EXO_LOG_FORMAT","value":"json"}]}}',
-    )
+    before = kube.uid(name)
+    change = {"spec": {"extraEnv": [{"name": "EXO_LOG_FORMAT", "value": "json"}]}}
+    kube.run("patch", "exonode", name, "--type=merge", "-p", json.dumps(change))
     new = kube.ready("exonode", name, timeout=120)
     assert new["metadata"]["generation"] > old["metadata"]["generation"]
     after = kube.pod(name)
     assert after is not None
-    assert after["metadata"]["uid"] != before["metadata"]["uid"]
+    assert after["metadata"]["uid"] != before
     env = {e["name"]: e.get("value") for e in after["spec"]["containers"][0]["env"]}
     assert env["EXO_LOG_FORMAT"] == "json"
 

@@ -102,6 +102,11 @@ class Kube:
     def pod(self, name: str) -> dict[str, Any] | None:
         return self.get("pod", name)
 
+    def uid(self, name: str) -> str | None:
+        """The unique id of a pod: another one is another pod."""
+        found = (self.pod(name) or {}).get("metadata", {}).get("uid")
+        return str(found) if found else None
+
     def restarts(self, name: str) -> int:
         statuses = (self.pod(name) or {}).get("status", {}).get("containerStatuses", [])
         return sum(int(status["restartCount"]) for status in statuses)
@@ -155,6 +160,18 @@ def post(url: str, body: dict[str, Any], timeout: float = 60) -> dict[str, Any]:
     with urllib.request.urlopen(request, timeout=timeout) as response:
         answer: dict[str, Any] = json.load(response)
         return answer
+
+
+def content(answer: dict[str, Any]) -> str:
+    """The text of a chat completion; an error's own JSON where there is none."""
+    assert "choices" in answer, answer
+    return str(answer["choices"][0]["message"]["content"])
+
+
+def chat(**more: Any) -> dict[str, Any]:
+    """The body of a chat completion that asks the question, greedily."""
+    messages = [{"role": "user", "content": QUESTION}]
+    return {"model": "smollm2-135m", "messages": messages, "max_tokens": 24, "temperature": 0, **more}
 
 
 def helm(*args: str, timeout: float = 180) -> str:

@@ -1,0 +1,115 @@
+"""Pod termination is `cleanup()`: the stream ends whole, in order, exit 0; the operator's own death harms nobody."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.request
+from typing import Any
+
+from kube import SYSTEM, Kube, chat, on_node
+
+
+def manifest(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "exo.dev/v1alpha1", "kind": "ExoNode", "metadata": {"name": name},
+        "spec": {
+            "model": {"name": "smollm2-135m"}, "extraEnv": [{"name": "EXO_LOG_FORMAT", "value": "json"}],
+        },
+    }  # fmt: skip
+
+
+class Stream(threading.Thread):
+    """A client that reads one streamed answer to its end."""
+
+    def __init__(self, url: str, tokens: int) -> None:
+        super().__init__(daemon=True)
+        self.url, self.tokens, self.pieces, self.finish, self.done = url, tokens, 0, None, False
+        self.flowing = threading.Event()
+
+    def run(self) -> None:
+        body = chat(stream=True, max_tokens=self.tokens, ignore_eos=True)
+        request = urllib.request.Request(
+            f"{self.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=120) as response:
+            for raw in response:
+                line = raw.decode().strip()
+                if line == "data: [DONE]":
+                    self.done = True
+                elif line.startswith("data: "):
+                    self.take(json.loads(line.removeprefix("data: ")))
+
+    def take(self, event: dict[str, Any]) -> None:
+        assert "error" not in event, event
+        for choice in event.get("choices", []):
+            self.pieces += bool(choice["delta"].get("content"))
+            self.finish = choice.get("finish_reason") or self.finish
+        if self.pieces > 3:
+            self.flowing.set()
+
+
+def test_a_pod_deleted_in_mid_stream_ends_the_stream_whole_and_exits_zero(kube: Kube) -> None:
+    kube.apply(manifest("drain"))
+    kube.ready("exonode", "drain")
+    before = kube.uid("drain")
+    logs = kube.popen("logs", "-f", "drain")
+    watch = kube.popen("get", "pod", "drain", "--watch", "-o", "json")
+    with kube.forward("pod/drain", 52415) as url:
+        stream = Stream(url, tokens=300)
+        stream.start()
+        assert stream.flowing.wait(30)
+        kube.run("delete", "pod", "drain", "--wait=false")
+        stream.join(timeout=60)
+    assert stream.done
+    assert stream.finish == "length"
+    text, _ = logs.communicate(timeout=60)
+    assert_cleanup_order(text)
+    kube.until(
+        "the pod away", lambda: (kube.pod("drain") or {}).get("metadata", {}).get("deletionTimestamp") is None, 60
+    )
+    watch.terminate()
+    seen, _ = watch.communicate(timeout=10)
+    codes = {s["exitCode"] for s in terminated(seen)}
+    assert codes == {0}, seen[-2000:]
+
+
+def assert_cleanup_order(text: str) -> None:
+    """Admission stops, then the drain, then the parts close: what took requests before what served them."""
+    closed = [
+        str(event["resource_type"])
+        for event in (json.loads(line) for line in text.splitlines() if line.startswith("{"))
+        if event.get("to") == "closed"
+    ]
+    assert "inference_engine" in closed, text[-4000:]
+    order = [kind for kind in closed if kind in ("server", "inference_engine", "node")]
+    assert order.index("server") < order.index("inference_engine") < order.index("node"), closed
+
+
+def terminated(stream: str) -> list[dict[str, Any]]:
+    """The final container states in a watch's stream of pod objects."""
+    decoder, at = json.JSONDecoder(), 0
+    found: list[dict[str, Any]] = []
+    while (at := stream.find("{", at)) >= 0:
+        try:
+            pod, at = decoder.raw_decode(stream, at)
+        except json.JSONDecodeError:
+            break
+        statuses = pod.get("status", {}).get("containerStatuses", [])
+        found += [status["state"]["terminated"] for status in statuses if "terminated" in status.get("state", {})]
+    return found
+
+
+def test_an_operator_killed_in_mid_create_converges_after_its_restart_and_restarts_no_pod(
+    kube: Kube, operator: Kube
+) -> None:
+    names = [f"born-{index}" for index in range(3)]
+    (pod,) = operator.list("pod", "app.kubernetes.io/name=exo-operator")
+    node, pids = operator.host_pids(pod["metadata"]["name"])
+    kube.apply("\n---\n".join(json.dumps(manifest(name)) for name in names))
+    on_node(node, "kill", "-9", *map(str, pids))
+    for name in names:
+        kube.ready("exonode", name, timeout=150)
+    assert Kube(SYSTEM).restarts(pod["metadata"]["name"]) >= 1
+    assert {name: kube.restarts(name) for name in names} == dict.fromkeys(names, 0)
+    assert len(kube.list("pod")) == len(names)
