@@ -65,9 +65,7 @@ def test_a_pod_deleted_in_mid_stream_ends_the_stream_whole_and_exits_zero(kube: 
     assert stream.finish == "length"
     text, _ = logs.communicate(timeout=60)
     assert_cleanup_order(text)
-    kube.until(
-        "the pod away", lambda: (kube.pod("drain") or {}).get("metadata", {}).get("deletionTimestamp") is None, 60
-    )
+    kube.until("the pod away", lambda: kube.uid("drain") != before, 60)
     watch.terminate()
     seen, _ = watch.communicate(timeout=10)
     codes = {s["exitCode"] for s in terminated(seen)}
