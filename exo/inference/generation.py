@@ -73,3 +73,35 @@ class Backend(Protocol):
         `NodeDraining` or `RingUnavailable` (503), all from `exo.inference.errors`.
         """
         ...
+
+    def token_bytes(self, model_id: str, token: int) -> bytes:
+        """The bytes that one token stands for (half a character, perhaps); the logprobs of the API show them."""
+        ...
+
+
+class NodeView(Protocol):
+    """What the dashboard, `exo status` and the operator read of a node; `exo.orchestration.Node` is one.
+
+    All answers are ready for JSON, cheap, and never wait; they work in every state of the node.
+    """
+
+    @property
+    def node_id(self) -> str: ...
+
+    def describe_topology(self) -> dict[str, Any]:
+        """`{"node_id", "nodes": [{"id", "address", "memory_mib", "chip", "state", "self"}], "edges": [{"from", "to"}]}`."""
+        ...
+
+    def describe_ring(self) -> dict[str, Any]:
+        """`{"formed", "reason", "model_id", "n_layers", "epoch", "standby": [id], "stages": [{"node_id", "start_layer",
+        "end_layer"}]}`: the plan in force, and while there is none, why (`reason`)."""
+        ...
+
+    def describe_requests(self) -> list[dict[str, Any]]:
+        """Live sequences: `{"request_id", "model_id", "state", "prompt_tokens", "completion_tokens", "age_seconds",
+        "tokens_per_second"}`."""
+        ...
+
+    def describe_progress(self) -> str | None:
+        """What a node that is not ready yet is doing ("loading model 43 %"), or "draining"; None when neither."""
+        ...
