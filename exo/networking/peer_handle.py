@@ -1,0 +1,98 @@
+"""`PeerHandle`: this node's way to one peer, for one connection's life. Knows no transport.
+
+`initialize` connects and says hello. A handle whose peer is lost stays lost: `send` raises `PeerLost`, and the
+discovery that made the handle closes it and makes another one when the peer is back.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from exo.lifecycle import AsyncResource
+from exo.networking.messages import Message
+from exo.topology.offer import NodeOffer
+
+
+class PeerHandle(AsyncResource, ABC):
+    """`node_id` None: only the peer's hello will tell its id (DNS knows addresses alone)."""
+
+    RESOURCE_TYPE: ClassVar[str] = "peer_handle"
+
+    def __init__(self, node_id: str | None, address: str, port: int) -> None:
+        super().__init__(
+            resource_id=f"peer-{node_id or f'{address}:{port}'}",
+            resource_type=self.RESOURCE_TYPE,
+            display_name=f"Peer {node_id or 'unnamed'} at {address}:{port}",
+        )
+        self._peer_id = node_id
+        self._address = address
+        self._port = port
+
+    def id(self) -> str:
+        """The peer's node id; before its hello, where nobody knows it, `address:port`."""
+        return self._peer_id or self.addr()
+
+    def addr(self) -> str:
+        host = f"[{self._address}]" if ":" in self._address else self._address
+        return f"{host}:{self._port}"
+
+    def description(self) -> str:
+        return f"{self.id()} at {self.addr()} over {type(self).__name__}"
+
+    @abstractmethod
+    def offer(self) -> NodeOffer | None:
+        """The newest offer heard from the peer, None before its hello."""
+
+    def device_capabilities(self) -> NodeOffer | None:
+        """The seed's name for `offer`: memory and cores are in it."""
+        return self.offer()
+
+    @abstractmethod
+    def is_connected(self) -> bool:
+        """The stream is up and the hello was accepted. True for a slow peer as well."""
+
+    @abstractmethod
+    def is_slow(self) -> bool:
+        """Connected, but its heartbeats are late."""
+
+    @abstractmethod
+    def latency(self) -> float | None:
+        """Seconds from the last answered heartbeat to its answer."""
+
+    @abstractmethod
+    def on_lost(self, callback: Callable[[str, str], None]) -> Callable[[], None]:
+        """`callback(peer_id, reason)` once, when the peer is lost (not when the handle is closed); returns undo."""
+
+    async def send(self, message: Message) -> None:
+        """Queue one message; they arrive in order. Waits while the peer is behind (back-pressure).
+
+        Raises `PeerLost` once the peer is lost, `BadMessage` for a message that no peer would take, and
+        `ResourceClosed` after `cleanup`. Cancelling a waiting send sends nothing.
+        """
+        await self.ensure_ready()
+        await self._send(message)
+
+    async def hello(self) -> NodeOffer:
+        """Ask the peer for its offer now. Raises `PeerLost`; `ResourceTimeout` after 5 s without an answer."""
+        await self.ensure_ready()
+        return await self._hello()
+
+    async def health_check(self) -> bool:
+        """The seed's name for `check_health`."""
+        return await self.check_health()
+
+    async def connect(self) -> None:
+        """The seed's name for `initialize`."""
+        await self.initialize()
+
+    async def disconnect(self) -> None:
+        """The seed's name for `cleanup`."""
+        await self.cleanup()
+
+    @abstractmethod
+    async def _send(self, message: Message) -> None: ...
+
+    @abstractmethod
+    async def _hello(self) -> NodeOffer: ...
