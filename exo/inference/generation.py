@@ -89,7 +89,7 @@ class NodeView(Protocol):
     def node_id(self) -> str: ...
 
     def describe_topology(self) -> dict[str, Any]:
-        """`{"node_id", "nodes": [{"id", "address", "memory_mib", "chip", "state", "self"}], "edges": [{"from", "to"}]}`."""
+        """`{"node_id", "nodes": [{"id", "address", "memory_mib", "chip", "state"}], "edges": [{"from", "to"}]}`."""
         ...
 
     def describe_ring(self) -> dict[str, Any]:
