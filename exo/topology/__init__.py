@@ -1,1 +1,24 @@
-"""Device capabilities, membership views, partitioning and ring plans. Pure: no I/O, no numpy, no grpc."""
+"""Who is there and which layers each node runs. Pure: no sockets, no numpy."""
+
+from exo.topology.device_capabilities import DeviceCapabilities, device_capabilities
+from exo.topology.footprint import ModelFootprint
+from exo.topology.offer import NodeOffer, NodeState
+from exo.topology.partitioning_strategy import PartitioningStrategy, RingMemoryWeightedPartitioningStrategy
+from exo.topology.plan import PlanStage, RingPlan
+from exo.topology.ring_plan import NoPlan, plan_ring
+from exo.topology.topology import Topology
+
+__all__ = [
+    "DeviceCapabilities",
+    "ModelFootprint",
+    "NoPlan",
+    "NodeOffer",
+    "NodeState",
+    "PartitioningStrategy",
+    "PlanStage",
+    "RingMemoryWeightedPartitioningStrategy",
+    "RingPlan",
+    "Topology",
+    "device_capabilities",
+    "plan_ring",
+]

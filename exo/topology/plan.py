@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-
 @dataclass(frozen=True, slots=True)
 class PlanStage:
     """One node's layers, both ends included."""
@@ -24,5 +23,3 @@ class RingPlan:
     stages: tuple[PlanStage, ...]
     standby: tuple[str, ...]
     epoch: str
-
-

@@ -1,0 +1,45 @@
+"""Offers refuse nonsense by field; the topology is a value."""
+
+from __future__ import annotations
+
+import pytest
+
+from exo.topology import NodeOffer, Topology
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("node_id", ""),
+        ("node_id", "x" * 129),
+        ("incarnation", -1),
+        ("memory_mib", -1),
+        ("memory_mib", 2**63),
+        ("grpc_port", 65536),
+        ("address", "a" * 513),
+        ("peers", ("",)),
+        ("peers", ("a",) * 257),
+        ("slow", ("x" * 129,)),
+        ("pinned", (3, 2)),
+    ],
+)
+def test_an_offer_names_the_field_that_is_wrong(field, value):
+    good = {"node_id": "a", "incarnation": 1}
+    with pytest.raises(ValueError, match=f"^{field}: "):
+        NodeOffer(**{**good, field: value})
+
+
+def test_a_topology_is_complete_once_all_report_all():
+    a = NodeOffer(node_id="a", incarnation=1, peers=("b",))
+    b = NodeOffer(node_id="b", incarnation=1)
+    partial = Topology.of(a, [b])
+    assert partial.edges() == [("a", "b")]
+    assert not partial.is_complete()
+    assert partial.with_offer(NodeOffer(node_id="b", incarnation=1, peers=("a", "gone"))).is_complete()
+    assert partial.without("b").nodes() == [a]
+
+
+def test_the_topology_shows_nodes_and_edges_as_data():
+    data = Topology.of(NodeOffer(node_id="a", incarnation=1, memory_mib=7)).to_dict()
+    assert data["nodes"]["a"]["memory_mib"] == 7
+    assert data["edges"] == []
