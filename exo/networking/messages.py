@@ -21,6 +21,8 @@ class Open:
 
     tokens: prompt and what was produced so far: the last stage needs them for penalties and constraints.
     prompt_length: how many of `tokens` are prompt.
+    max_length: tokens, prompt included, that the sequence can grow to; stages admit it by that. 0: unknown.
+    The first stage begins with `tokens` of its own accord: no `Forward` comes from the entry.
     """
 
     sequence_id: str
@@ -29,6 +31,7 @@ class Open:
     tokens: tuple[int, ...]
     prompt_length: int
     params: SamplingParams
+    max_length: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,0 +1,105 @@
+"""`NodeSettings`: everything a node is built from, checked once. Reads no environment: the CLI does.
+
+Each field is the setting of the same name (`node_id` is `--node-id`, `EXO_NODE_ID`), except where its comment says else.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from exo.contract import API_PORT, DEFAULT_MODEL, DISCOVERY_PORT, GRPC_PORT
+
+EngineName = Literal["auto", "onnx", "numpy", "dummy"]
+DiscoveryKind = Literal["none", "udp", "manual", "dns"]
+_NODE_ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
+
+
+def default_node_id() -> str:
+    """The host name: in Kubernetes the pod's name."""
+    return socket.gethostname() or "node"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """Raises `ValueError` whose message begins with the name of the field that is wrong.
+
+    memory_mib: `--memory`; cap of what the node offers, None: what the machine or its cgroup allows.
+    advertise_host: the address peers are told; "": found by the peers themselves.
+    api_port: only told to peers and shown; the CLI's API server listens there.
+    secret: the shared secret of the cluster's hello; b"": none asked for.
+    tls_cert, tls_key, tls_ca: PEM files for mutual TLS between nodes; all three or none.
+    max_requests: live and waiting sequences this node takes as entry; more is answered `Overloaded`.
+    recovery_seconds: how long a stream waits for a ring that can go on before it ends with `RingUnavailable`.
+    """
+
+    node_id: str = field(default_factory=default_node_id)
+    model: str = DEFAULT_MODEL
+    engine: EngineName = "auto"
+    host: str = "0.0.0.0"
+    advertise_host: str = ""
+    api_port: int = API_PORT
+    grpc_port: int = GRPC_PORT
+    discovery: DiscoveryKind = "none"
+    discovery_config: Path | None = None
+    discovery_name: str = ""
+    discovery_port: int = DISCOVERY_PORT
+    cluster: str = "default"
+    secret: bytes = field(default=b"", repr=False)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    drain_seconds: float = 30.0
+    memory_mib: int | None = None
+    context_length: int | None = None  # None: the model's own, bounded by what memory allows
+    pinned: tuple[int, int] | None = None  # `--layers 0-14`: first and last layer of this node, both included
+    models_dir: Path | None = None
+    cache_dir: Path | None = None
+    hub_token: str | None = field(default=None, repr=False)
+    hub_revision: str | None = None
+    offline: bool = False
+    max_requests: int = 256
+    recovery_seconds: float = 60.0
+    initialize_timeout: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if not _NODE_ID.fullmatch(self.node_id):
+            raise ValueError(f"node_id: {self.node_id!r} must be 1 to 128 letters, digits, '.', '_' or '-'")
+        if not self.model:
+            raise ValueError("model: is empty; name a bundled model, a path or hf:OWNER/REPO")
+        if not 1 <= len(self.cluster) <= 128:
+            raise ValueError(f"cluster: {len(self.cluster)} characters, must be 1 to 128")
+        for name in ("api_port", "grpc_port", "discovery_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise ValueError(f"{name}: {getattr(self, name)} is no port (0 to 65535)")
+        for name in ("drain_seconds", "recovery_seconds", "initialize_timeout"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: {getattr(self, name)} must be 0 or more seconds")
+        self._check_sizes()
+        self._check_discovery()
+        self._check_tls()
+
+    def _check_sizes(self) -> None:
+        if self.memory_mib is not None and self.memory_mib < 0:
+            raise ValueError(f"memory_mib: {self.memory_mib} must be 0 or more MiB")
+        if self.context_length is not None and self.context_length < 1:
+            raise ValueError(f"context_length: {self.context_length} must be at least 1 token")
+        if self.max_requests < 1:
+            raise ValueError(f"max_requests: {self.max_requests} must be at least 1")
+        if self.pinned is not None and not 0 <= self.pinned[0] <= self.pinned[1]:
+            raise ValueError(f"pinned: {self.pinned[0]}-{self.pinned[1]} is no range of layers")
+
+    def _check_discovery(self) -> None:
+        if self.discovery == "manual" and self.discovery_config is None:
+            raise ValueError("discovery_config: manual discovery needs a JSON file of peers")
+        if self.discovery == "dns" and not self.discovery_name:
+            raise ValueError("discovery_name: dns discovery needs the name of a headless Service")
+
+    def _check_tls(self) -> None:
+        given = [name for name in ("tls_cert", "tls_key", "tls_ca") if getattr(self, name) is not None]
+        if given and len(given) < 3:
+            missing = next(name for name in ("tls_cert", "tls_key", "tls_ca") if name not in given)
+            raise ValueError(f"{missing}: mutual TLS needs tls_cert, tls_key and tls_ca")
