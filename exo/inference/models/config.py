@@ -1,0 +1,97 @@
+"""`ModelConfig`: everything an engine must know of a decoder-only transformer besides its weights. Pure data.
+
+The block all families share: x + attention(norm(x)), then x + mlp(norm(x)), RMS norms, rotary positions on the two
+halves of each head, grouped-query attention, gated MLP. The fields say where a family differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+# Larger than any model; keeps the sizes in a broken file from being believed.
+MAX_SIZE: Final = 1 << 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeConfig:
+    """Rotary embedding. `dims` of each head are rotated (the first ones), the rest passes through.
+
+    divisors: each frequency is divided by its own (llama3 scaling, GGUF rope_freqs, longrope's short factors); () is none.
+    long_divisors: used instead where a sequence is longer than `original_context` (longrope).
+    scale: multiplies cos and sin.
+    """
+
+    theta: float = 10000.0
+    dims: int
+    divisors: tuple[float, ...] = ()
+    long_divisors: tuple[float, ...] = ()
+    original_context: int = 0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    family: str
+    n_layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    context_length: int
+    norm_eps: float
+    rope: RopeConfig
+    # The head is the embedding matrix.
+    tied: bool
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    # RMS norm of each q and k head before rotation (qwen3).
+    qk_norm: bool = False
+    # A second norm after attention and after the MLP, before the residual sum (gemma2).
+    post_norms: bool = False
+    # Per layer: position i sees j with 0 <= i - j < window; None sees all. () is None everywhere.
+    windows: tuple[int | None, ...] = ()
+    # logits -> cap * tanh(logits / cap), of attention scores and of the head.
+    attn_softcap: float | None = None
+    final_softcap: float | None = None
+    # Attention scores are q . k * query_scale; 0 means head_dim ** -0.5.
+    query_scale: float = 0.0
+    embed_scale: float = 1.0
+    activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "context_length"):
+            value = getattr(self, name)
+            limit = 1 << 31 if name == "context_length" else MAX_SIZE
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+                raise ValueError(f"{name} is {value!r}, not a size")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} key-value heads")
+        if self.rope.dims % 2 or not 0 < self.rope.dims <= self.head_dim:
+            raise ValueError(f"rope rotates {self.rope.dims} of {self.head_dim} dimensions")
+        for divisors in (self.rope.divisors, self.rope.long_divisors):
+            if divisors and (len(divisors) != self.rope.dims // 2 or min(divisors) <= 0):
+                raise ValueError(f"{len(divisors)} rope factors for {self.rope.dims // 2} frequencies")
+        if not 0 < self.norm_eps < 1:
+            raise ValueError(f"norm_eps is {self.norm_eps!r}")
+        if not self.rope.theta > 0:
+            raise ValueError(f"rope theta is {self.rope.theta!r}")
+        if self.windows and len(self.windows) != self.n_layers:
+            raise ValueError(f"{len(self.windows)} attention windows for {self.n_layers} layers")
+
+    def window(self, layer: int) -> int | None:
+        return self.windows[layer] if self.windows else None
+
+    @property
+    def attention_scale(self) -> float:
+        return self.query_scale or self.head_dim**-0.5
+
+    @property
+    def kv_bytes_per_token_and_layer(self) -> int:
+        """With float32 keys and values."""
+        return 2 * self.kv_heads * self.head_dim * 4

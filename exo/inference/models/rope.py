@@ -1,0 +1,101 @@
+"""Rotary frequencies and the scalings of them. Pure.
+
+`RopeConfig` holds divisors of frequencies, so that Hugging Face's rope_parameters, GGUF's rope_freqs and the linear
+factor all become one thing. Formulas as in transformers' modeling_rope_utils.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from exo.inference.models.config import RopeConfig
+
+Array = np.ndarray[Any, Any]
+SUPPORTED = ("default", "linear", "llama3", "longrope")
+
+
+def inverse_frequencies(rope: RopeConfig, *, long: bool = False) -> Array:
+    """float32 (dims / 2,): position p turns pair i by p * result[i]. `long`: the factors for long sequences."""
+    # float32 step by step, as the references compute it.
+    powers = np.arange(0, rope.dims, 2, dtype=np.float32) / np.float32(rope.dims)
+    frequencies = np.float32(1.0) / np.power(np.float32(rope.theta), powers)
+    divisors = rope.long_divisors if long and rope.long_divisors else rope.divisors
+    if divisors:
+        frequencies = frequencies / np.asarray(divisors, dtype=np.float32)
+    return frequencies.astype(np.float32)
+
+
+def cos_sin(rope: RopeConfig, positions: Array, *, long: bool = False) -> tuple[Array, Array]:
+    """cos and sin, float32 (T, dims / 2) each, for integer positions (T,)."""
+    angles = positions.astype(np.float32)[:, None] * inverse_frequencies(rope, long=long)[None, :]
+    return np.cos(angles) * np.float32(rope.scale), np.sin(angles) * np.float32(rope.scale)
+
+
+def rope_from_hf(config: dict[str, Any], head_dim: int, context_length: int) -> RopeConfig:
+    """From config.json, older style (rope_theta, rope_scaling) or newer (rope_parameters).
+
+    Raises `ValueError` for a scaling we do not know, `KeyError` for one that lacks a parameter.
+    """
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    if kind == "su":
+        kind = "longrope"  # its name before transformers 4.43
+    theta = float(scaling.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    share = scaling.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    dims = int(head_dim * float(share))
+    original = int(
+        config.get("original_max_position_embeddings")
+        or scaling.get("original_max_position_embeddings")
+        or context_length
+    )
+    base = RopeConfig(theta=theta, dims=dims)
+    if kind == "default":
+        return base
+    if kind == "linear":
+        return RopeConfig(theta=theta, dims=dims, divisors=(float(scaling["factor"]),) * (dims // 2))
+    if kind == "llama3":
+        return RopeConfig(theta=theta, dims=dims, divisors=_llama3_divisors(base, scaling, original))
+    if kind == "longrope":
+        return RopeConfig(
+            theta=theta,
+            dims=dims,
+            divisors=tuple(map(float, scaling["short_factor"])),
+            long_divisors=tuple(map(float, scaling["long_factor"])),
+            original_context=original,
+            scale=_longrope_scale(scaling, original, context_length),
+        )
+    raise ValueError(f"rope scaling {kind!r} is not supported; supported: {', '.join(SUPPORTED)}")
+
+
+def rope_from_gguf(metadata: dict[str, Any], arch: str, head_dim: int, divisors: tuple[float, ...]) -> RopeConfig:
+    """From GGUF keys; `divisors` are the contents of rope_freqs.weight, where the file has it."""
+    dims = int(metadata.get(f"{arch}.rope.dimension_count", head_dim))
+    theta = float(metadata.get(f"{arch}.rope.freq_base", 10000.0))
+    kind = metadata.get(f"{arch}.rope.scaling.type", "none")
+    factor = float(metadata.get(f"{arch}.rope.scaling.factor", metadata.get(f"{arch}.rope.scale_linear", 0.0)) or 1.0)
+    if kind in {"none", "longrope"}:
+        factor = 1.0
+    elif kind != "linear":
+        raise ValueError(f"rope scaling {kind!r} is not supported in GGUF; supported: none, linear, longrope")
+    if factor != 1.0:
+        divisors = tuple(factor * d for d in divisors or (1.0,) * (dims // 2))
+    return RopeConfig(theta=theta, dims=dims, divisors=divisors)
+
+
+def _llama3_divisors(base: RopeConfig, scaling: dict[str, Any], original: int) -> tuple[float, ...]:
+    factor, low, high = (float(scaling[k]) for k in ("factor", "low_freq_factor", "high_freq_factor"))
+    wavelength = 2 * math.pi / inverse_frequencies(base)
+    smooth = (original / wavelength - low) / (high - low)
+    between = 1 / ((1 - smooth) / factor + smooth)
+    divisors = np.where(wavelength < original / high, 1.0, np.where(wavelength > original / low, factor, between))
+    return tuple(float(d) for d in divisors)
+
+
+def _longrope_scale(scaling: dict[str, Any], original: int, context_length: int) -> float:
+    if scaling.get("attention_factor") is not None:
+        return float(scaling["attention_factor"])
+    factor = context_length / original if original else float(scaling.get("factor") or 1.0)
+    return 1.0 if factor <= 1.0 else math.sqrt(1 + math.log(factor) / math.log(original))
