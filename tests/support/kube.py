@@ -153,6 +153,13 @@ def on_node(node: str, *command: str) -> str:
     return done.stdout
 
 
+def verb(name: str, *args: str) -> str:
+    """One of the cluster's own verbs, such as `kill-node NODE`."""
+    done = subprocess.run([str(CLUSTER), name, *args], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, f"{name} {args}: {done.stderr}"
+    return done.stdout
+
+
 def post(url: str, body: dict[str, Any], timeout: float = 60) -> dict[str, Any]:
     request = urllib.request.Request(
         url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}, method="POST"
