@@ -1,7 +1,7 @@
 """GGUF files: header, key-values and tensor table, every length checked against the file before it is believed.
 
 The header is read here and not by `gguf.GGUFReader`: that one makes several arrays of each of 100,000 vocabulary
-entries (seconds and hundreds of MB) and trusts the counts in the file. Block formats are the package's (`dequantize.py`).
+entries (seconds and hundreds of MB) and trusts the counts in the file. The block formats come from the package.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 

@@ -17,7 +17,7 @@ MAX_SIZE: Final = 1 << 24
 class RopeConfig:
     """Rotary embedding. `dims` of each head are rotated (the first ones), the rest passes through.
 
-    divisors: each frequency is divided by its own (llama3 scaling, GGUF rope_freqs, longrope's short factors); () is none.
+    divisors: each frequency is divided by its own (llama3, GGUF rope_freqs, longrope's short factors); () is none.
     long_divisors: used instead where a sequence is longer than `original_context` (longrope).
     scale: multiplies cos and sin.
     """

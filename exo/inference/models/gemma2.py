@@ -1,4 +1,4 @@
-"""Gemma 2: norms before and after each half, scaled embeddings, soft-capped scores and logits, a window in every other layer."""
+"""Gemma 2: norms around each half, scaled embeddings, soft-capped scores and logits, a window in every other layer."""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ def inverse_frequencies(rope: RopeConfig, *, long: bool = False) -> Array:
     """float32 (dims / 2,): position p turns pair i by p * result[i]. `long`: the factors for long sequences."""
     # float32 step by step, as the references compute it.
     powers = np.arange(0, rope.dims, 2, dtype=np.float32) / np.float32(rope.dims)
-    frequencies = np.float32(1.0) / np.power(np.float32(rope.theta), powers)
+    frequencies: Array = np.float32(1.0) / np.power(np.float32(rope.theta), powers)
     divisors = rope.long_divisors if long and rope.long_divisors else rope.divisors
     if divisors:
         frequencies = frequencies / np.asarray(divisors, dtype=np.float32)
-    return frequencies.astype(np.float32)
+    return frequencies
 
 
 def cos_sin(rope: RopeConfig, positions: Array, *, long: bool = False) -> tuple[Array, Array]:

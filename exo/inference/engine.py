@@ -1,0 +1,231 @@
+"""`CheckpointEngine`: what the engines that run real checkpoints share. Subclasses compute, synchronously.
+
+One worker thread per engine does all that takes time (loading, forward passes, tokenizing), so the event loop stays
+free and no two passes of an engine overlap. A cancelled pass stops at the next layer and leaves the KV cache as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from exo.inference.checkpoint import open_checkpoint
+from exo.inference.errors import CheckpointError, InvalidRequest
+from exo.inference.inference_engine import Array, InferenceEngine, Step
+from exo.inference.models import ModelConfig, Weights, open_weights
+from exo.inference.shard import Shard
+from exo.inference.tokenizers import Tokenizer, load_tokenizer
+
+T = TypeVar("T")
+
+
+class PassCancelled(Exception):
+    """A forward pass noticed, between two layers, that nobody waits for it any more."""
+
+
+class CheckpointEngine(InferenceEngine):
+    """Subclasses fill `_load`, `_forward`, `_drop` and `_unload`; all run on the worker thread, one at a time.
+
+    `on_progress` (see `LoadProgress`) is called on the event loop while a checkpoint loads; set it before.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.on_progress: Callable[[LoadProgress], None] | None = None
+        self.shard: Shard | None = None
+        self.path: Path | None = None
+        self.config: ModelConfig | None = None
+        # None where the checkpoint has none: such a model answers to token ids only.
+        self.tokenizer: Tokenizer | None = None
+        self._tokenizer_error: CheckpointError | None = None
+        self._worker: ThreadPoolExecutor | None = None
+
+    # What an engine is made of.
+
+    @abstractmethod
+    def _load(self, weights: Weights, shard: Shard, advance: Callable[[int], None]) -> None:
+        """Take the shard's weights; call `advance(bytes on disk)` after each tensor. The checkpoint closes after."""
+
+    @abstractmethod
+    def _forward(self, steps: Sequence[Step], cancelled: threading.Event) -> list[Array]:
+        """One pass. Raises `SequenceLost` before computing; `PassCancelled` between layers, the KV unchanged."""
+
+    @abstractmethod
+    def _drop(self, request_id: str) -> None:
+        """Forget a sequence."""
+
+    def _unload(self) -> None:
+        """Give weights and caches back; safe when nothing is loaded."""
+
+    # Lifecycle.
+
+    async def _do_initialize(self) -> None:
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{self.resource_id}")
+
+    async def _do_cleanup(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is None:
+            return
+        await asyncio.wrap_future(worker.submit(self._unload))
+        worker.shutdown(wait=False)
+        self.shard = self.config = self.tokenizer = self.path = None
+
+    async def _do_health_check(self) -> bool:
+        return self._worker is not None
+
+    async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run on the worker. If the caller is cancelled, a pass in flight is told to stop and is waited for by nobody."""
+        if self._worker is None:
+            raise RuntimeError(f"{self.display_name} is not initialized")
+        return await asyncio.wrap_future(self._worker.submit(function, *arguments))
+
+    # Hooks of InferenceEngine.
+
+    async def _load_checkpoint(self, shard: Shard, path: Path) -> None:
+        loop = asyncio.get_running_loop()
+
+        def report(progress: LoadProgress) -> None:
+            if self.on_progress is not None:
+                loop.call_soon_threadsafe(self.on_progress, progress)
+
+        await self._run(self._load_now, shard, path, report)
+
+    def _load_now(self, shard: Shard, path: Path, report: Callable[[LoadProgress], None]) -> None:
+        self._unload()
+        self.shard = None
+        with open_checkpoint(path) as checkpoint:
+            weights = open_weights(checkpoint)
+            weights.check(shard)
+            self.tokenizer, self._tokenizer_error = None, None
+            try:
+                self.tokenizer = load_tokenizer(checkpoint)
+            except CheckpointError as error:
+                self._tokenizer_error = error
+            names = weights.names(shard)
+            meter = _Meter(report, sum(map(weights.n_bytes, names)), len(names))
+            self._load(weights, shard, meter.advance)
+            meter.finish()
+            self.config, self.path, self.shard = weights.config, path, shard
+
+    async def _infer_batch(self, shard: Shard, steps: Sequence[Step]) -> list[Array]:
+        self._check_shard(shard)
+        for step in steps:
+            self._check_step(step)
+        if not steps:
+            return []
+        cancelled = threading.Event()
+        try:
+            return await self._run(self._forward, steps, cancelled)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async def _release(self, request_id: str) -> None:
+        if self._worker is not None:
+            await self._run(self._drop, request_id)
+
+    async def _infer_prompt(
+        self, request_id: str, shard: Shard, prompt: str, inference_state: dict[str, Any] | None
+    ) -> tuple[Array, dict[str, Any] | None]:
+        tokens = await self._encode(shard, prompt)
+        return await self._infer_tensor(request_id, shard, tokens.reshape(1, -1), inference_state)
+
+    async def _infer_tensor(
+        self, request_id: str, shard: Shard, input_data: Array, inference_state: dict[str, Any] | None
+    ) -> tuple[Array, dict[str, Any] | None]:
+        """`inference_state["position"]`: tokens before these; returned advanced."""
+        if input_data.ndim < 2 or input_data.shape[0] != 1:
+            raise InvalidRequest(f"input_data has the shape {input_data.shape}, not (1, T, ...)", field="input_data")
+        position = int((inference_state or {}).get("position", 0))
+        step = Step(request_id, input_data[0], position, "all")
+        (result,) = await self._infer_batch(shard, [step])
+        return result[None], {**(inference_state or {}), "position": position + len(step.values)}
+
+    async def _encode(self, shard: Shard, prompt: str) -> Array:
+        tokenizer = self.require_tokenizer()
+        return np.array(await self._run(tokenizer.encode_prompt, prompt), dtype=np.int64)
+
+    async def _decode(self, shard: Shard, tokens: Array) -> str:
+        tokenizer = self.require_tokenizer()
+        return await self._run(tokenizer.decode, [int(t) for t in np.asarray(tokens).reshape(-1)])
+
+    # Checks.
+
+    def require_tokenizer(self) -> Tokenizer:
+        """Raises `CheckpointError` where nothing is loaded or the checkpoint has no tokenizer we can build."""
+        if self.tokenizer is None:
+            raise self._tokenizer_error or CheckpointError("no checkpoint is loaded", path=str(self.path))
+        return self.tokenizer
+
+    def _check_shard(self, shard: Shard) -> None:
+        if self.shard != shard:
+            raise InvalidRequest(f"{shard} was asked for, {self.shard} is loaded", field="shard")
+
+    def _check_step(self, step: Step) -> None:
+        assert self.config is not None and self.shard is not None  # _check_shard has passed
+        values = step.values
+        if len(values) == 0 or step.position < 0:
+            raise InvalidRequest("a step needs at least one token and a position from 0 on", field="values")
+        if step.position + len(values) > self.config.context_length:
+            message = f"{step.position + len(values)} tokens do not fit the window of {self.config.context_length}"
+            raise InvalidRequest(message, field="values")
+        if self.shard.is_first_layer():
+            if values.ndim != 1 or values.dtype.kind not in "iu":
+                raise InvalidRequest(f"values are {values.dtype}{values.shape}, not token ids (T,)", field="values")
+            if int(values.min()) < 0 or int(values.max()) >= self.config.vocab:
+                raise InvalidRequest(f"a token id is outside 0..{self.config.vocab - 1}", field="values")
+        elif values.ndim != 2 or values.shape[1] != self.config.hidden:
+            raise InvalidRequest(f"values have the shape {values.shape}, not (T, {self.config.hidden})", field="values")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadProgress:
+    """How far a load is. Bytes are those on disk; `seconds_left` is None until it can be told."""
+
+    bytes_done: int
+    bytes_total: int
+    tensors_done: int
+    tensors_total: int
+    seconds_left: float | None
+
+
+class _Meter:
+    """Counts what was loaded; reports at most ten times a second, and at the end."""
+
+    def __init__(self, report: Callable[[LoadProgress], None], n_bytes: int, n_tensors: int) -> None:
+        self._report = report
+        self._total = (n_bytes, n_tensors)
+        self._bytes = self._tensors = 0
+        self._begun = self._last = time.monotonic()
+
+    def advance(self, n_bytes: int) -> None:
+        self._bytes += n_bytes
+        self._tensors += 1
+        if time.monotonic() - self._last >= 0.1:
+            self._say()
+
+    def finish(self) -> None:
+        self._bytes, self._tensors = self._total
+        self._say()
+
+    def _say(self) -> None:
+        self._last = time.monotonic()
+        left = (self._last - self._begun) * (self._total[0] - self._bytes) / self._bytes if self._bytes else None
+        self._report(
+            LoadProgress(
+                bytes_done=self._bytes,
+                bytes_total=self._total[0],
+                tensors_done=self._tensors,
+                tensors_total=self._total[1],
+                seconds_left=left,
+            )
+        )

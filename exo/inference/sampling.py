@@ -1,0 +1,137 @@
+"""From logits to the next token. Pure: the choice depends on logits, parameters, history, seed and position alone.
+
+Order as in Hugging Face `generate`: logit bias, repetition penalty, presence and frequency penalty, temperature, top-k,
+top-p, min-p. The random number is counter based (Philox, keyed by the seed, counter = position), so a replayed
+sequence chooses the same tokens on whatever node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from exo.inference.sampling_params import SamplingParams
+
+Array = np.ndarray[Any, Any]
+# Most tail tokens are far below any top-p cut: sort this many first, and all only if that does not settle it.
+HEAD: Final = 1024
+
+
+def sample(
+    logits: Array,
+    params: SamplingParams,
+    history: Sequence[int],
+    prompt_length: int,
+    position: int,
+    allowed: Array | None = None,
+) -> tuple[int, float | None, tuple[tuple[int, float], ...]]:
+    """Choose the token for `position`.
+
+    logits: float32 (vocab,). history: prompt and tokens so far; the first `prompt_length` are prompt.
+    allowed: bool (vocab,), the tokens a constraint leaves; None: all.
+    Returns (token, log probability, most likely alternatives as (token, log probability)); the last two are None and ()
+    unless `params.logprobs` asks for them. They are of the model's own distribution, before penalties and temperature.
+    """
+    ids, probabilities = distribution(logits, params, history, prompt_length, allowed)
+    if len(ids) == 1:
+        token = int(ids[0])
+    else:
+        point = _uniform(params.seed, position) * probabilities.sum()
+        token = int(ids[min(int(np.searchsorted(np.cumsum(probabilities), point, side="right")), len(ids) - 1)])
+    if params.logprobs is None:
+        return token, None, ()
+    return token, *_log_probabilities(logits, token, params.logprobs)
+
+
+def distribution(
+    logits: Array,
+    params: SamplingParams,
+    history: Sequence[int],
+    prompt_length: int = 0,
+    allowed: Array | None = None,
+) -> tuple[Array, Array]:
+    """(token ids, float64 probabilities) that a draw chooses from, most likely first; one token where greedy."""
+    scores = penalised(logits, params, history, prompt_length)
+    if allowed is not None:
+        scores[~allowed] = -np.inf
+    if params.temperature == 0:
+        return np.array([int(scores.argmax())]), np.ones(1)
+    scores /= params.temperature
+    ids = _most_likely_first(scores, params)
+    # Masses of what lies outside `ids` count only where no top-k has cut them away.
+    top = scores[ids[0]]
+    weights = np.exp(scores[ids] - top)
+    total = weights.sum() if params.top_k > 0 else np.exp(scores - top).sum()
+    if params.top_p < 1.0:
+        ids, weights = _nucleus(ids, weights, total, params.top_p)
+    if params.min_p > 0.0:
+        kept = weights >= params.min_p * weights[0]
+        ids, weights = ids[kept], weights[kept]
+    kept = weights > 0  # what a constraint forbids
+    ids, weights = ids[kept], weights[kept]
+    return ids, weights / weights.sum()
+
+
+def penalised(logits: Array, params: SamplingParams, history: Sequence[int], prompt_length: int) -> Array:
+    """Bias and penalties applied to a float64 copy. Presence and frequency count produced tokens only, as OpenAI does."""
+    scores = logits.astype(np.float64)
+    vocab = len(scores)
+    for token, bias in params.logit_bias.items():
+        if 0 <= token < vocab:
+            scores[token] += bias
+    if params.repetition_penalty != 1.0 and len(history):
+        seen = np.unique(np.asarray(history, dtype=np.int64))
+        values = scores[seen]
+        scores[seen] = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+    produced = history[prompt_length:]
+    if (params.presence_penalty or params.frequency_penalty) and len(produced):
+        tokens, counts = np.unique(np.asarray(produced, dtype=np.int64), return_counts=True)
+        scores[tokens] -= params.presence_penalty + params.frequency_penalty * counts
+    return scores
+
+
+def _most_likely_first(scores: Array, params: SamplingParams) -> Array:
+    """Ids after top-k, by falling score, equal scores by id. Only as many as top-p can need."""
+    vocab = len(scores)
+    if 0 < params.top_k < vocab:
+        cut = np.partition(scores, vocab - params.top_k)[vocab - params.top_k]
+        return _sorted_ids(scores, np.flatnonzero(scores >= cut))  # ties with the last one stay
+    if params.top_k <= 0 and params.top_p < 1.0 and vocab > 4 * HEAD:
+        cut = np.partition(scores, vocab - HEAD)[vocab - HEAD]
+        head = np.flatnonzero(scores >= cut)
+        top = scores.max()
+        if np.exp(scores[head] - top).sum() > (params.top_p + 1e-9) * np.exp(scores - top).sum():
+            return _sorted_ids(scores, head)
+    return _sorted_ids(scores, np.arange(vocab))
+
+
+def _sorted_ids(scores: Array, ids: Array) -> Array:
+    order: Array = ids[np.argsort(-scores[ids], kind="stable")]
+    return order
+
+
+def _nucleus(ids: Array, weights: Array, total: float, top_p: float) -> tuple[Array, Array]:
+    """Drop a token when it and all less likely ones together have at most 1 - top_p; the best one stays."""
+    more_likely = np.concatenate([[0.0], np.cumsum(weights)[:-1]])
+    kept = (total - more_likely) > (1.0 - top_p) * total
+    kept[0] = True
+    return ids[kept], weights[kept]
+
+
+def _uniform(seed: int, position: int) -> float:
+    generator = np.random.Generator(np.random.Philox(key=seed & (1 << 128) - 1, counter=position))
+    return float(generator.random())
+
+
+def _log_probabilities(logits: Array, token: int, count: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+    scores = logits.astype(np.float64)
+    scores -= scores.max()
+    scores -= np.log(np.exp(scores).sum())
+    count = min(count, len(scores))
+    if count == 0:
+        return float(scores[token]), ()
+    best = np.flatnonzero(scores >= np.partition(scores, len(scores) - count)[len(scores) - count])
+    best = _sorted_ids(scores, best)[:count]
+    return float(scores[token]), tuple((int(i), float(scores[i])) for i in best)
