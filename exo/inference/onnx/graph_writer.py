@@ -1,0 +1,92 @@
+"""`GraphWriter`: an ONNX graph under construction; weights go straight to a file beside it. Knows no model.
+
+Weights never gather in memory: each is written when it is added, so that the peak is one matrix. ONNX Runtime maps
+the file, and drops the mapping of what it has repacked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+Array = np.ndarray[Any, Any]
+
+MODEL_FILE: Final = "model.onnx"
+WEIGHTS_FILE: Final = "weights.bin"
+CONTRIB: Final = "com.microsoft"
+OPSET: Final = 21
+IR_VERSION: Final = 10
+# Tensors up to this many bytes live in the graph itself (shapes, norms).
+INLINE_LIMIT: Final = 1024
+# One page, so that a mapping of one tensor shares no page with the next.
+ALIGNMENT: Final = 4096
+
+_TYPES: Final = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "int64": TensorProto.INT64,
+                 "int32": TensorProto.INT32}  # fmt: skip
+
+
+class GraphWriter:
+    """Collects nodes and writes weights to `folder / weights.bin`; `save` writes `folder / model.onnx`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: BinaryIO = (folder / WEIGHTS_FILE).open("wb")
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+        self.bytes_written = 0
+
+    def input(self, name: str, dtype: str, shape: list[str | int]) -> str:
+        self._inputs.append(helper.make_tensor_value_info(name, _TYPES[dtype], shape))
+        return name
+
+    def output(self, name: str, dtype: str, shape: list[str | int]) -> None:
+        self._outputs.append(helper.make_tensor_value_info(name, _TYPES[dtype], shape))
+
+    def constant(self, name: str, value: Array) -> str:
+        """Add an initializer; the same name again is the same tensor."""
+        if name in self._initializers:
+            return name
+        value = np.ascontiguousarray(value)
+        tensor = TensorProto(name=name, data_type=_TYPES[str(value.dtype)], dims=value.shape)
+        if value.nbytes <= INLINE_LIMIT:
+            tensor.raw_data = value.tobytes()
+        else:
+            self._write(tensor, value)
+        self._initializers[name] = tensor
+        return name
+
+    def _write(self, tensor: TensorProto, value: Array) -> None:
+        start = self._file.tell()
+        start += -start % ALIGNMENT
+        self._file.seek(start)
+        self._file.write(value.data)
+        self.bytes_written += value.nbytes
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, text in (("location", WEIGHTS_FILE), ("offset", str(start)), ("length", str(value.nbytes))):
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, text
+
+    def node(
+        self, kind: str, inputs: list[str], outputs: list[str] | str, *, domain: str = "", **attributes: Any
+    ) -> str:
+        """Add a node; returns its first output."""
+        outputs = [outputs] if isinstance(outputs, str) else outputs
+        self._nodes.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
+        return outputs[0]
+
+    def save(self) -> None:
+        self._file.close()
+        graph = helper.make_graph(self._nodes, "shard", self._inputs, self._outputs, list(self._initializers.values()))
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="exo")
+        (self._folder / MODEL_FILE).write_bytes(model.SerializeToString())
+
+    def close(self) -> None:
+        """Close the weights file; for a build that was given up."""
+        self._file.close()
