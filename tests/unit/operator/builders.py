@@ -1,0 +1,104 @@
+"""Objects as the API server would send them, for the operator's tests."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from datetime import UTC, datetime
+from typing import Any
+
+from exo_operator import names, plan, render, render_pod
+from exo_operator.observed import NodeReport, Store
+from exo_operator.plan import Apply, Delete, Observed, SetGate
+from exo_operator.render import Defaults, NodeRef
+from exo_operator.spec import ExoNodeSpec
+
+NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
+DEFAULTS = Defaults(image="registry.test/exo-node:1", operator_namespace="exo-system")
+_versions = itertools.count(1)
+
+
+def exonode(name: str = "paris", spec: dict[str, Any] | None = None, **extra: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND_NODE,
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "uid": f"uid-{name}",
+            "generation": 3,
+            "resourceVersion": str(next(_versions)),
+            **extra.pop("metadata", {}),
+        },
+        "spec": spec or {"model": {"name": "smollm2-135m"}},
+        **extra,
+    }
+
+
+def node_ref(raw: dict[str, Any], members: list[dict[str, Any]] | None = None) -> NodeRef:
+    return NodeRef(raw=raw, spec=ExoNodeSpec.model_validate(raw["spec"]), members=members or [raw])
+
+
+def pod_of(node: NodeRef, defaults: Defaults = DEFAULTS, **status: Any) -> dict[str, Any]:
+    """The node's pod, running and Ready unless `status` says otherwise."""
+    pod = copy.deepcopy(render_pod.pod(node, defaults))
+    pod["metadata"] |= {"uid": f"pod-{node.name}", "resourceVersion": str(next(_versions))}
+    pod["spec"]["nodeName"] = "machine-1"
+    pod["status"] = {
+        "phase": "Running",
+        "podIP": "10.0.0.7",
+        "conditions": [
+            {"type": "PodScheduled", "status": "True"},
+            {"type": "Ready", "status": "True"},
+        ],
+        "containerStatuses": [{"name": "node", "started": True, "restartCount": 0, "state": {"running": {}}}],
+        **status,
+    }
+    return pod
+
+
+def not_ready(message: str = "") -> list[dict[str, Any]]:
+    return [
+        {"type": "PodScheduled", "status": "True"},
+        {"type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": message},
+    ]
+
+
+def container(**state: Any) -> list[dict[str, Any]]:
+    return [{"name": "node", "started": False, "restartCount": 2, **state}]
+
+
+def observed(*objects: dict[str, Any], report: NodeReport | None = None, **more: Any) -> Observed:
+    store = Store()
+    for obj in objects:
+        store.put(obj)
+    return Observed(get=store.get, now=NOW, report=report or NodeReport(), **more)
+
+
+def carry_out(actions: list[plan.Action], store: Store) -> None:
+    """What the API server would do with the actions."""
+    for action in actions:
+        match action:
+            case Apply():
+                made = copy.deepcopy(action.manifest)
+                made["metadata"] |= {
+                    "uid": f"made-{made['kind']}-{made['metadata']['name']}",
+                    "resourceVersion": str(next(_versions)),
+                }
+                made.setdefault("spec", {}).setdefault("defaultedByTheServer", True)
+                store.put(made)
+            case Delete():
+                live = store.get(action.kind, action.namespace, action.name)
+                assert live is not None
+                store.remove(live)
+            case SetGate():
+                live = copy.deepcopy(store.get("Pod", action.namespace, action.name))
+                assert live is not None
+                condition = {"type": "exo.dev/ring-formed", "status": "True" if action.ready else "False"}
+                others = [c for c in live["status"]["conditions"] if c["type"] != condition["type"]]
+                live["status"]["conditions"] = [*others, condition]
+                live["metadata"]["resourceVersion"] = str(next(_versions))
+                store.put(live)
+
+
+__all__ = ["DEFAULTS", "NOW", "render"]
