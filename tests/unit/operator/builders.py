@@ -95,6 +95,7 @@ def carry_out(actions: list[plan.Action], store: Store) -> None:
                 live = copy.deepcopy(store.get("Pod", action.namespace, action.name))
                 assert live is not None
                 condition = {"type": "exo.dev/ring-formed", "status": "True" if action.ready else "False"}
+                live.setdefault("status", {}).setdefault("conditions", [])
                 others = [c for c in live["status"]["conditions"] if c["type"] != condition["type"]]
                 live["status"]["conditions"] = [*others, condition]
                 live["metadata"]["resourceVersion"] = str(next(_versions))
