@@ -1,0 +1,49 @@
+# shellcheck shell=bash
+# Which cluster `make up` and `make e2e` act on, and how images get there. Sourced after tests/cluster/lib.sh.
+#   CLUSTER=kind (default)   the local cluster of tests/cluster; images are loaded into its nodes
+#   CLUSTER=existing         what KUBECONFIG names; images are pushed to REGISTRY (such as registry.example/team)
+# Images travel under a tag of their own content, so that a changed image is also a changed manifest.
+
+cluster_kind=${CLUSTER:-kind}
+
+bring_up_cluster() {
+  case $cluster_kind in
+    kind)
+      "$repo/tests/cluster/cluster" up
+      eval "$("$repo/tests/cluster/cluster" env)";;
+    existing)
+      [[ -n ${KUBECONFIG:-} ]] || die "CLUSTER=existing needs KUBECONFIG" "Name the file of the cluster to use; the default context is never assumed."
+      [[ -n ${REGISTRY:-} ]] || die "CLUSTER=existing needs REGISTRY" "Name where its nodes pull images from, such as REGISTRY=registry.example/team."
+      "$repo/tests/cluster/engine" up; find_engine
+      local name
+      for name in kubectl helm; do
+        command -v "$name" >/dev/null || PATH=$("$repo/tests/cluster/get-programs" kubectl helm):$PATH
+      done
+      kubectl version >/dev/null || die "the cluster that KUBECONFIG=$KUBECONFIG names does not answer";;
+    *) die "CLUSTER=$cluster_kind is neither kind nor existing";;
+  esac
+}
+
+content_tag() { echo "dev-$(docker image inspect --format '{{.Id}}' "$1" | sed 's/^sha256://' | cut -c1-12)"; }
+
+# Builds both images, brings them to the cluster, and says in EXO_HELM_ARGS and EXO_NODE_IMAGE what they are called there.
+bring_images() {
+  "$repo/hack/images" node-model operator
+  local name reference prefix=${REGISTRY:+$REGISTRY/}
+  if [[ $cluster_kind = kind ]]; then prefix=; fi
+  EXO_HELM_ARGS=
+  for name in exo-node exo-operator; do
+    reference=$prefix$name:$(content_tag "$name:dev")
+    docker tag "$name:dev" "$reference"
+    if [[ $cluster_kind = existing ]]; then
+      step "Image $reference: push" docker push "$reference"
+    else
+      "$repo/tests/cluster/cluster" load-image "$reference" "$name:dev"
+    fi
+    case $name in
+      exo-node) EXO_NODE_IMAGE=$reference; EXO_HELM_ARGS+=" --set-string nodeImage.repository=$prefix$name,nodeImage.tag=${reference##*:}";;
+      exo-operator) EXO_HELM_ARGS+=" --set-string image.repository=$prefix$name,image.tag=${reference##*:}";;
+    esac
+  done
+  export EXO_NODE_IMAGE EXO_HELM_ARGS
+}
