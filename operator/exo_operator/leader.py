@@ -9,7 +9,7 @@ import asyncio
 from typing import Any
 
 import structlog
-from kubernetes.aio.client import ApiClient, ApiException, CoordinationV1Api
+from kubernetes.aio.client import ApiClient, ApiException, CoordinationV1Api, V1Lease, V1ObjectMeta
 from kubernetes.aio.leaderelection import electionconfig, leaderelection
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 
@@ -31,15 +31,20 @@ class _Lock(LeaseLock):  # type: ignore[misc]  # the client library has no types
             return False, ApiException(status=0, reason=repr(error))
 
     async def create(self, name: str, namespace: str, election_record: Any) -> bool:
+        # Not the library's: in 37.0 it hands its own generated client a value that this one refuses.
+        body = V1Lease(metadata=V1ObjectMeta(name=name), spec=self.update_lease(election_record))
         try:
-            return bool(await super().create(name, namespace, election_record))
-        except (OSError, TimeoutError):
+            await self.api_instance.create_namespaced_lease(namespace, body)
+        except (ApiException, OSError, TimeoutError) as error:
+            log.warning("lease not created", error=repr(error))
             return False
+        return True
 
     async def update(self, name: str, namespace: str, updated_record: Any) -> bool:
         try:
             return bool(await super().update(name, namespace, updated_record))
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError) as error:
+            log.warning("lease not renewed", error=repr(error))
             return False
 
 

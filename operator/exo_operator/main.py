@@ -6,6 +6,8 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Awaitable
+from typing import Any
 
 import kopf
 import structlog
@@ -92,8 +94,12 @@ async def run(options: Settings) -> int:
         if options.leader_election:
             # A replica that waits for its turn is ready: it would take over.
             health.synced = True
-            tasks.append(asyncio.create_task(leadership.campaign(), name="leader"))
-            await _first(stop.wait(), leadership.gained.wait())
+            campaign = asyncio.create_task(leadership.campaign(), name="leader")
+            tasks.append(campaign)
+            await _first(stop.wait(), leadership.gained.wait(), campaign)
+            if campaign.done() and not stop.is_set():
+                log.error("the election ended", error=repr(campaign.exception()))
+                return 1
         if stop.is_set():
             return 0
         metrics.leader.set(1)
@@ -141,7 +147,9 @@ async def _lead(
     lost = asyncio.create_task(leadership.lost.wait(), name="lease")
     tasks.append(lost)  # type: ignore[arg-type]  # its result is never read
     log.info("operator started", namespaces=options.namespaces or "all", node_image=options.defaults.image)
-    done, _ = await asyncio.wait([watching, lost, *workers], return_when=asyncio.FIRST_COMPLETED)
+    # What runs for as long as the operator does: the heartbeat, the election, the workers.
+    endless = [task for task in tasks if task.get_name() != lost.get_name()]
+    done, _ = await asyncio.wait([watching, lost, *endless], return_when=asyncio.FIRST_COMPLETED)
     broken = [task for task in done if task not in (watching, lost)]
     for task in broken:
         log.error("a task ended that must not", task=task.get_name(), error=repr(task.exception()))
@@ -157,11 +165,13 @@ async def _lead(
     return 0 if stopped_by_signal else 1
 
 
-async def _first(*waits: object) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]  # type: ignore[call-overload]
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
+async def _first(*waits: Awaitable[Any]) -> None:
+    tasks = {wait: asyncio.ensure_future(wait) for wait in waits}
+    await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+    for wait, task in tasks.items():
+        # A task that was handed in goes on.
+        if task is not wait:
+            task.cancel()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -186,9 +186,9 @@ def _mounts(node: NodeRef) -> list[Manifest]:
 
 def _placement(node: NodeRef) -> dict[str, Any]:
     scheduling = node.spec.scheduling
-    # A machine that died gives up its node after 30 s instead of Kubernetes' five minutes.
+    # A machine that died gives up its node after 10 s instead of Kubernetes' five minutes.
     lost = [
-        {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
+        {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 10}
         for key in ("not-ready", "unreachable")
     ]
     placement: dict[str, Any] = {"tolerations": [*scheduling.tolerations, *lost]}

@@ -18,6 +18,7 @@ Quantity = Annotated[
     WithJsonSchema(
         {
             "x-kubernetes-int-or-string": True,
+            "maxLength": 24,
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "x-kubernetes-validations": [
                 {
