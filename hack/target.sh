@@ -29,21 +29,19 @@ content_tag() { echo "dev-$(docker image inspect --format '{{.Id}}' "$1" | sed '
 # Builds both images, brings them to the cluster, and says in EXO_HELM_ARGS and EXO_NODE_IMAGE what they are called there.
 bring_images() {
   "$repo/hack/images" node-model operator
-  local name reference prefix=${REGISTRY:+$REGISTRY/}
+  local name reference prefix=${REGISTRY:+$REGISTRY/} all=(exo-node:dev exo-operator:dev)
   if [[ $cluster_kind = kind ]]; then prefix=; fi
   EXO_HELM_ARGS=
   for name in exo-node exo-operator; do
     reference=$prefix$name:$(content_tag "$name:dev")
     docker tag "$name:dev" "$reference"
-    if [[ $cluster_kind = existing ]]; then
-      step "Image $reference: push" docker push "$reference"
-    else
-      "$repo/tests/cluster/cluster" load-image "$reference" "$name:dev"
-    fi
+    all+=("$reference")
+    if [[ $cluster_kind = existing ]]; then step "Image $reference: push" docker push "$reference"; fi
     case $name in
       exo-node) EXO_NODE_IMAGE=$reference; EXO_HELM_ARGS+=" --set-string nodeImage.repository=$prefix$name,nodeImage.tag=${reference##*:}";;
       exo-operator) EXO_HELM_ARGS+=" --set-string image.repository=$prefix$name,image.tag=${reference##*:}";;
     esac
   done
+  if [[ $cluster_kind = kind ]]; then "$repo/tests/cluster/cluster" load-image "${all[@]}"; fi
   export EXO_NODE_IMAGE EXO_HELM_ARGS
 }

@@ -104,7 +104,7 @@ pull() {
   [[ ${EXO_REGISTRY:-} != none ]] || return 1
   local log=$CACHE/logs/pull.log pid
   say "  … $1: pull"
-  docker pull "$1" >"$log" 2>&1 9>&- &
+  timeout 900 docker pull "$1" >"$log" 2>&1 9>&- &
   pid=$!
   for _ in $(seq 100); do
     # The first word about the image itself: the registry has answered.
