@@ -14,7 +14,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from jinja2 import Template, TemplateError, Undefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from exo.inference.errors import InvalidRequest
 from exo.inference.tokenizers import Tokenizer
@@ -50,14 +51,8 @@ def encode_chat(
     tokenizer: Tokenizer, messages: list[Message], tools: list[dict[str, Any]] | None = None, **variables: Any
 ) -> list[int]:
     """Token ids of a conversation, up to where the assistant's answer begins. Raises `InvalidRequest`."""
-    text = render_chat(
-        tokenizer.chat_template,
-        messages,
-        tools,
-        control=tuple(tokenizer.control),
-        **tokenizer.special_texts,
-        **variables,
-    )
+    names: dict[str, Any] = {**tokenizer.special_texts, **variables}
+    text = render_chat(tokenizer.chat_template, messages, tools, control=tuple(tokenizer.control), **names)
     ids: list[int] = []
     at = 0
     for start, stop in _control_spans(text, tuple(tokenizer.control)):

@@ -13,6 +13,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,19 @@ class PassCancelled(Exception):
     """A forward pass noticed, between two layers, that nobody waits for it any more."""
 
 
+class Cancel:
+    """Whether a pass should stop: its caller has gone, or the engine closes. Call it between layers."""
+
+    def __init__(self, closing: threading.Event) -> None:
+        self.asked = False
+        self._closing = closing
+
+    def __call__(self) -> None:
+        """Raises `PassCancelled` when it should."""
+        if self.asked or self._closing.is_set():
+            raise PassCancelled
+
+
 class CheckpointEngine(InferenceEngine):
     """Subclasses fill `_load`, `_forward`, `_drop` and `_unload`; all run on the worker thread, one at a time.
 
@@ -48,6 +62,8 @@ class CheckpointEngine(InferenceEngine):
         self.tokenizer: Tokenizer | None = None
         self._tokenizer_error: CheckpointError | None = None
         self._worker: ThreadPoolExecutor | None = None
+        # Set when the engine closes: a load or a pass in flight stops at its next tensor or layer.
+        self._closing = threading.Event()
 
     # What an engine is made of.
 
@@ -56,12 +72,16 @@ class CheckpointEngine(InferenceEngine):
         """Take the shard's weights; call `advance(bytes on disk)` after each tensor. The checkpoint closes after."""
 
     @abstractmethod
-    def _forward(self, steps: Sequence[Step], cancelled: threading.Event) -> list[Array]:
+    def _forward(self, steps: Sequence[Step], cancel: Cancel) -> list[Array]:
         """One pass. Raises `SequenceLost` before computing; `PassCancelled` between layers, the KV unchanged."""
 
     @abstractmethod
     def _drop(self, request_id: str) -> None:
         """Forget a sequence."""
+
+    def _reuse(self, request_id: str, tokens: Sequence[int], limit: int) -> int:
+        """See `reuse_prefix`; default: nothing is kept."""
+        return 0
 
     def _unload(self) -> None:
         """Give weights and caches back; safe when nothing is loaded."""
@@ -69,12 +89,14 @@ class CheckpointEngine(InferenceEngine):
     # Lifecycle.
 
     async def _do_initialize(self) -> None:
+        self._closing = threading.Event()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{self.resource_id}")
 
     async def _do_cleanup(self) -> None:
         worker, self._worker = self._worker, None
         if worker is None:
             return
+        self._closing.set()
         await asyncio.wrap_future(worker.submit(self._unload))
         worker.shutdown(wait=False)
         self.shard = self.config = self.tokenizer = self.path = None
@@ -83,7 +105,7 @@ class CheckpointEngine(InferenceEngine):
         return self._worker is not None
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run on the worker. If the caller is cancelled, a pass in flight is told to stop and is waited for by nobody."""
+        """Run on the worker thread; a cancelled caller stops waiting, and what had not begun never does."""
         if self._worker is None:
             raise RuntimeError(f"{self.display_name} is not initialized")
         return await asyncio.wrap_future(self._worker.submit(function, *arguments))
@@ -111,10 +133,17 @@ class CheckpointEngine(InferenceEngine):
             except CheckpointError as error:
                 self._tokenizer_error = error
             names = weights.names(shard)
-            meter = _Meter(report, sum(map(weights.n_bytes, names)), len(names))
-            self._load(weights, shard, meter.advance)
+            # A tied head is the embedding: one tensor.
+            sizes = {(s.name, s.start): weights.n_bytes(n) for n in names for s in [weights.source(n)]}
+            meter = _Meter(report, sum(sizes.values()), len(sizes))
+            self._load(weights, shard, partial(self._loaded_bytes, meter))
             meter.finish()
             self.config, self.path, self.shard = weights.config, path, shard
+
+    def _loaded_bytes(self, meter: _Meter, n_bytes: int) -> None:
+        if self._closing.is_set():
+            raise PassCancelled
+        meter.advance(n_bytes)
 
     async def _infer_batch(self, shard: Shard, steps: Sequence[Step]) -> list[Array]:
         self._check_shard(shard)
@@ -122,12 +151,15 @@ class CheckpointEngine(InferenceEngine):
             self._check_step(step)
         if not steps:
             return []
-        cancelled = threading.Event()
+        cancel = Cancel(self._closing)
         try:
-            return await self._run(self._forward, steps, cancelled)
+            return await self._run(self._forward, steps, cancel)
         except asyncio.CancelledError:
-            cancelled.set()
+            cancel.asked = True
             raise
+
+    async def _reuse_prefix(self, request_id: str, tokens: Sequence[int], limit: int) -> int:
+        return await self._run(self._reuse, request_id, tokens, limit)
 
     async def _release(self, request_id: str) -> None:
         if self._worker is not None:
@@ -171,7 +203,8 @@ class CheckpointEngine(InferenceEngine):
             raise InvalidRequest(f"{shard} was asked for, {self.shard} is loaded", field="shard")
 
     def _check_step(self, step: Step) -> None:
-        assert self.config is not None and self.shard is not None  # _check_shard has passed
+        assert self.config is not None  # _check_shard has passed
+        assert self.shard is not None
         values = step.values
         if len(values) == 0 or step.position < 0:
             raise InvalidRequest("a step needs at least one token and a position from 0 on", field="values")

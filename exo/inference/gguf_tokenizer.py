@@ -1,4 +1,4 @@
-"""Tokenizers from GGUF metadata: byte-level BPE (`gpt2`) by its named pre-tokenizer, and sentencepiece BPE (`llama`)."""
+"""Tokenizers from GGUF metadata: byte-level BPE (`gpt2`) by its named pre-tokenizer, sentencepiece BPE (`llama`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from exo.inference.tokenizers import SPACE, Tokenizer
 CONTROL: Final = 3
 USER_DEFINED: Final = 4
 
-LLAMA3: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3: Final = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 QWEN2: Final = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 # Value of tokenizer.ggml.pre -> the pattern words are split by, "digits" for single digits and GPT-2's own, or GPT-2's.
 PRE: Final = {
@@ -70,7 +73,7 @@ def _byte_level(checkpoint: Checkpoint, tokens: list[str]) -> Any:
         # Llama 3 looks words up before it merges.
         whole_words = PRE[pre] == LLAMA3
         backend = Backend(BPE(_vocabulary(tokens), pairs, fuse_unk=False, ignore_merges=whole_words))
-    except Exception as error:  # noqa: BLE001  the library raises bare Exception for merges that do not fit
+    except Exception as error:  # the library raises bare Exception
         raise CheckpointError(f"the tokenizer's merges do not fit: {error}", path=str(checkpoint.path)) from error
     pattern = PRE[pre]
     if pattern is None:

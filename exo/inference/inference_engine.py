@@ -77,6 +77,35 @@ class InferenceEngine(AsyncResource, ABC):
         """Free the KV cache of a sequence; unknown ids are fine. Works in any state."""
         await self._release(request_id)
 
+    async def reuse_prefix(self, request_id: str, tokens: Sequence[int], limit: int | None = None) -> int:
+        """Begin `request_id`, whose tokens are these, with the KV that an earlier sequence left here.
+
+        Returns how many positions it holds now (0: none), fewer than `len(tokens)` and at most `limit`; the next step
+        continues there. All stages of a ring must hold the same number: ask each, then each again with the least as
+        `limit`. An engine of all layers also does this by itself, in a step from position 0.
+        """
+        await self.ensure_ready()
+        return await self._reuse_prefix(request_id, tokens, len(tokens) if limit is None else limit)
+
+    async def _reuse_prefix(self, request_id: str, tokens: Sequence[int], limit: int) -> int:
+        """Default: nothing is kept."""
+        return 0
+
+    @property
+    def kv_tokens_total(self) -> int | None:
+        """Tokens of KV that the memory budget allows; None where there is no bound."""
+        return None
+
+    @property
+    def kv_tokens_free(self) -> int | None:
+        """Tokens of KV that still fit, for admission; what is kept for reuse counts as free."""
+        return None
+
+    @property
+    def sequences(self) -> int:
+        """Live sequences."""
+        return 0
+
     @abstractmethod
     async def _load_checkpoint(self, shard: Shard, path: Path) -> None: ...
 

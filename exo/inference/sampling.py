@@ -75,7 +75,7 @@ def distribution(
 
 
 def penalised(logits: Array, params: SamplingParams, history: Sequence[int], prompt_length: int) -> Array:
-    """Bias and penalties applied to a float64 copy. Presence and frequency count produced tokens only, as OpenAI does."""
+    """Bias and penalties, on a float64 copy. Presence and frequency count produced tokens only, as OpenAI does."""
     scores = logits.astype(np.float64)
     vocab = len(scores)
     for token, bias in params.logit_bias.items():

@@ -196,7 +196,7 @@ def _from_folder(folder: Path) -> Tokenizer:
         raise CheckpointError("has no tokenizer.json", path=str(folder))
     try:
         backend = Backend.from_file(str(path))
-    except Exception as error:  # noqa: BLE001  the library raises bare Exception for a file it cannot read
+    except Exception as error:  # the library raises bare Exception
         raise CheckpointError(f"is not a tokenizer: {error}", path=str(path)) from error
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     texts = {k: _text(settings[k]) for k in ("bos_token", "eos_token", "unk_token", "pad_token") if settings.get(k)}

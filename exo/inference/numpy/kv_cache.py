@@ -1,0 +1,194 @@
+"""Keys and values of sequences under a byte budget. Pure bookkeeping and arrays: knows no model arithmetic.
+
+A released sequence whose tokens are known stays as a *prefix* until its room is needed, so that a request that begins
+alike (the same system prompt, the next turn of a chat) starts with those positions. When room is short, prefixes go
+first, then live sequences, the least recently used first; what was evicted is missed by `SequenceLost` at its next use.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+from typing import Any, Final
+
+import numpy as np
+
+from exo.inference.errors import Overloaded, SequenceLost
+
+Array = np.ndarray[Any, Any]
+# Room is given in whole blocks, and grows by half, so that a long answer copies its cache only a few times.
+BLOCK: Final = 64
+# A shorter common beginning is not worth a copy.
+SHORTEST_PREFIX: Final = 16
+
+
+class Sequence:
+    """keys and values: per layer float32 (kv_heads, capacity, head_dim), of which `length` positions are filled.
+
+    tokens: the ids of the first positions, as far as they are known (a stage in mid-ring sees none).
+    long: its keys were rotated with the factors for long sequences.
+    """
+
+    def __init__(self, n_layers: int, kv_heads: int, head_dim: int) -> None:
+        self.length = 0
+        self.capacity = 0
+        self.tokens = np.empty(0, dtype=np.int64)
+        self.long = False
+        self.keys = [np.empty((kv_heads, 0, head_dim), np.float32) for _ in range(n_layers)]
+        self.values = [np.empty((kv_heads, 0, head_dim), np.float32) for _ in range(n_layers)]
+
+    def grow(self, capacity: int) -> None:
+        for arrays in (self.keys, self.values):
+            for i, old in enumerate(arrays):
+                new = np.empty((old.shape[0], capacity, old.shape[2]), np.float32)
+                new[:, : self.length] = old[:, : self.length]
+                arrays[i] = new
+        self.capacity = capacity
+
+    def copy_from(self, other: Sequence, start: int, stop: int) -> None:
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            for a, b in zip(mine, theirs, strict=True):
+                a[:, start:stop] = b[:, start:stop]
+
+
+class KVStore:
+    """All sequences of one engine. `budget` and `used` count bytes of allocated room, prefixes included."""
+
+    def __init__(self, n_layers: int, kv_heads: int, head_dim: int, budget: int, context_length: int) -> None:
+        self._shape = (n_layers, kv_heads, head_dim)
+        self.bytes_per_token = n_layers * 2 * kv_heads * head_dim * 4
+        self.budget = budget
+        self.context_length = context_length
+        self.used = 0
+        self.evictions = 0
+        self._live: OrderedDict[str, Sequence] = OrderedDict()  # least recently used first
+        self._prefixes: OrderedDict[int, Sequence] = OrderedDict()
+        self._next_prefix = 0
+
+    @property
+    def live_tokens(self) -> int:
+        """Tokens that live sequences have room for."""
+        return sum(s.capacity for s in self._live.values())
+
+    @property
+    def free_tokens(self) -> int:
+        """Tokens that still fit; prefixes give way."""
+        return max(0, self.budget // self.bytes_per_token - self.live_tokens)
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._live
+
+    def at(self, request_id: str, position: int) -> Sequence:
+        """The sequence to be continued at `position`; 0 begins it anew. Raises `SequenceLost`."""
+        if position == 0:
+            self._forget(request_id)
+            self._live[request_id] = Sequence(*self._shape)
+        sequence = self._live.get(request_id)
+        if sequence is None or sequence.length != position:
+            held = None if sequence is None else sequence.length
+            raise SequenceLost(request_id, expected=position, held=held)
+        self._live.move_to_end(request_id)
+        return sequence
+
+    def check(self, request_id: str, position: int) -> None:
+        """Raise `SequenceLost` as `at` would, changing nothing."""
+        sequence = self._live.get(request_id)
+        if position and (sequence is None or sequence.length != position):
+            raise SequenceLost(request_id, expected=position, held=None if sequence is None else sequence.length)
+
+    def reserve(self, sequence: Sequence, length: int, keep: Collection[str]) -> None:
+        """Room for `length` positions; evicts others, none of `keep`. Raises `Overloaded` if that is not enough."""
+        if length <= sequence.capacity:
+            return
+        least = -(-length // BLOCK) * BLOCK
+        wanted = min(max(least, sequence.capacity * 3 // 2 // BLOCK * BLOCK), -(-self.context_length // BLOCK) * BLOCK)
+        for capacity in (max(wanted, least), least):
+            extra = (capacity - sequence.capacity) * self.bytes_per_token
+            if self._make_room(extra, sequence, keep, evict_live=capacity == least):
+                sequence.grow(capacity)
+                self.used += extra
+                return
+        message = f"the KV cache ({self.budget >> 20} MiB) has no room for {length} tokens of one more sequence"
+        raise Overloaded(message)
+
+    def release(self, request_id: str) -> None:
+        """The sequence is over; it stays as a prefix if it may serve another."""
+        sequence = self._live.pop(request_id, None)
+        if sequence is None:
+            return
+        sequence.tokens = sequence.tokens[: sequence.length]
+        if len(sequence.tokens) < SHORTEST_PREFIX or self._is_known(sequence):
+            self.used -= sequence.capacity * self.bytes_per_token
+            return
+        sequence.length = len(sequence.tokens)
+        self._prefixes[self._next_prefix] = sequence
+        self._next_prefix += 1
+
+    def borrow(self, sequence: Sequence, tokens: Array, limit: int, keep: Collection[str]) -> int:
+        """Fill `sequence`, which holds the KV of the first `length` of `tokens`, from one that begins alike.
+
+        At most `limit` positions are filled in all. Returns how many positions it holds then.
+        """
+        best, common = None, 0
+        for key, other in [*self._prefixes.items(), *((None, s) for s in self._live.values())]:
+            if other is sequence or other.long != sequence.long:
+                continue
+            shared = min(_common(other.tokens[: other.length], tokens), limit)
+            if shared > common:
+                best, common = (key, other), shared
+        if best is None or common - sequence.length < SHORTEST_PREFIX:
+            return sequence.length
+        key, other = best
+        if key is not None:
+            self._prefixes.move_to_end(key)
+        self.reserve(sequence, common, [*keep, *(i for i, s in self._live.items() if s is other)])
+        if other.capacity:  # not evicted to make the room
+            sequence.copy_from(other, sequence.length, common)
+            sequence.length = common
+            sequence.tokens = np.array(tokens[:common], dtype=np.int64)
+        return sequence.length
+
+    def drop_prefixes(self) -> None:
+        while self._prefixes:
+            self._discard(self._prefixes.popitem(last=False)[1])
+
+    def _is_known(self, sequence: Sequence) -> bool:
+        """Another prefix has all of it (the same request again); it is the fresher one now."""
+        for key, other in self._prefixes.items():
+            if _common(other.tokens, sequence.tokens) == len(sequence.tokens) and other.long == sequence.long:
+                self._prefixes.move_to_end(key)
+                return True
+        return False
+
+    def _make_room(self, extra: int, sequence: Sequence, keep: Collection[str], *, evict_live: bool) -> bool:
+        while self.used + extra > self.budget and self._prefixes:
+            self._discard(self._prefixes.popitem(last=False)[1])
+        if not evict_live:
+            return self.used + extra <= self.budget
+        for request_id in [i for i, s in self._live.items() if i not in keep and s is not sequence and s.capacity]:
+            if self.used + extra <= self.budget:
+                break
+            self.evictions += 1
+            self._discard(self._live.pop(request_id))
+        return self.used + extra <= self.budget
+
+    def _forget(self, request_id: str) -> None:
+        sequence = self._live.pop(request_id, None)
+        if sequence is not None:
+            self._discard(sequence)
+
+    def _discard(self, sequence: Sequence) -> None:
+        self.used -= sequence.capacity * self.bytes_per_token
+        sequence.capacity = sequence.length = 0
+        sequence.keys.clear()
+        sequence.values.clear()
+
+
+def _common(a: Array, b: Array) -> int:
+    """Length of the common beginning."""
+    n = min(len(a), len(b))
+    different = np.flatnonzero(a[:n] != b[:n])
+    return int(different[0]) if len(different) else n
