@@ -1,12 +1,13 @@
 """Generates the CustomResourceDefinitions from the typed models.
 
-`python -m exo_operator.crds DIR` writes them, `--check` compares and exits 1 when they are stale. Knows schemas, not
-clusters.
+`python -m exo_operator.crds` writes them into `crds/` and into the chart, which cannot reach outside itself; `--check`
+compares and exits 1 when they are stale. Knows schemas, not clusters.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ NAME_RULES = [
         "message": "metadata.name must start with a letter and hold only a-z, 0-9 and '-': it becomes a host name",
     },
 ]
+DIRECTORIES = ("crds", "charts/exo-operator/files/crds")
 # Keywords of JSON schema that a structural schema must not hold, or that say nothing here.
 DROPPED = frozenset({"title", "additionalProperties", "const", "$defs"})
 
@@ -57,7 +59,6 @@ def _convert(schema: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
         result["items"] = _convert(schema["items"], defs)
     if result.get("type") == "integer":
         result["format"] = "int64"
-    # An object whose fields have defaults needs a default itself, or they would not show where it is left out.
     return result
 
 
@@ -232,12 +233,12 @@ def files() -> dict[str, str]:
 def main(argv: list[str] | None = None) -> int:
     """Write the CRD files, or check that they are fresh. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m exo_operator.crds", description=__doc__)
-    parser.add_argument("directory", nargs="?", default="crds", type=Path)
+    parser.add_argument("directories", nargs="*", default=[Path(name) for name in DIRECTORIES], type=Path)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
     options = parser.parse_args(argv)
     stale = []
-    for name, content in files().items():
-        path = options.directory / name
+    for directory, (name, content) in itertools.product(options.directories, files().items()):
+        path = directory / name
         if path.exists() and path.read_text() == content:
             continue
         stale.append(str(path))

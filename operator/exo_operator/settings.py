@@ -46,6 +46,7 @@ def parse(argv: list[str]) -> Settings:
     add("network-policy", "false", "whether nodes get a NetworkPolicy by default")
     add("leader-election", "true", "whether to lead by a Lease")
     add("lease-namespace", own_namespace(), "namespace of the Lease")
+    add("lease-name", names.MANAGED_BY, "name of the Lease")
     add("workers", "16", "reconciles at once")
     add("resync-seconds", "60", "time between two full comparisons with the API server")
     add("log-level", "info", "debug, info, warning or error")
@@ -57,6 +58,7 @@ def parse(argv: list[str]) -> Settings:
             port=int(options.port),
             leader_election=_flag(options.leader_election),
             lease_namespace=options.lease_namespace,
+            lease_name=options.lease_name,
             identity=socket.gethostname(),
             workers=int(options.workers),
             resync_s=float(options.resync_seconds),
