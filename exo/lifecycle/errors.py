@@ -1,0 +1,60 @@
+"""Every error the lifecycle raises. Each carries `resource_id` and the `state` the resource was in.
+
+ResourceError
++-- ResourceInitializationError     the init hook failed; the cause is chained
+|   +-- ResourceInitializationTimeout   ... because it ran out of time: also a ResourceTimeout
++-- ResourceTimeout                 also a TimeoutError
++-- ResourceClosed                  closing or closed: a late call never re-opens it
++-- ResourceUnavailable             usable perhaps, but not now or not for this caller
++-- ResourceDegraded                raised by a health hook: serving, but less well
++-- IllegalTransition               a move that the table of states does not have
++-- ReentrantCall                   a hook called its own resource's lifecycle
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from exo.lifecycle.states import ResourceState
+
+
+class ResourceError(Exception):
+    """Root of the lifecycle's errors."""
+
+    def __init__(self, message: str, *, resource_id: str = "", state: ResourceState | None = None) -> None:
+        super().__init__(message)
+        self.resource_id = resource_id
+        self.state = state
+
+
+class ResourceInitializationError(ResourceError):
+    """`initialize` or `recover` failed, was rolled back, and left the resource in ERROR."""
+
+
+class ResourceTimeout(ResourceError, TimeoutError):
+    """A hook or a caller's own waiting ran out of time."""
+
+
+class ResourceInitializationTimeout(ResourceInitializationError, ResourceTimeout):
+    """The init hook ran out of `initialize_timeout`."""
+
+
+class ResourceClosed(ResourceError):
+    """The resource is closing or closed."""
+
+
+class ResourceUnavailable(ResourceError):
+    """The resource cannot do this now."""
+
+
+class ResourceDegraded(ResourceError):
+    """For health hooks: the resource serves, but less well; the message says how. Never counts towards ERROR."""
+
+
+class IllegalTransition(ResourceError):
+    """The table of states has no such move; nothing was changed."""
+
+
+class ReentrantCall(ResourceError):
+    """A hook called its own resource's lifecycle, which would wait for itself."""
