@@ -1,0 +1,81 @@
+"""The routes. Nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from exo import __version__
+from exo.api import views
+from exo.api.chat import chat_completions
+from exo.api.completions import completions, embeddings
+from exo.api.context import Context
+from exo.api.gate import Gate
+from exo.api.problems import problem_of
+from exo.api.schema import ChatRequest, CompletionRequest
+from exo.contract import LIVE_PATH, METRICS_PATH, READY_PATH, STARTED_PATH
+
+
+def build_app(context: Context) -> FastAPI:
+    # The built-in documentation pages load scripts from elsewhere; /openapi.json is all a client needs.
+    app = FastAPI(title="exo", version=__version__, docs_url=None, redoc_url=None)
+    app.state.context = context
+    app.add_middleware(Gate, settings=context.settings)
+    app.add_exception_handler(HTTPException, _http_problem)
+    _add_openai(app)
+    _add_views(app)
+    return app
+
+
+def _add_openai(app: FastAPI) -> None:
+    post = {"methods": ["POST"], "response_model": None}
+    app.add_api_route("/v1/chat/completions", chat_completions, openapi_extra=_body(ChatRequest), **post)
+    app.add_api_route("/v1/completions", completions, openapi_extra=_body(CompletionRequest), **post)
+    app.add_api_route("/v1/embeddings", embeddings, **post)
+    app.add_api_route("/v1/models", views.list_models, response_model=None)
+    app.add_api_route("/v1/models/{model:path}", views.get_model, response_model=None)
+
+
+def _body(kind: type[BaseModel]) -> dict[str, Any]:
+    """The handlers parse the body themselves (OpenAI's error shape); the documentation still shows it."""
+    schema = kind.model_json_schema()
+    defs = schema.pop("$defs", {})
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _inlined(schema, defs)}}}}
+
+
+def _inlined(schema: Any, defs: dict[str, Any]) -> Any:
+    """The schema without references: OpenAPI resolves them against the whole document, where they are not."""
+    if isinstance(schema, list):
+        return [_inlined(item, defs) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(defs[schema["$ref"].rpartition("/")[2]], defs)
+    return {key: _inlined(value, defs) for key, value in schema.items()}
+
+
+def _add_views(app: FastAPI) -> None:
+    routes = {
+        LIVE_PATH: views.livez,
+        READY_PATH: views.readyz,
+        STARTED_PATH: views.startupz,
+        METRICS_PATH: views.metrics,
+        "/api/v1/topology": views.topology,
+        "/api/v1/resources": views.resource_list,
+        "/api/v1/ring": views.ring,
+        "/api/v1/requests": views.requests,
+        "/": views.page("dashboard.html"),
+        "/chat": views.page("chat.html"),
+    }
+    for path, handler in routes.items():
+        app.add_route(path, handler, methods=["GET"], include_in_schema=False)
+
+
+async def _http_problem(request: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    return JSONResponse(problem.body(), problem.status, headers=problem.headers)

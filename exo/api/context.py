@@ -1,0 +1,101 @@
+"""What every handler works with: the node behind the API, its health, and the limits of this server."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+from exo.api.health import Probes
+from exo.api.meters import Totals
+from exo.api.problems import TooLarge
+from exo.api.replies import Envelope
+from exo.inference.errors import ModelNotFound, NodeDraining, RingUnavailable
+from exo.inference.generation import Backend, NodeView
+
+DRAINING = "draining"
+# Key of the ASGI scope under which a handler leaves what the access log should say of its request.
+FACTS = "exo.facts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiSettings:
+    """Raises `ValueError` naming the field.
+
+    api_key: where set, `/v1` and `/api/v1` ask for it; health, metrics and the pages themselves do not.
+    drain_seconds: how long running answers may take to end once the server stops.
+    """
+
+    host: str = "0.0.0.0"
+    port: int = 0
+    api_key: str | None = field(default=None, repr=False)
+    max_body_bytes: int = 16 * 2**20
+    drain_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port: {self.port} is no port (0 to 65535)")
+        if self.max_body_bytes < 1:
+            raise ValueError(f"max_body_bytes: {self.max_body_bytes} must be at least 1")
+        if self.drain_seconds < 0:
+            raise ValueError(f"drain_seconds: {self.drain_seconds} must be 0 or more seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    id: str
+    context_length: int
+    raw: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    backend: Backend
+    view: NodeView
+    probes: Probes
+    settings: ApiSettings
+    totals: Totals = field(default_factory=Totals)
+
+    def admit(self) -> None:
+        """Raises `NodeDraining` or `RingUnavailable` while new completions have no place here."""
+        if (self.view.describe_progress() or "").startswith(DRAINING):
+            raise NodeDraining("this node is draining; ask another one")
+        started = self.probes.started()
+        if not started.ok:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in started.failing.items())
+            raise RingUnavailable(f"this node is starting ({reasons})")
+
+    def models(self) -> list[ServedModel]:
+        return [
+            ServedModel(str(raw["id"]), int(raw.get("context_length") or 2**31), raw) for raw in self.backend.models()
+        ]
+
+    def model(self, name: str) -> ServedModel:
+        models = self.models()
+        for model in models:
+            if model.id == name:
+                return model
+        raise ModelNotFound(name, tuple(model.id for model in models))
+
+    def envelope(self, model: str, prefix: str) -> Envelope:
+        return Envelope(id=f"{prefix}-{secrets.token_hex(12)}", created=int(time.time()), model=model)
+
+    def new_seed(self) -> int:
+        return secrets.randbits(63)
+
+
+async def read_body(request: Request) -> bytes:
+    """Raises `TooLarge` as soon as the length, announced or come so far, is over the limit."""
+    limit = request.app.state.context.settings.max_body_bytes
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise TooLarge(limit)
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > limit:
+            raise TooLarge(limit)
+    return bytes(body)

@@ -1,0 +1,75 @@
+"""The probes: what `/livez`, `/readyz` and `/startupz` answer. All truth is the `HealthMonitor`'s.
+
+It adds what only the node knows: why it is not ready yet ("loading model 43 %"), and that it drains. Never runs a
+check itself: an answer costs microseconds, whatever the resources do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from exo.inference.generation import NodeView
+from exo.utils.health_check import HealthMonitor, HealthReport, ResourceHealth
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One probe's answer; `failing` maps a resource's name to the reason."""
+
+    ok: bool
+    failing: Mapping[str, str]
+
+    def body(self) -> dict[str, Any]:
+        return {"status": "ok" if self.ok else "unavailable", "failing": dict(self.failing)}
+
+
+class Probes:
+    def __init__(self, monitor: HealthMonitor, view: NodeView) -> None:
+        self._monitor = monitor
+        self._view = view
+
+    def live(self) -> Probe:
+        report = self._monitor.report()
+        return Probe(report.is_live, {} if report.is_live else _some(report.reasons_live))
+
+    def started(self) -> Probe:
+        report = self._monitor.report()
+        if report.is_started:
+            return Probe(True, {})
+        return Probe(False, self._with_progress(report.reasons_started))
+
+    def ready(self) -> Probe:
+        report, progress = self._monitor.report(), self._view.describe_progress()
+        if report.is_ready and progress is None:
+            return Probe(True, {})
+        return Probe(False, self._with_progress(report.reasons_ready))
+
+    def resources(self) -> dict[str, Any]:
+        return describe(self._monitor.report())
+
+    def _with_progress(self, reasons: Mapping[str, str]) -> dict[str, str]:
+        progress = self._view.describe_progress()
+        return _some({**reasons, **({"node": progress} if progress else {})})
+
+
+def _some(reasons: Mapping[str, str]) -> dict[str, str]:
+    """A probe that fails always says why."""
+    return dict(reasons) or {"node": "not ready yet"}
+
+
+def describe(report: HealthReport) -> dict[str, Any]:
+    return {name: _describe(health) for name, health in report.resources.items()}
+
+
+def _describe(health: ResourceHealth) -> dict[str, Any]:
+    return {
+        "state": health.state.name.lower(),
+        "healthy": health.healthy,
+        "required": health.required,
+        "reason": health.reason,
+        "last_error": str(health.last_error) if health.last_error else None,
+        "latency_ms": None if health.latency_seconds is None else round(health.latency_seconds * 1000, 3),
+        "checked_ago_seconds": None if health.checked_ago_seconds is None else round(health.checked_ago_seconds, 3),
+    }

@@ -1,0 +1,261 @@
+"""Requests as OpenAI defines them: the only place that parses and validates bodies. Pure.
+
+Unknown fields are ignored as OpenAI does; a wrong type or value raises `InvalidRequest` naming the field. Some fields
+that other servers know are taken too: `top_k`, `min_p`, `repetition_penalty`, `ignore_eos`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from exo.inference.errors import InvalidRequest
+
+MAX_STOPS = 4
+MAX_CHOICES = 128
+MAX_TOP_LOGPROBS = 20
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+def _wrong(message: str) -> PydanticCustomError:
+    # Braces are format fields to pydantic: the caller's own words must not be taken for them.
+    return PydanticCustomError("wrong_value", "{message}", {"message": message})
+
+
+def _as_stops(value: Any) -> list[str]:
+    stops = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise _wrong(f"Input should be a string or a list of at most {MAX_STOPS} strings")
+    if len(stops) > MAX_STOPS:
+        raise _wrong(f"Input should have at most {MAX_STOPS} strings, not {len(stops)}")
+    if not all(stops):
+        raise _wrong("A stop string must not be empty")
+    return stops
+
+
+def _as_biases(value: Any) -> dict[int, float]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise _wrong("Input should be an object of token ids and numbers from -100 to 100")
+    biases = {}
+    for key, bias in value.items():
+        if not (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 10):
+            raise _wrong(f"{key[:40]!r} is not a token id")
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
+            raise _wrong(f"The bias of token {key} should be a number from -100 to 100")
+        biases[int(key)] = float(bias)
+    return biases
+
+
+def _as_content(value: Any) -> str | None:
+    """Text, or the text parts of a list joined; anything but text is refused (these models read text only)."""
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise _wrong("Input should be a string or a list of text parts")
+    texts = []
+    for part in value:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            raise _wrong(f"Only parts of type 'text' are supported, not {str(kind)[:40]!r}")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+Prompt = str | tuple[int, ...]
+
+
+def _as_prompts(value: Any) -> list[Prompt]:
+    """OpenAI's four forms: a string, strings, token ids, lists of token ids."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return list(value)
+    if _is_ids(value):
+        return [tuple(value)]
+    if isinstance(value, list) and value and all(map(_is_ids, value)):
+        return [tuple(item) for item in value]
+    raise _wrong("Input should be a string, a list of strings, a list of token ids or a list of such lists")
+
+
+def _is_ids(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**31 for item in value)
+    )
+
+
+class Message(_Body):
+    """One turn. Further keys (`name`, `tool_calls`, `tool_call_id`, ...) go to the chat template untouched."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Annotated[str | None, BeforeValidator(_as_content)] = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+
+class Function(_Body):
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.-]+$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Body):
+    type: Literal["function"]
+    function: Function
+
+
+class JsonSchema(_Body):
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    schema_: Annotated[dict[str, Any], Field(alias="schema", default_factory=dict)]
+    strict: bool | None = None
+
+
+class ResponseFormat(_Body):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StreamOptions(_Body):
+    include_usage: bool | None = None
+
+
+def _as_tool_choice(value: Any) -> str | None:
+    """`none`, `auto`, `required`, or the name of the one function to call with a leading `=`."""
+    if value is None or value in ("none", "auto", "required"):
+        return value
+    if isinstance(value, dict) and isinstance(value.get("function"), dict):
+        name = value["function"].get("name")
+        if isinstance(name, str):
+            return "=" + name
+    raise _wrong('Input should be "none", "auto", "required" or {"type": "function", "function": {"name": ...}}')
+
+
+class _Sampling(_Body):
+    """What both kinds of completion share."""
+
+    model: Annotated[str, Field(min_length=1, max_length=512)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: Annotated[dict[int, float], BeforeValidator(_as_biases)] = Field(default_factory=dict)
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop: Annotated[list[str], BeforeValidator(_as_stops)] = Field(default_factory=list)
+    user: str | None = None
+    ignore_eos: bool | None = None
+
+
+class ChatRequest(_Sampling):
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Annotated[str | None, BeforeValidator(_as_tool_choice)] = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+
+
+class CompletionRequest(_Sampling):
+    prompt: Annotated[list[Prompt], BeforeValidator(_as_prompts)]
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: Annotated[int, Field(ge=1, le=20)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def parse(kind: type[T], body: bytes) -> T:
+    """Raises `InvalidRequest` with OpenAI's way of naming a field: `messages[0].content`."""
+    try:
+        parsed = kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _refusal(error.errors(include_url=False, include_context=False)[0]) from None
+    _check_together(parsed)
+    return parsed
+
+
+def _refusal(detail: ErrorDetails) -> InvalidRequest:
+    if detail["type"] == "json_invalid":
+        return InvalidRequest(f"The body is not valid JSON: {detail['msg'].removeprefix('Invalid JSON: ')}")
+    if not detail["loc"]:
+        return InvalidRequest("The body should be a JSON object")
+    field = ""
+    for part in detail["loc"]:
+        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else part
+    if detail["type"] == "missing":
+        return InvalidRequest(f"Missing required parameter: '{field}'.", field=field)
+    return InvalidRequest(f"Invalid value for '{field}': {detail['msg']}.", field=field)
+
+
+def _check_together(body: BaseModel) -> None:
+    """Rules that no single field can say."""
+    match body:
+        case ChatRequest():
+            _check_chat(body)
+        case CompletionRequest():
+            _check_completion(body)
+
+
+def _check_chat(body: ChatRequest) -> None:
+    _check_stream_options(body)
+    if body.top_logprobs and not body.logprobs:
+        raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", field="top_logprobs")
+    for index, message in enumerate(body.messages):
+        if message.content is None and message.role != "assistant":
+            field = f"messages[{index}].content"
+            raise InvalidRequest(f"Missing required parameter: '{field}'.", field=field)
+    form = body.response_format
+    if form is not None and form.type == "json_schema" and form.json_schema is None:
+        raise InvalidRequest(
+            "Missing required parameter: 'response_format.json_schema'.", field="response_format.json_schema"
+        )
+    _check_tool_choice(body)
+
+
+def _check_tool_choice(body: ChatRequest) -> None:
+    names = [tool.function.name for tool in body.tools or []]
+    choice = body.tool_choice
+    if choice in (None, "none", "auto"):
+        return
+    if not names:
+        raise InvalidRequest("'tool_choice' needs 'tools'.", field="tool_choice")
+    if choice != "required" and choice is not None and choice[1:] not in names:
+        raise InvalidRequest(
+            f"'tool_choice' names {json.dumps(choice[1:])}; the tools are: {', '.join(names)}.", field="tool_choice"
+        )
+
+
+def _check_completion(body: CompletionRequest) -> None:
+    _check_stream_options(body)
+    if body.suffix:
+        raise InvalidRequest("'suffix' is not supported by these models.", field="suffix")
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise InvalidRequest("'best_of' other than 'n' is not supported.", field="best_of")
+
+
+def _check_stream_options(body: _Sampling) -> None:
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequest("'stream_options' needs 'stream' to be true.", field="stream_options")

@@ -1,0 +1,148 @@
+"""`ApiServer`: the HTTP face as an `AsyncResource`, on the node's own event loop.
+
+It starts before the model is loaded, so that probes have an answer from the first moment, and is closed last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import ClassVar
+
+import uvicorn
+
+from exo.api.app import build_app
+from exo.api.context import ApiSettings, Context
+from exo.api.health import Probes
+from exo.inference.generation import Backend, NodeView
+from exo.lifecycle import AsyncResource, TaskPriority
+from exo.utils.health_check import HealthMonitor
+
+_BACKLOG = 1024
+
+
+class ApiServer(AsyncResource):
+    """Serves `backend` on `settings.host` and `settings.port`; port 0 asks the system for one.
+
+    `cleanup` stops accepting, lets running answers end (at most `drain_seconds`), then cuts what is left.
+    """
+
+    RESOURCE_TYPE: ClassVar[str] = "api_server"
+
+    def __init__(self, backend: Backend, view: NodeView, monitor: HealthMonitor, settings: ApiSettings) -> None:
+        super().__init__(
+            resource_id=f"api-{view.node_id}",
+            display_name=f"HTTP API of node {view.node_id}",
+            cleanup_timeout=settings.drain_seconds + 10.0,
+        )
+        self.settings = settings
+        self._context = Context(backend, view, Probes(monitor, view), settings)
+        self._server: _Uvicorn | None = None
+        self._port = settings.port
+
+    @property
+    def port(self) -> int:
+        """The port in use; before `initialize` the one asked for."""
+        return self._port
+
+    @property
+    def url(self) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.settings.host, self.settings.host)
+        return f"http://{host}:{self._port}"
+
+    async def _do_initialize(self) -> None:
+        bound = bind(self.settings.host, self.settings.port)
+        self._port = bound.getsockname()[1]
+        try:
+            self._server = _Uvicorn(_config(self._context, self.settings))
+            await self._server.open(bound)
+        except BaseException:
+            bound.close()
+            raise
+        self._task_manager.start_task("api server ticks", self._server.main_loop, priority=TaskPriority.CRITICAL)
+
+    async def _do_cleanup(self) -> None:
+        server, self._server = self._server, None
+        self._port = self.settings.port
+        if server is not None:
+            await server.close(self.settings.drain_seconds)
+
+    async def _do_health_check(self) -> bool:
+        return self._server is not None and self._server.is_accepting
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening-ready socket. Raises `OSError` that names host and port (`busy`, `not allowed`, `no such host`)."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise OSError(error.errno, f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    bound.setblocking(False)
+    return bound
+
+
+def _config(context: Context, settings: ApiSettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        build_app(context),
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=75,
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn driven by our own lifecycle: it neither binds, nor handles signals, nor exits the process."""
+
+    async def open(self, bound: socket.socket) -> None:
+        self.config.load()
+        self.lifespan = self.config.lifespan_class(self.config)
+        await self.on_tick(0)  # the Date header is there from the first answer
+        await self.startup(sockets=[bound])
+
+    @property
+    def is_accepting(self) -> bool:
+        return bool(self.servers) and all(server.is_serving() for server in self.servers)
+
+    async def close(self, drain_seconds: float) -> None:
+        """Stops accepting; idle connections close at once, running answers get `drain_seconds`."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        try:
+            await asyncio.wait_for(self._answered(), drain_seconds)
+        except TimeoutError:
+            await self._cut()
+
+    async def _answered(self) -> None:
+        while tasks := set(self.server_state.tasks):
+            await asyncio.wait(tasks)
+        # The last bytes of an answer may still be in a buffer: its connection closes once they are written.
+        while self.server_state.connections:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+
+    async def _cut(self) -> None:
+        tasks = list(self.server_state.tasks)
+        for task in tasks:
+            task.cancel("the server stops")
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()

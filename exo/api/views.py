@@ -1,0 +1,107 @@
+"""`/api/v1/*`: the JSON behind the dashboard and `exo status`; the health endpoints; metrics; pages; models."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib import resources
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from exo.api.context import Context
+from exo.api.health import Probe
+from exo.inference.errors import ModelNotFound
+
+
+def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+def _probe(request: Request, probe: Probe) -> Response:
+    body = probe.body()
+    if "verbose" in request.query_params:
+        body["resources"] = _context(request).probes.resources()
+    return JSONResponse(body, 200 if probe.ok else 503, headers={"Cache-Control": "no-store"})
+
+
+async def livez(request: Request) -> Response:
+    return _probe(request, _context(request).probes.live())
+
+
+async def readyz(request: Request) -> Response:
+    return _probe(request, _context(request).probes.ready())
+
+
+async def startupz(request: Request) -> Response:
+    return _probe(request, _context(request).probes.started())
+
+
+async def metrics(request: Request) -> Response:
+    return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+
+async def list_models(request: Request) -> Response:
+    return JSONResponse({"object": "list", "data": [_model(m.raw) for m in _context(request).models()]})
+
+
+async def get_model(request: Request) -> Response:
+    wanted = request.path_params["model"]
+    models = _context(request).models()
+    for model in models:
+        if model.id == wanted:
+            return JSONResponse(_model(model.raw))
+    raise ModelNotFound(wanted, tuple(model.id for model in models))
+
+
+def _model(raw: dict[str, Any]) -> dict[str, Any]:
+    return {"object": "model", "created": 0, "owned_by": "exo", **raw}
+
+
+async def topology(request: Request) -> Response:
+    return JSONResponse(_context(request).view.describe_topology())
+
+
+async def ring(request: Request) -> Response:
+    return JSONResponse(_context(request).view.describe_ring())
+
+
+async def requests(request: Request) -> Response:
+    context = _context(request)
+    return JSONResponse({"requests": context.view.describe_requests(), "totals": asdict(context.totals)})
+
+
+async def resource_list(request: Request) -> Response:
+    context = _context(request)
+    probes = {"live": context.probes.live(), "ready": context.probes.ready(), "started": context.probes.started()}
+    return JSONResponse(
+        {
+            "node_id": context.view.node_id,
+            "progress": context.view.describe_progress(),
+            **{name: probe.body() for name, probe in probes.items()},
+            "resources": context.probes.resources(),
+        }
+    )
+
+
+# Self-contained pages: nothing is loaded from elsewhere, and the browser is told so.
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def page(name: str) -> Any:
+    pages = resources.files("exo.api") / "pages"
+    theme = (pages / "theme.css").read_text(encoding="utf-8")
+    html = (pages / name).read_text(encoding="utf-8").replace("/*theme*/", theme)
+
+    async def serve(request: Request) -> Response:
+        return HTMLResponse(html, headers=_PAGE_HEADERS)
+
+    return serve

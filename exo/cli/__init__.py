@@ -1,0 +1,186 @@
+"""`exo`: the command line and composition root. Commands import what they need when they run: help is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from exo import __version__
+from exo.cli.failures import FAILED, Failure, explain
+from exo.cli.options import BY_KEY, Engine, with_settings
+from exo.contract import API_PORT, DEFAULT_MODEL, env_name
+
+EPILOG = "Every flag can also be set as an environment variable (`--api-port` is EXO_API_PORT) or in a config file."
+app = typer.Typer(
+    name="exo",
+    help="Distributed LLM inference: one model over the machines you have.",
+    epilog="Start with: exo run smollm2-135m --prompt 'What is the capital of France?'",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+evaluate = typer.Typer(help="Check a model's numbers: logits and perplexity.", no_args_is_help=True)
+app.add_typer(evaluate, name="eval")
+
+Model = Annotated[str, typer.Argument(help="A bundled model's name, a GGUF file or folder, or hf:OWNER/REPO.")]
+EngineFlag = Annotated[Engine, typer.Option(help="What computes.", envvar=env_name("engine"))]
+Url = Annotated[str, typer.Option(help="A node's address.", envvar=env_name("url"))]
+Key = Annotated[str | None, typer.Option(help="The node's API key.", envvar=env_name("api-key"), show_envvar=True)]
+LOCAL = f"http://127.0.0.1:{API_PORT}"
+
+
+def _serve(ctx: typer.Context, values: dict[str, Any]) -> None:
+    """Run a node: HTTP API, dashboard and its part of the ring, until SIGTERM."""
+    from exo.cli.serve import serve, wants_json
+    from exo.observability.logging import configure_logging
+
+    configure_logging("json" if wants_json(values["log_format"]) else "console", level=values["log_level"])
+    raise typer.Exit(serve(values))
+
+
+def _config(ctx: typer.Context, values: dict[str, Any]) -> None:
+    """Print the settings a node would run with, and where each comes from."""
+    from exo.cli.configuration import show
+
+    show({key: (value, ctx.get_parameter_source(key)) for key, value in values.items()}, BY_KEY)
+
+
+app.command("serve", epilog=EPILOG)(with_settings(_serve))
+
+
+@app.command()
+def run(
+    model: Model,
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to ask; - reads standard input.")] = "-",
+    system: Annotated[str | None, typer.Option(help="How the model should behave.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.", show_default="512")] = None,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")] = 0.0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Makes sampling repeatable.")] = None,
+    engine: EngineFlag = "auto",
+) -> None:
+    """Answer one prompt and exit: no server. The answer is all there is on standard output."""
+    from exo.cli.oneshot import Ask, run_once
+
+    raise typer.Exit(run_once(Ask(model, prompt, system, max_tokens or 512, temperature, seed, engine)))
+
+
+@app.command()
+def chat(
+    url: Url = LOCAL,
+    model: Annotated[str | None, typer.Option(help="Which of the node's models.", show_default="its first")] = None,
+    system: Annotated[str | None, typer.Option(help="How the model should behave.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.7,
+    api_key: Key = None,
+) -> None:
+    """Talk to a running node in the terminal."""
+    from exo.cli.terminal import Talk
+
+    raise typer.Exit(Talk(url, model, system, temperature, api_key).run())
+
+
+@app.command()
+def status(
+    url: Url = LOCAL,
+    api_key: Key = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Show a running node: its ring, layer map, resources and requests. Exit code 1 unless it is ready."""
+    from exo.cli.status import show
+
+    raise typer.Exit(show(url, api_key, as_json=as_json))
+
+
+@app.command()
+def models() -> None:
+    """List the models this machine can serve without a download."""
+    from exo.cli.models import show
+
+    raise typer.Exit(show())
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Option(help="The model to look for.", envvar=env_name("model"))] = DEFAULT_MODEL,
+) -> None:
+    """Check whether this machine can run a node, and explain what is wrong."""
+    from exo.cli.doctor import show
+
+    raise typer.Exit(show(model))
+
+
+app.command("config", epilog=EPILOG)(with_settings(_config))
+
+
+@app.command()
+def bench(
+    model: Model,
+    engine: EngineFlag = "auto",
+    batch: Annotated[str, typer.Option(help="Batch sizes to decode with.")] = "1,4,16",
+    prefill: Annotated[str, typer.Option(help="Prompt lengths.")] = "128,512",
+) -> None:
+    """Measure tokens per second here; the last line is JSON."""
+    from exo.cli.evaluation import bench as measure
+
+    raise typer.Exit(measure(model, engine, batch, prefill))
+
+
+@evaluate.command()
+def logits(
+    model: Model,
+    tokens_file: Annotated[Path, typer.Option(help="JSON: a list of lists of token ids.")],
+    out: Annotated[Path, typer.Option(help="The .npz to write: logits_0, logits_1, … (tokens, vocab).")],
+    engine: EngineFlag = "auto",
+    shards: Annotated[int, typer.Option(min=1, help="Run the layers as this many stages.")] = 1,
+    batch: Annotated[bool, typer.Option("--batch", help="Run the lists as one batch.")] = False,
+) -> None:
+    """Write the logits of given tokens."""
+    from exo.cli.evaluation import logits as compute
+
+    raise typer.Exit(compute(model, tokens_file, out, engine, shards, batch=batch))
+
+
+@evaluate.command()
+def perplexity(
+    model: Model,
+    text: Annotated[Path, typer.Option(help="A text file.")],
+    engine: EngineFlag = "auto",
+) -> None:
+    """Measure how well a model predicts a text; the last line is JSON."""
+    from exo.cli.evaluation import perplexity as compute
+
+    raise typer.Exit(compute(model, text, engine))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"exo {__version__}")
+
+
+def main() -> None:
+    """Ends the process with 0 fine, 1 failed, 2 wrong usage; errors are one line on standard error."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _die("interrupted", FAILED)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except Failure as failure:
+        _die(str(failure), failure.code)
+    except Exception as error:
+        if os.environ.get("EXO_DEBUG"):
+            raise
+        failure = explain(error)
+        _die(f"{failure} (EXO_DEBUG=1 shows where)", failure.code)
+
+
+def _die(message: str, code: int) -> None:
+    print(f"exo: {message}", file=sys.stderr)  # noqa: T201 - the program's last word
+    raise SystemExit(code) from None

@@ -1,0 +1,45 @@
+"""`exo config`: the settings in force, in the form of a config file, each with where it comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from exo.cli.options import Setting
+from exo.contract import env_name
+
+
+def show(values: Mapping[str, tuple[Any, Any]], settings: Mapping[str, Setting]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for line in lines(values, settings):
+        head, mark, comment = line.partition("  # ")
+        console.print(Text.assemble(head, (mark + comment, "dim")))
+
+
+def lines(values: Mapping[str, tuple[Any, Any]], settings: Mapping[str, Setting]) -> list[str]:
+    """TOML that `--config` would take back; what has no value, and what is secret, is a comment."""
+    out = []
+    for key, (value, source) in values.items():
+        setting = settings[key]
+        origin = {
+            "COMMANDLINE": f"--{setting.name}",
+            "ENVIRONMENT": env_name(setting.name),
+            "DEFAULT_MAP": "config file",
+        }.get(getattr(source, "name", ""), "default")
+        if value in (None, ""):
+            out.append(f"# {setting.name} =  # {setting.shown or 'not set'}")
+        elif setting.secret:
+            out.append(f"# {setting.name} = (secret)  # {origin}")
+        else:
+            out.append(f"{setting.name} = {_toml(value)}  # {origin}")
+    return out
+
+
+def _toml(value: Any) -> str:
+    """TOML's basic strings are JSON's, as far as settings go."""
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)

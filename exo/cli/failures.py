@@ -1,0 +1,54 @@
+"""From an error to one clear line and an exit code: 1 failed, 2 wrong usage. No tracebacks for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+FAILED = 1
+USAGE = 2
+
+
+class Failure(Exception):
+    """Ends the program with `message` on stderr and `code`."""
+
+    def __init__(self, message: str, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def explain(error: BaseException) -> Failure:
+    """The cause a person can act on, wherever it is in the chain; a wrong model name is wrong usage."""
+    from exo.inference.errors import ExoError, ModelNotFound
+
+    chain = list(_causes(error))
+    for cause in chain:
+        if isinstance(cause, Failure):
+            return cause
+        if isinstance(cause, ModelNotFound):
+            return Failure(_one_line(cause), USAGE)
+    known = next((cause for cause in chain if isinstance(cause, ExoError)), None)
+    known = known or next((cause for cause in chain if isinstance(cause, OSError) and cause.strerror), None)
+    return Failure(_one_line(known or chain[-1]))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it came from, and the members of groups; outermost first."""
+    seen: set[int] = set()
+    todo = [error]
+    while todo:
+        current = todo.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        if isinstance(current, BaseExceptionGroup):
+            todo.extend(current.exceptions)
+        if current.__cause__ is not None:
+            todo.append(current.__cause__)
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(text.split()) or type(error).__name__

@@ -1,0 +1,155 @@
+"""Every setting of a node, once: flag, `EXO_…` variable, config file key, default and help come from this table.
+
+Precedence: flag, environment, config file, default. Imports nothing heavy: `exo --help` must be quick.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import typer
+
+from exo.contract import (
+    API_PORT,
+    CACHE_DIR,
+    DEFAULT_MODEL,
+    DISCOVERY_PORT,
+    GRPC_PORT,
+    HEALTH_PORT,
+    MODELS_DIR,
+    env_name,
+)
+
+Engine = Literal["auto", "onnx", "numpy", "dummy"]
+CONFIG_HELP = "A TOML file with settings by the names of these flags, like `api-port = 52415`."
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """`shown`: what help says of a default that is found at run time. `secret`: never printed."""
+
+    name: str
+    kind: Any
+    default: Any
+    help: str
+    shown: str | None = None
+    secret: bool = False
+    range: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return self.name.replace("-", "_")
+
+
+_PORT: Final = {"min": 0, "max": 65535}
+
+SETTINGS: Final = (
+    Setting("node-id", str | None, None, "This node's name in the ring.", shown="the host's name"),
+    Setting("model", str, DEFAULT_MODEL, "A bundled model's name, a GGUF file or folder, or hf:OWNER/REPO."),
+    Setting("engine", Engine, "auto", "What computes: auto takes onnx where it is installed, else numpy."),
+    Setting("host", str, "0.0.0.0", "The address to listen on."),
+    Setting("advertise-host", str, "", "The address peers are told.", shown="POD_IP, else found by the peers"),
+    Setting("api-port", int, API_PORT, "The HTTP API, dashboard and health endpoints; 0 takes any.", range=_PORT),
+    Setting("grpc-port", int, GRPC_PORT, "Where peers reach this node; 0 takes any.", range=_PORT),
+    Setting("health-port", int, HEALTH_PORT, "The gRPC health service (plaintext, for probes).", range=_PORT),
+    Setting("api-key", str | None, None, "Ask for this key on /v1 and /api. Better set as EXO_API_KEY.", secret=True),
+    Setting("discovery", Literal["none", "udp", "manual", "dns"], "none", "How peers are found."),
+    Setting("discovery-config", Path | None, None, "manual: a JSON file of peers, re-read when it changes."),
+    Setting("discovery-name", str, "", "dns: the name of the headless Service of the ring."),
+    Setting("discovery-port", int, DISCOVERY_PORT, "udp: the port of the broadcasts.", range=_PORT),
+    Setting("cluster", str, "default", "Only nodes of the same cluster name form a ring."),
+    Setting("secret", str, "", "A secret that all nodes of the ring share. Better set as EXO_SECRET.", secret=True),
+    Setting("tls-dir", Path | None, None, "Mutual TLS between nodes: a folder with tls.crt, tls.key and ca.crt."),
+    Setting("memory", int | None, None, "MiB this node offers to the ring.", shown="what the machine allows",
+            range={"min": 0}),
+    Setting("context-length", int | None, None, "Longest prompt and answer in tokens.", shown="the model's own",
+            range={"min": 1}),
+    Setting("layers", str | None, None, "Pin this node to a range of layers, like 0-14.", shown="by memory"),
+    Setting("models-dir", Path | None, None, "Where bundled models lie.", shown=f"{MODELS_DIR} where it is there"),
+    Setting("cache-dir", Path | None, None, "Where downloads are kept.", shown=f"{CACHE_DIR} or the user's cache"),
+    Setting("hub-token", str | None, None, "Token for gated models. Better set as EXO_HUB_TOKEN.", secret=True),
+    Setting("hub-revision", str | None, None, "Branch, tag or commit of a hf: model.", shown="main"),
+    Setting("offline", bool, False, "Never ask the hub; use what is in the cache."),
+    Setting("max-requests", int, 256, "Requests taken at a time; more are answered 429.", range={"min": 1}),
+    Setting("drain-seconds", float, 30.0, "How long running requests may take to end on SIGTERM.", range={"min": 0}),
+    Setting("recovery-seconds", float, 60.0, "How long a stream waits for a lost ring.", range={"min": 0}),
+    Setting("log-format", Literal["json", "console"] | None, None, "How to log.", shown="console on a terminal"),
+    Setting("log-level", Literal["debug", "info", "warning", "error"], "info", "What to log."),
+)  # fmt: skip
+BY_KEY: Final = {setting.key: setting for setting in SETTINGS}
+
+
+def default_config() -> Path | None:
+    """`exo/config.toml` in the user's configuration folder, where it is there."""
+    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    path = Path(base).expanduser() / "exo" / "config.toml"
+    return path if path.is_file() else None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The file's settings by key. Raises `typer.BadParameter` that names the file and what is wrong."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise typer.BadParameter(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path}: not TOML: {error}") from None
+    settings = {}
+    for name, value in content.items():
+        key = name.replace("-", "_")
+        if key not in BY_KEY:
+            known = ", ".join(setting.name for setting in SETTINGS)
+            raise typer.BadParameter(f"{path}: unknown setting {name!r}; the settings are: {known}")
+        if isinstance(value, dict | list):
+            raise typer.BadParameter(f"{path}: {name}: expected one value, got a {type(value).__name__}")
+        settings[key] = value
+    return settings
+
+
+def _load_config(ctx: typer.Context, value: Path | None) -> Path | None:
+    path = value or default_config()
+    if path is not None:
+        ctx.default_map = read_config(path)
+    return path
+
+
+Command = Callable[[typer.Context, dict[str, Any]], None]
+
+
+def with_settings(command: Command, *, hide: tuple[str, ...] = ()) -> Callable[..., None]:
+    """A typer command with `--config` and a flag for each setting; `command` gets their values by key."""
+    config = Annotated[
+        Path | None,
+        typer.Option("--config", envvar="EXO_CONFIG", is_eager=True, callback=_load_config, help=CONFIG_HELP),
+    ]
+    parameters = [
+        inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+        inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=config),
+        *(_parameter(setting, hidden=setting.key in hide) for setting in SETTINGS),
+    ]
+
+    def run(ctx: typer.Context, **values: Any) -> None:
+        values.pop("config", None)
+        command(ctx, values)
+
+    run.__doc__ = command.__doc__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _parameter(setting: Setting, *, hidden: bool) -> inspect.Parameter:
+    flag = f"--{setting.name}" + (f"/--no-{setting.name}" if setting.kind is bool else "")
+    shown = setting.shown if setting.shown is not None else setting.default not in (None, "")
+    option = typer.Option(
+        flag, envvar=env_name(setting.name), help=setting.help, show_default=shown, hidden=hidden, **setting.range
+    )
+    return inspect.Parameter(
+        setting.key, inspect.Parameter.KEYWORD_ONLY, default=setting.default, annotation=Annotated[setting.kind, option]
+    )

@@ -1,0 +1,177 @@
+"""`exo serve`: builds the node and its HTTP face, runs them as one group, and ends them in order on SIGTERM.
+
+The API server starts first: probes have an answer ("loading model 43 %") from the first moment. It closes last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from exo.api.context import ApiSettings
+from exo.api.server import ApiServer
+from exo.cli.failures import USAGE, Failure, explain
+from exo.lifecycle import AsyncResource, ResourceGroup
+from exo.orchestration.build import build_node
+from exo.orchestration.node import Node
+from exo.orchestration.settings import NodeSettings
+
+_log = structlog.get_logger("exo.serve")
+_TLS_FILES = {"tls_cert": "tls.crt", "tls_key": "tls.key", "tls_ca": "ca.crt"}
+_SAME = [
+    "model",
+    "engine",
+    "host",
+    "api_port",
+    "grpc_port",
+    "discovery",
+    "discovery_config",
+    "discovery_name",
+    "discovery_port",
+    "cluster",
+    "drain_seconds",
+    "context_length",
+    "models_dir",
+    "cache_dir",
+    "hub_token",
+    "hub_revision",
+    "offline",
+    "max_requests",
+    "recovery_seconds",
+]
+
+
+def node_settings(values: dict[str, Any], environ: dict[str, str] | None = None) -> NodeSettings:
+    """Raises `Failure` (usage) naming the setting."""
+    environ = dict(os.environ) if environ is None else environ
+    fields = {name: values[name] for name in _SAME}
+    fields["memory_mib"] = values["memory"]
+    fields["secret"] = values["secret"].encode()
+    fields["advertise_host"] = values["advertise_host"] or environ.get("POD_IP", "")
+    fields["pinned"] = _layers(values["layers"])
+    if values["node_id"]:
+        fields["node_id"] = values["node_id"]
+    if values["tls_dir"] is not None:
+        fields |= {name: Path(values["tls_dir"]) / file for name, file in _TLS_FILES.items()}
+    try:
+        return NodeSettings(**fields)
+    except ValueError as error:
+        raise Failure(str(error), USAGE) from None
+
+
+def _layers(text: str | None) -> tuple[int, int] | None:
+    if not text:
+        return None
+    first, _, last = text.partition("-")
+    if not (first.strip().isdecimal() and last.strip().isdecimal()):
+        raise Failure(f"layers: {text!r} is no range of layers like 0-14", USAGE)
+    return int(first), int(last)
+
+
+def api_settings(values: dict[str, Any]) -> ApiSettings:
+    return ApiSettings(
+        host=values["host"],
+        port=values["api_port"],
+        api_key=values["api_key"] or None,
+        drain_seconds=values["drain_seconds"],
+    )
+
+
+def serve(values: dict[str, Any]) -> int:
+    """Runs until a signal; the exit code."""
+    node, api = node_settings(values), api_settings(values)
+    return asyncio.run(_serve(node, api, values["health_port"]))
+
+
+async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> int:
+    node = build_node(settings)
+    stop = Stop()
+    stop.listen()
+    group = compose(node, api, health_port)
+    starting = asyncio.create_task(group.initialize(), name="start")
+    stopping = asyncio.create_task(stop.asked.wait(), name="wait for a signal")
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            starting.result()
+            _log.info("ready", node_id=settings.node_id, model=settings.model)
+            await stopping
+    except Exception as error:
+        failure = explain(error)
+        _log.error("start failed", error=str(failure))
+        await _close(group)
+        raise failure from error
+    finally:
+        stopping.cancel()
+    _log.info("stopping", reason=stop.reason)
+    await _drain(node, stop)
+    await _close(group)
+    starting.cancel()
+    await asyncio.gather(starting, stopping, return_exceptions=True)
+    _log.info("stopped")
+    return 0
+
+
+def compose(node: Node, api: ApiSettings, health_port: int) -> ResourceGroup:
+    """The whole process as one resource; members start from first to last and close in reverse."""
+    group = ResourceGroup(
+        resource_id=f"exo-{node.node_id}",
+        initialize_timeout=node.settings.initialize_timeout,
+        cleanup_timeout=api.drain_seconds * 2 + 60,
+    )
+    parts: dict[str, AsyncResource] = {"api": ApiServer(node, node, node.monitor, api)}
+    for name, part in parts.items():
+        group.add(part, name=name)
+    group.add(node, name="node", depends_on=tuple(parts))
+    return group
+
+
+async def _drain(node: Node, stop: Stop) -> None:
+    """Lets running requests end; a second signal, or the deadline the node has, cuts it short."""
+    if not node.is_usable:
+        return
+    draining = asyncio.create_task(node.drain(), name="drain")
+    again = asyncio.create_task(stop.again.wait(), name="wait for a second signal")
+    await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
+    if not draining.done():
+        _log.warning("drain cut short", reason=stop.reason)
+    for task in (draining, again):
+        task.cancel()
+    await asyncio.gather(draining, again, return_exceptions=True)
+
+
+async def _close(group: ResourceGroup) -> None:
+    """Closes everything in order; what goes wrong while closing is said, and changes no exit code."""
+    try:
+        await group.cleanup()
+    except Exception as error:  # noqa: BLE001 - closing goes on to the end, whatever one part has to say
+        _log.error("cleanup failed", error=str(explain(error)))
+
+
+class Stop:
+    """SIGTERM and SIGINT: the first asks to stop, the second to hurry."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.again = asyncio.Event()
+        self.reason = ""
+
+    def listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+
+    def _on_signal(self, number: int) -> None:
+        self.reason = signal.Signals(number).name
+        (self.again if self.asked.is_set() else self.asked).set()
+
+
+def wants_json(chosen: str | None) -> bool:
+    """JSON for machines: where nothing else is said, whenever the log is not a terminal."""
+    return chosen == "json" if chosen else not sys.stderr.isatty()
