@@ -137,6 +137,8 @@ async def _lead(
         kopf.operator(
             registry=handlers.register(controller),
             settings=settings.for_kopf(),
+            # Ours, as kopf's own guess needs the numeric user to have a name.
+            identity=options.identity,  # type: ignore[arg-type]  # a NewType that kopf does not export
             standalone=True,
             clusterwide=not options.namespaces,
             namespaces=options.namespaces,
