@@ -1,12 +1,12 @@
 """Errors of the network parts, by whose fault they are. Knows no gRPC (see `grpc/status.py` for its codes).
 
-    ResourceUnavailable (exo.lifecycle)
-    +-- PeerLost              also a ConnectionError: the stream broke, or heartbeats stopped
-    |   +-- PeerRefused       the peer (or we) said no to the hello: `reason` says which check failed
-    ValueError
-    +-- BadMessage            `field` names what is wrong with bytes that somebody sent
-    Exception
-    +-- WrongEpoch            a message of another epoch; `have` is the one here
+ResourceUnavailable (exo.lifecycle)
++-- PeerLost              also a ConnectionError: the stream broke, or heartbeats stopped
+|   +-- PeerRefused       the peer (or we) said no to the hello: `reason` says which check failed
+ValueError
++-- BadMessage            `field` names what is wrong with bytes that somebody sent
+Exception
++-- WrongEpoch            a message of another epoch; `have` is the one here
 """
 
 from __future__ import annotations

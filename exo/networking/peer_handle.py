@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from exo.lifecycle import AsyncResource
+from exo.networking.errors import PeerLost
 from exo.networking.messages import Message
 from exo.topology.offer import NodeOffer
 
@@ -29,6 +30,7 @@ class PeerHandle(AsyncResource, ABC):
         self._peer_id = node_id
         self._address = address
         self._port = port
+        self._refuse_when: Callable[[str], str] = _never
 
     def id(self) -> str:
         """The peer's node id; before its hello, where nobody knows it, `address:port`."""
@@ -54,12 +56,20 @@ class PeerHandle(AsyncResource, ABC):
         """The stream is up and the hello was accepted. True for a slow peer as well."""
 
     @abstractmethod
+    def lost(self) -> PeerLost | None:
+        """Why the peer is lost; None while it is not (and before it ever was connected)."""
+
+    @abstractmethod
     def is_slow(self) -> bool:
         """Connected, but its heartbeats are late."""
 
     @abstractmethod
     def latency(self) -> float | None:
         """Seconds from the last answered heartbeat to its answer."""
+
+    def refuse_when(self, check: Callable[[str], str]) -> None:
+        """`check(node_id)` is asked in mid-hello, once the peer's id is known; a reason ends it with `PeerRefused`."""
+        self._refuse_when = check
 
     @abstractmethod
     def on_lost(self, callback: Callable[[str, str], None]) -> Callable[[], None]:
@@ -71,11 +81,15 @@ class PeerHandle(AsyncResource, ABC):
         Raises `PeerLost` once the peer is lost, `BadMessage` for a message that no peer would take, and
         `ResourceClosed` after `cleanup`. Cancelling a waiting send sends nothing.
         """
+        if (lost := self.lost()) is not None:
+            raise lost.with_traceback(None)
         await self.ensure_ready()
         await self._send(message)
 
     async def hello(self) -> NodeOffer:
         """Ask the peer for its offer now. Raises `PeerLost`; `ResourceTimeout` after 5 s without an answer."""
+        if (lost := self.lost()) is not None:
+            raise lost.with_traceback(None)
         await self.ensure_ready()
         return await self._hello()
 
@@ -96,3 +110,7 @@ class PeerHandle(AsyncResource, ABC):
 
     @abstractmethod
     async def _hello(self) -> NodeOffer: ...
+
+
+def _never(_node_id: str) -> str:
+    return ""

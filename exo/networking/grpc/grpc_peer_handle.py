@@ -1,0 +1,292 @@
+"""`GRPCPeerHandle`: the dialling side of one peer. Connects, says hello, beats, sends, and notices when it is over.
+
+One connection with two streams: Control (heartbeats) and Data (ring messages), so that a peer that is behind with
+messages still answers heartbeats. The first stream to break ends the handle's life: `PeerLost` from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import grpc
+
+from exo.lifecycle import ResourceDegraded, ResourceTimeout
+from exo.networking.errors import BadMessage, PeerLost
+from exo.networking.grpc import control_codec as wire
+from exo.networking.grpc import tls as tls_files
+from exo.networking.grpc.codec import encode
+from exo.networking.grpc.handshake import offer_hello, read_frame
+from exo.networking.grpc.options import CLIENT_OPTIONS, SERVICE
+from exo.networking.grpc.status import is_retryable
+from exo.networking.hello import Membership
+from exo.networking.liveness import Liveness, Timings
+from exo.networking.messages import Failed, Message
+from exo.networking.peer_handle import PeerHandle
+from exo.networking.send_queue import SendQueue
+from exo.networking.server import RingHandler
+from exo.topology.offer import NodeOffer
+
+log = logging.getLogger(__name__)
+
+
+class GRPCPeerHandle(PeerHandle):
+    def __init__(
+        self,
+        node_id: str | None,
+        address: str,
+        port: int,
+        *,
+        handler: RingHandler,
+        membership: Membership,
+        tls: tls_files.TlsFiles | None = None,
+        timings: Timings | None = None,
+    ) -> None:
+        super().__init__(node_id, address, port)
+        self._expected_id = node_id
+        self._handler = handler
+        self._membership = membership
+        self._tls = tls
+        self._timings = timings or Timings()
+        self._liveness = Liveness(self._timings)
+        self._channel: Any = None
+        self._control: Any = None
+        self._data: Any = None
+        self._offer: NodeOffer | None = None
+        self._lost: PeerLost | None = None
+        self._queue: SendQueue | None = None
+        self._listeners: list[Callable[[str, str], None]] = []
+        self._beats = 0
+        self._beat_now = asyncio.Event()
+        self._sent_at: dict[int, float] = {}
+        self._answers: dict[int, asyncio.Future[NodeOffer]] = {}
+
+    def offer(self) -> NodeOffer | None:
+        return self._offer
+
+    def is_connected(self) -> bool:
+        return self._queue is not None and self._lost is None
+
+    def is_slow(self) -> bool:
+        return self.is_connected() and self._liveness.is_slow()
+
+    def latency(self) -> float | None:
+        return self._liveness.latency
+
+    def lost(self) -> PeerLost | None:
+        return self._lost
+
+    def queued(self) -> int:
+        """Messages accepted by `send` and not yet given to the transport."""
+        return 0 if self._queue is None else len(self._queue)
+
+    def on_lost(self, callback: Callable[[str, str], None]) -> Callable[[], None]:
+        self._listeners.append(callback)
+
+        def undo() -> None:
+            with suppress(ValueError):
+                self._listeners.remove(callback)
+
+        return undo
+
+    async def _do_initialize(self) -> None:
+        self._lost = None
+        self._liveness = Liveness(self._timings)
+        options: list[tuple[str, int | str]] = list(CLIENT_OPTIONS)
+        if self._tls is None:
+            self._channel = grpc.aio.insecure_channel(self.addr(), options=options)
+        else:
+            options.append(("grpc.ssl_target_name_override", self._tls.server_name))
+            credentials = tls_files.client_credentials(self._tls)
+            self._channel = grpc.aio.secure_channel(self.addr(), credentials, options=options)
+        try:
+            self._control, offer = await self._open("Control", self._expected_id)
+            self._data, _ = await self._open("Data", offer.node_id)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise PeerLost(self.id(), _reason(error)) from error
+        except TimeoutError as error:
+            raise PeerLost(self.id(), f"no answer from {self.addr()} to the hello") from error
+        self._peer_id = offer.node_id
+        self._queue = SendQueue()
+        self._heard_offer(offer)
+        for name, factory in (
+            ("beat", self._beat),
+            ("hear", self._hear),
+            ("write", self._write),
+            ("refusals", self._read_refusals),
+            ("watch", self._watch),
+        ):
+            self._task_manager.start_task(f"{name} {self.id()}", self._until_lost(factory))
+
+    async def _do_cleanup(self) -> None:
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            queue.close(PeerLost(self.id(), "this node closed the connection"))
+        for answer in self._answers.values():
+            answer.cancel()
+        self._answers.clear()
+        self._sent_at.clear()
+        for call in (self._data, self._control):
+            if call is not None:
+                call.cancel()
+        channel, self._channel, self._control, self._data = self._channel, None, None, None
+        if channel is not None:
+            await channel.close()
+
+    async def _do_health_check(self) -> bool:
+        if self._liveness.is_slow() and self.is_connected():
+            raise ResourceDegraded(f"heartbeats are late: silent for {self._liveness.silence:.1f} s")
+        return self.is_connected()
+
+    async def _send(self, message: Message) -> None:
+        data = encode(message)
+        if self._queue is None:
+            raise self._lost or PeerLost(self.id(), "the connection is closed")
+        await self._queue.put(data)
+
+    async def _hello(self) -> NodeOffer:
+        if self._lost is not None:
+            raise self._lost
+        answer: asyncio.Future[NodeOffer] = asyncio.get_running_loop().create_future()
+        self._answers[self._beats + 1] = answer
+        self._beat_now.set()
+        try:
+            async with asyncio.timeout(self._timings.hello_timeout):
+                return await answer
+        except TimeoutError as error:
+            problem = f"peer {self.id()!r} did not answer within {self._timings.hello_timeout} s"
+            raise ResourceTimeout(problem, resource_id=self.resource_id, state=self.state) from error
+
+    async def _open(self, method: str, expected_id: str | None) -> tuple[Any, NodeOffer]:
+        """A new stream with its hello done."""
+        call = self._channel.stream_stream(f"/{SERVICE}/{method}")()
+        try:
+            async with asyncio.timeout(self._timings.connect_timeout):
+                offer = await offer_hello(
+                    call, self._membership, self._handler.own_offer(), expected_id, self._refuse_when
+                )
+        except BaseException:
+            call.cancel()
+            raise
+        return call, offer
+
+    def _until_lost(self, work: Callable[[], Awaitable[None]]) -> Callable[[], Any]:
+        """Runs `work`; however it ends, other than by our own closing, the peer is lost."""
+
+        async def run() -> None:
+            try:
+                await work()
+                self._lose("it ended its stream")
+            except asyncio.InvalidStateError:
+                self._lose(await self._status())  # a write to a stream that has ended: the status says why
+            except (grpc.aio.AioRpcError, BadMessage) as error:
+                self._lose(_reason(error))
+            except PeerLost:
+                pass  # the queue was closed: somebody else noticed
+
+        return run
+
+    async def _status(self) -> str:
+        for call in (self._control, self._data):
+            if call is not None and call.done():
+                return f"{(await call.code()).name}: {await call.details()}"
+        return "its stream ended"
+
+    def _lose(self, reason: str) -> None:
+        if self._lost is not None or self._queue is None:
+            return
+        self._lost = PeerLost(self.id(), reason, state=self.state)
+        self._queue.close(self._lost)
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(self._lost)
+        self._answers.clear()
+        for call in (self._data, self._control):
+            call.cancel()
+        log.warning("peer %s lost: %s", self.id(), reason)
+        self._handler.on_peer_lost(self.id(), reason)
+        for listener in list(self._listeners):
+            listener(self.id(), reason)
+
+    async def _beat(self) -> None:
+        while True:
+            self._beat_now.clear()
+            self._beats += 1
+            number = self._beats
+            self._sent_at[number] = time.monotonic()
+            if len(self._sent_at) > 256:
+                del self._sent_at[min(self._sent_at)]
+            await self._control.write(wire.heartbeat_frame(number, self._handler.own_offer()))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._timings.heartbeat):
+                    await self._beat_now.wait()
+
+    async def _hear(self) -> None:
+        while (data := await read_frame(self._control)) is not None:
+            number, offer = wire.read_heartbeat(data)
+            if offer.node_id != self._peer_id:
+                raise BadMessage("offer.node_id", f"{offer.node_id!r} in an answer of {self._peer_id!r}")
+            sent = self._sent_at.pop(number, None)
+            if sent is not None:
+                self._liveness.heard(time.monotonic() - sent)
+            self._heard_offer(offer)
+            answer = self._answers.pop(number, None)
+            if answer is not None and not answer.done():
+                answer.set_result(offer)
+
+    def _heard_offer(self, offer: NodeOffer) -> None:
+        self._offer = offer
+        self._handler.on_offer(offer)
+
+    async def _write(self) -> None:
+        assert self._queue is not None
+        queue = self._queue
+        while True:
+            await self._data.write(await queue.get())
+
+    async def _read_refusals(self) -> None:
+        while (data := await read_frame(self._data)) is not None:
+            refused = wire.read_refused(data)
+            failed = Failed(
+                sequence_id=refused.sequence_id,
+                epoch=refused.epoch,
+                node=self.id(),
+                reason=f"{refused.code}: {refused.reason}",
+                retryable=is_retryable(refused.code),
+            )
+            try:
+                await self._handler.on_message(self.id(), failed)
+            except Exception:
+                log.exception("a refusal by %s could not be handled", self.id())
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._timings.tick)
+            self._liveness.tick(time.monotonic())
+            if self._liveness.is_stuck():
+                self._lose(f"silent for {self._liveness.silence:.0f} s, though its port answers")
+                return
+            if self._liveness.is_silent() and not await self._port_answers():
+                self._lose(f"no heartbeat for {self._liveness.silence:.1f} s and its port does not answer")
+                return
+            if self._liveness.is_silent():
+                await asyncio.sleep(self._timings.heartbeat)  # it is there, only slow: no hurry to ask again
+
+    async def _port_answers(self) -> bool:
+        try:
+            async with asyncio.timeout(self._timings.probe_timeout):
+                _, writer = await asyncio.open_connection(self._address, self._port)
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        return True
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error) or type(error).__name__

@@ -1,0 +1,1 @@
+"""Discovery from a JSON file that people write."""

@@ -1,0 +1,1 @@
+"""Discovery on the local network by datagrams."""

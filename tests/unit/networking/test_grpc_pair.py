@@ -1,0 +1,329 @@
+"""Two nodes over real sockets: hello, messages, back-pressure, refusals, loss."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from ring_nodes import RecordingHandler, make_handle, make_server
+
+from exo.lifecycle import ResourceClosed, ResourceInitializationError, ResourceState
+from exo.networking.errors import BadMessage, PeerLost, PeerRefused, WrongEpoch
+from exo.networking.hello import Membership
+from exo.networking.liveness import Timings
+from exo.networking.messages import Failed, Forward, Token
+
+
+def token(position: int, sequence: str = "s") -> Token:
+    return Token(sequence_id=sequence, epoch="e", position=position, token=1)
+
+
+@pytest_asyncio.fixture
+async def pair():
+    """Handlers of nodes a and b, b's server, and a's handle to b."""
+    a, b = RecordingHandler("a"), RecordingHandler("b")
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(make_server(b))
+        handle = await stack.enter_async_context(make_handle(a, server.port))
+        yield a, b, server, handle
+
+
+async def test_after_the_hello_each_knows_the_other(pair):
+    a, b, server, handle = pair
+    assert handle.id() == "b"
+    assert handle.is_connected()
+    assert a.offers["b"] == b.offer
+    assert b.offers["a"] == a.offer
+    assert server.inbound_peers() == ["a"]
+    assert handle.offer() == b.offer
+
+
+async def test_messages_arrive_in_order(pair):
+    _a, b, _, handle = pair
+    sent = [token(position) for position in range(500)]
+    for message in sent:
+        await handle.send(message)
+    await b.until(lambda: len(b.messages) == len(sent))
+    assert [message for _, message in b.messages] == sent
+    assert {peer for peer, _ in b.messages} == {"a"}
+
+
+async def test_a_large_tensor_arrives_bit_for_bit(pair):
+    _, b, _, handle = pair
+    values = np.random.default_rng(1).standard_normal((1024, 1024)).astype(np.float32)
+    await handle.send(Forward(sequence_id="s", epoch="e", position=0, values=values, sample=True))
+    await b.until(lambda: b.messages)
+    assert b.messages[0][1].values.tobytes() == values.tobytes()
+
+
+async def test_a_peer_that_is_behind_makes_the_sender_wait_and_is_not_lost(pair):
+    _, b, _, handle = pair
+    gate = asyncio.Event()
+
+    async def wait(*_):
+        await gate.wait()
+
+    b.answer = wait
+    big = Forward(sequence_id="s", epoch="e", position=0, values=np.zeros((1024, 1024), np.float32), sample=False)
+    sent = 0
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1.5):
+            while True:
+                await handle.send(big)
+                sent += 1
+    assert sent < 30  # 32 MiB queued here, a few more on the way
+    assert handle.is_connected()
+    assert (await handle.hello()).node_id == "b"
+    gate.set()
+    await b.until(lambda: len(b.messages) == sent)
+
+
+async def test_the_newest_offer_comes_with_the_heartbeats_and_at_once_when_asked(pair):
+    a, b, _, handle = pair
+    b.offer = type(b.offer)(node_id="b", incarnation=b.offer.incarnation, model_id="m", memory_mib=77)
+    assert (await handle.hello()).memory_mib == 77
+    a.offer = type(a.offer)(node_id="a", incarnation=a.offer.incarnation, model_id="m", memory_mib=55)
+    await b.until(lambda: b.offers["a"].memory_mib == 55)
+    assert handle.latency() < 5
+
+
+async def test_a_message_of_another_epoch_comes_back_as_failed_and_the_stream_goes_on(pair):
+    a, b, _, handle = pair
+
+    async def refuse(_, message):
+        if message.position == 0:
+            raise WrongEpoch("newer")
+
+    b.answer = refuse
+    await handle.send(token(0, "late"))
+    await handle.send(token(1, "fine"))
+    await b.until(lambda: b.messages)
+    await a.until(lambda: a.messages)
+    peer, failed = a.messages[0]
+    assert peer == "b"
+    assert failed == Failed(
+        sequence_id="late",
+        epoch="e",
+        node="b",
+        reason="FAILED_PRECONDITION: this node serves epoch 'newer'",
+        retryable=True,
+    )
+    assert b.messages[0][1].sequence_id == "fine"
+
+
+async def test_a_handler_that_fails_costs_one_message_only(pair, caplog):
+    a, b, _, handle = pair
+
+    async def fail(_, message):
+        if message.position == 0:
+            raise KeyError("bug")
+
+    b.answer = fail
+    await handle.send(token(0))
+    await handle.send(token(1))
+    await b.until(lambda: b.messages)
+    await a.until(lambda: a.messages)
+    assert a.messages[0][1].reason.startswith("INTERNAL")
+    assert not a.messages[0][1].retryable
+    assert handle.is_connected()
+
+
+async def test_a_server_that_goes_is_noticed_at_once_and_stays_lost(pair):
+    a, _b, server, handle = pair
+    told = []
+    handle.on_lost(lambda peer, reason: told.append(peer))
+    await server.cleanup()
+    await a.until(lambda: a.lost, timeout=1.0)
+    assert told == ["b"]
+    assert a.lost[0][0] == "b"
+    assert not handle.is_connected()
+    with pytest.raises(PeerLost, match="'b' is lost"):
+        await handle.send(token(0))
+    with pytest.raises(PeerLost):
+        await handle.hello()
+    assert not await handle.check_health()
+    assert isinstance(handle.lost(), ConnectionError)
+
+
+async def test_a_handle_that_is_closed_ends_the_session_at_the_server(pair):
+    a, b, server, handle = pair
+    await handle.cleanup()
+    await b.until(lambda: b.lost)
+    assert server.inbound_peers() == []
+    assert a.lost == []  # closing is not losing
+    with pytest.raises(ResourceClosed):
+        await handle.send(token(0))
+
+
+async def test_a_closed_handle_can_begin_a_new_life(pair):
+    _, b, _, handle = pair
+    await handle.cleanup()
+    await handle.initialize()
+    await handle.send(token(0))
+    await b.until(lambda: b.messages)
+
+
+async def test_a_peer_that_connects_anew_replaces_its_earlier_streams(pair):
+    a, b, server, _handle = pair
+    again = make_handle(a, server.port)
+    async with again:
+        await a.until(lambda: a.lost)
+        assert a.lost == [("b", "ABORTED: it connected anew")]
+        assert server.inbound_peers() == ["a"]
+        await again.send(token(0))
+        await b.until(lambda: b.messages)
+
+
+async def test_what_cannot_travel_is_refused_before_it_is_queued(pair):
+    handle = pair[3]
+    with pytest.raises(BadMessage, match=r"^values: "):
+        await handle.send(
+            Forward(sequence_id="s", epoch="e", position=0, values=np.zeros((2048, 2048), np.float32), sample=True)
+        )
+    assert handle.is_connected()
+
+
+def cause_of(error: BaseException) -> str:
+    assert isinstance(error.__cause__, PeerLost)
+    return str(error.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "message"),
+    [
+        (Membership(cluster="x"), Membership(cluster="y"), r"cluster 'x', this node belongs to 'y'"),
+        (Membership(cluster="x", protocol=2), Membership(cluster="x"), r"protocol version 2, this node speaks 1"),
+        (Membership(cluster="x", secret=b"1"), Membership(cluster="x", secret=b"2"), r"shared secret differs"),
+        (Membership(cluster="x", secret=b"1"), Membership(cluster="x"), r"shared secret differs"),
+        (Membership(cluster="x"), Membership(cluster="x", secret=b"2"), r"shared secret differs"),
+    ],
+)
+async def test_a_stranger_is_refused_with_the_reason(mine, theirs, message):
+    a, b = RecordingHandler("a"), RecordingHandler("b")
+    async with make_server(b, membership=theirs) as server:
+        handle = make_handle(a, server.port, membership=mine)
+        with pytest.raises(ResourceInitializationError) as caught:
+            await handle.initialize()
+        assert message in cause_of(caught.value)
+        assert isinstance(caught.value.__cause__, PeerRefused)
+        assert handle.state is ResourceState.ERROR
+        assert b.offers == {}
+        assert server.inbound_peers() == []
+        await handle.cleanup()
+
+
+async def test_the_same_secret_on_both_sides_is_accepted():
+    a, b = RecordingHandler("a"), RecordingHandler("b")
+    membership = Membership(cluster="x", secret=b"shared")
+    async with make_server(b, membership=membership) as server, make_handle(a, server.port, membership=membership):
+        assert server.inbound_peers() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (RecordingHandler("a", model_id="x"), RecordingHandler("b"), "model 'x', this node serves 'm'"),
+        (RecordingHandler("a", model_hash="1" * 64), RecordingHandler("b", model_hash="2" * 64), "has content 1111"),
+        (RecordingHandler("n"), RecordingHandler("n"), "node id 'n' is taken by another process"),
+    ],
+)
+async def test_another_model_or_a_taken_id_is_refused(a, b, message):
+    async with make_server(b) as server:
+        handle = make_handle(a, server.port)
+        with pytest.raises(ResourceInitializationError) as caught:
+            await handle.initialize()
+        assert message in cause_of(caught.value)
+        await handle.cleanup()
+
+
+async def test_a_node_that_dials_itself_is_told_so():
+    a = RecordingHandler("a")
+    async with make_server(a) as server:
+        handle = make_handle(a, server.port)
+        with pytest.raises(ResourceInitializationError) as caught:
+            await handle.initialize()
+        assert caught.value.__cause__.reason == "self"
+        await handle.cleanup()
+
+
+async def test_the_handler_has_the_last_word():
+    a, b = RecordingHandler("a"), RecordingHandler("b")
+    b.refuse_with = "the ring is full"
+    async with make_server(b) as server:
+        handle = make_handle(a, server.port)
+        with pytest.raises(ResourceInitializationError) as caught:
+            await handle.initialize()
+        assert "the ring is full" in cause_of(caught.value)
+        await handle.cleanup()
+
+
+async def test_an_unexpected_node_at_the_address_is_refused():
+    a, b = RecordingHandler("a"), RecordingHandler("b")
+    async with make_server(b) as server:
+        handle = make_handle(a, server.port, node_id="c")
+        with pytest.raises(ResourceInitializationError) as caught:
+            await handle.initialize()
+        assert "node 'b' answers at its address" in cause_of(caught.value)
+        await handle.cleanup()
+
+
+async def test_more_peers_than_allowed_are_refused():
+    b = RecordingHandler("b")
+    async with make_server(b, max_peers=1) as server, make_handle(RecordingHandler("a"), server.port):
+        second = make_handle(RecordingHandler("c"), server.port)
+        with pytest.raises(ResourceInitializationError) as caught:
+            await second.initialize()
+        assert "this node has 1 peers already" in cause_of(caught.value)
+        await second.cleanup()
+        assert server.inbound_peers() == ["a"]
+
+
+async def test_a_port_where_nobody_listens_fails_cleanly():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    handle = make_handle(RecordingHandler("a"), port)
+    with pytest.raises(ResourceInitializationError) as caught:
+        await handle.initialize()
+    assert "UNAVAILABLE" in cause_of(caught.value)
+    await handle.cleanup()
+
+
+async def test_a_port_that_accepts_and_says_nothing_times_out():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        handle = make_handle(RecordingHandler("a"), silent.getsockname()[1], timings=Timings(connect_timeout=0.3))
+        with pytest.raises(ResourceInitializationError) as caught:
+            await handle.initialize()
+        assert "no answer" in cause_of(caught.value)
+        await handle.cleanup()
+
+
+async def test_a_taken_port_fails_the_server_and_leaves_nothing():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = make_server(RecordingHandler("a"), port=taken.getsockname()[1])
+        with pytest.raises(ResourceInitializationError) as caught:
+            await server.initialize()
+        assert "the port is taken" in str(caught.value.__cause__)
+        await server.cleanup()
+
+
+async def test_two_servers_never_share_a_port():
+    async with make_server(RecordingHandler("a")) as one:
+        two = make_server(RecordingHandler("b"), port=one.port)
+        with pytest.raises(ResourceInitializationError):
+            await two.initialize()
+        await two.cleanup()
+
+
+async def test_a_server_restarts_on_its_port_at_once():
+    server = make_server(RecordingHandler("a"))
+    await server.start()
+    port = server.port
+    await server.stop()
+    again = make_server(RecordingHandler("a"), port=port)
+    async with again:
+        assert again.port == port
+        assert await again.check_health()
