@@ -19,6 +19,14 @@ def create_engine(name: str = "auto", **options: Any) -> InferenceEngine:
         from exo.inference.numpy.engine import NumpyEngine
 
         return NumpyEngine(**options)
+    if name == "onnx":
+        from exo.inference.onnx.engine import OnnxEngine
+
+        return OnnxEngine(**options)
+    if name == "dummy":
+        from exo.inference.dummy import DummyEngine
+
+        return DummyEngine(**options)
     raise InvalidRequest(f"engine {name!r} is unknown; there are: {', '.join(ENGINES)}", field="engine")
 
 

@@ -19,7 +19,7 @@ BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 SPACE: Final = "\u2581"  # how sentencepiece writes a space
 
 
-def _byte_of_character() -> dict[str, int]:
+def byte_of_character() -> dict[str, int]:
     """The printable characters that stand for bytes in a byte-level vocabulary (as GPT-2 chose them)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {chr(b): b for b in printable}
@@ -55,7 +55,7 @@ class Tokenizer:
         self.special_texts = special_texts or {}
         self.vocab_size = int(backend.get_vocab_size(with_added_tokens=True))
         self._control_ids = frozenset(control.values())
-        self._characters = _byte_of_character()
+        self._characters = byte_of_character()
         self._bytes: dict[int, bytes] = {}
         # Longest first, so that no control token hides one that begins alike.
         names = sorted(control, key=len, reverse=True)
