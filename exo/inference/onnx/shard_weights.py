@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from exo.inference.checkpoint import RawTensor
 from exo.inference.models import ModelConfig, Weights
 from exo.inference.models.rope import cos_sin
 from exo.inference.onnx import formats
@@ -25,6 +26,10 @@ WeightFormat = Literal["auto", "float32", "8bit", "4bit"]
 # Bits of `formats.convert`; None keeps what the file has.
 BITS: Final[dict[WeightFormat, int | None]] = {"auto": None, "float32": 32, "8bit": 8, "4bit": 4}
 HEAD_MULTIPLE: Final = 8
+# Types stored value by value, and their bytes.
+PLAIN_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+# Weights stored as plain floats stay float32 where all of a shard's take at most this many bytes so; else 8 bit.
+FLOAT_LIMIT: Final = 64 << 20
 _NORMS: Final = {
     "input": "attn_norm", "pre_mlp": "ffn_norm", "post_attention": "post_attn_norm", "post_mlp": "post_ffn_norm",
 }  # fmt: skip
@@ -97,8 +102,9 @@ def decoder_spec(config: ModelConfig, shard: Shard) -> DecoderSpec:
 class ShardWeights:
     """`DecoderWeights` on the weights of a checkpoint. Raises `CheckpointError` where they cannot be read."""
 
-    def __init__(self, weights: Weights, weight_format: WeightFormat) -> None:
+    def __init__(self, weights: Weights, shard: Shard, weight_format: WeightFormat) -> None:
         self._weights = weights
+        self._plain_bits = 32 if _plain_bytes(weights, shard) <= FLOAT_LIMIT else 8
         self._config = weights.config
         self._bits = BITS[weight_format]
         self._layout = HeadLayout.of(weights.config)
@@ -107,7 +113,7 @@ class ShardWeights:
         raw = self._weights.raw("embed")
         if raw.dtype == "Q4_0" and formats.is_direct(raw) and self._bits in {None, 4}:
             return formats.take_over(raw)
-        matrix = formats.convert(raw, 32 if self._bits == 32 else 8)
+        matrix = formats.convert(raw, 32 if self._bits_of(raw) == 32 else 8)
         if isinstance(matrix, Packed) and matrix.offsets is not None:
             # GatherBlockQuantized knows no offsets.
             matrix = formats.quantize(formats.dequantize(matrix), 8)
@@ -120,7 +126,8 @@ class ShardWeights:
         return self._weights.tensor("norm")
 
     def head(self) -> tuple[Matrix, Array | None]:
-        return formats.convert(self._weights.raw("head"), 32 if self._bits == 32 else 8), None
+        raw = self._weights.raw("head")
+        return formats.convert(raw, 32 if self._bits_of(raw) == 32 else 8), None
 
     def qkv(self, layer: int) -> tuple[Matrix, Array | None]:
         c = self._config
@@ -157,9 +164,23 @@ class ShardWeights:
         return self._matrix(f"{layer}.down"), self._bias(layer, ("down",), self._config.mlp_bias)
 
     def _matrix(self, name: str) -> Matrix:
-        return formats.convert(self._weights.raw(name), self._bits)
+        raw = self._weights.raw(name)
+        return formats.convert(raw, self._bits_of(raw))
+
+    def _bits_of(self, raw: RawTensor) -> int | None:
+        return self._plain_bits if self._bits is None and raw.dtype in PLAIN_BYTES else self._bits
 
     def _bias(self, layer: int, parts: tuple[str, ...], present: bool) -> Array | None:
         if not present:
             return None
         return np.concatenate([self._weights.tensor(f"{layer}.{part}_bias") for part in parts])
+
+
+def _plain_bytes(weights: Weights, shard: Shard) -> int:
+    """Bytes that the shard's tensors stored as plain floats take as float32."""
+    total = 0
+    for name in weights.names(shard):
+        dtype = weights.checkpoint.info(weights.source(name).name).dtype
+        if dtype in PLAIN_BYTES:
+            total += weights.n_bytes(name) * 4 // PLAIN_BYTES[dtype]
+    return total

@@ -1,0 +1,187 @@
+"""`OnnxInferenceEngine`: converts a shard once, then runs it with ONNX Runtime. All of it is on the worker thread."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+
+from exo.inference.engine import Cancel, CheckpointEngine
+from exo.inference.errors import CheckpointError, UnsupportedModel
+from exo.inference.inference_engine import Array, Step
+from exo.inference.memory import default_kv_budget
+from exo.inference.models import Weights, supported_families
+from exo.inference.onnx.conversion_cache import ConversionCache
+from exo.inference.onnx.decoder import DecoderGraph, DecoderSpec
+from exo.inference.onnx.graph_writer import GraphWriter
+from exo.inference.onnx.sequences import Sequences
+from exo.inference.onnx.session import ShardSession, choose_providers
+from exo.inference.onnx.shard_weights import ShardWeights, WeightFormat, decoder_spec
+from exo.inference.shard import Shard
+from exo.topology.device_capabilities import device_capabilities
+
+logger = logging.getLogger(__name__)
+
+# Part of every cache key: raise it whenever the same checkpoint would be converted to something else.
+CONVERSION: Final = 1
+DEFAULT_CACHE_BYTES: Final = 20 << 30
+
+
+class OnnxInferenceEngine(CheckpointEngine):
+    """weight_format: `auto` keeps what the file has (see `ShardWeights`), `float32`, `8bit`, `4bit`.
+
+    cache_dir: where converted weights are kept (None: they are not), at most `cache_bytes` of them.
+    kv_budget: bytes for keys and values; None: by the container's memory limit, after the weights are loaded.
+    max_sequences: slots of the KV cache, prefixes kept for reuse included. threads: None: as many as there are cores.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight_format: WeightFormat = "auto",
+        cache_dir: str | Path | None = None,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        kv_budget: int | None = None,
+        max_sequences: int = 64,
+        threads: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._format: WeightFormat = weight_format
+        self._cache_dir = None if cache_dir is None else Path(cache_dir)
+        self._cache_bytes = cache_bytes
+        self._wanted_budget = kv_budget
+        self._max_sequences = max_sequences
+        self._threads = threads
+        self._sequences: Sequences | None = None
+
+    @property
+    def kv_tokens_total(self) -> int:
+        """Tokens of KV that the budget allows; 0 before a checkpoint is loaded."""
+        return self._sequences.table.budget if self._sequences else 0
+
+    @property
+    def kv_tokens_free(self) -> int:
+        """What is kept for reuse counts as free."""
+        if self._sequences is None:
+            return 0
+        table = self._sequences.table
+        return max(0, table.budget - table.tokens_used(live_only=True))
+
+    @property
+    def sequences(self) -> int:
+        """Live sequences."""
+        return self._sequences.table.n_live if self._sequences else 0
+
+    @property
+    def evictions(self) -> int:
+        """Live sequences whose KV had to go since the checkpoint was loaded."""
+        return self._sequences.table.evictions if self._sequences else 0
+
+    def _load(self, weights: Weights, shard: Shard, advance: Callable[[int], None]) -> None:
+        spec = decoder_spec(weights.config, shard)
+        cache = ConversionCache(self._cache_dir, self._cache_bytes)
+
+        def build(folder: Path) -> None:
+            convert(weights, shard, spec, self._format, folder, advance)
+
+        try:
+            key = f"{weights.checkpoint.content_hash()}-{conversion_key(shard, self._format)}"
+            session = self._open(cache, key, build, spec, weights)
+        finally:
+            # What the session maps stays readable after the files are gone.
+            cache.close()
+        budget = default_kv_budget() if self._wanted_budget is None else self._wanted_budget
+        self._sequences = Sequences(session, spec, weights.config, self._max_sequences, budget)
+
+    def _open(
+        self, cache: ConversionCache, key: str, build: Callable[[Path], None], spec: DecoderSpec, weights: Weights
+    ) -> ShardSession:
+        """Raises `UnsupportedModel` where ONNX Runtime refuses a freshly converted graph."""
+        threads = self._threads or device_capabilities().cores
+        providers = choose_providers(onnxruntime.get_available_providers())
+        for fresh in (False, True):
+            entry = cache.get(key, build)
+            try:
+                return ShardSession(entry, spec, weights.config, threads=threads, providers=providers)
+            except Exception as error:  # onnxruntime's errors have no common root
+                cache.discard(entry)
+                if fresh:
+                    path = str(weights.checkpoint.path)
+                    message = f"onnxruntime cannot run this model: {error}"
+                    raise UnsupportedModel(message, path=path, supported=supported_families()) from error
+        raise AssertionError("unreachable: the second round returns or raises")
+
+    def _forward(self, steps: Sequence[Step], cancel: Cancel) -> list[Array]:
+        return self._loaded().forward(steps, cancel)
+
+    def _reuse(self, request_id: str, tokens: Sequence[int], limit: int) -> int:
+        return self._loaded().reuse(request_id, np.asarray(tokens, np.int64), limit)
+
+    def _drop(self, request_id: str) -> None:
+        if self._sequences is not None:
+            self._sequences.release(request_id)
+
+    def _unload(self) -> None:
+        if self._sequences is not None:
+            self._sequences.close()
+            self._sequences = None
+
+    def _loaded(self) -> Sequences:
+        if self._sequences is None:
+            raise CheckpointError("no checkpoint is loaded", path=str(self.path))
+        return self._sequences
+
+
+def conversion_key(shard: Shard, weight_format: WeightFormat) -> str:
+    """What besides the checkpoint's contents decides the converted files."""
+    layers = f"{shard.start_layer}-{shard.end_layer}of{shard.n_layers}"
+    return f"{layers}-{weight_format}-{platform.machine()}-v{CONVERSION}"
+
+
+def convert(
+    weights: Weights,
+    shard: Shard,
+    spec: DecoderSpec,
+    weight_format: WeightFormat,
+    folder: Path,
+    advance: Callable[[int], None],
+) -> None:
+    """Write the shard's graph and weights to `folder`. Raises `CheckpointError`, `OSError`."""
+    writer = GraphWriter(folder)
+    try:
+        meter = _TensorMeter(weights, shard, advance)
+        graph = DecoderGraph(spec, ShardWeights(weights, shard, weight_format), writer)
+        graph.begin()
+        meter.embedding()
+        for position, layer in enumerate(spec.layers):
+            graph.layer(position)
+            meter.layer(layer)
+        graph.end()
+        writer.save()
+    finally:
+        writer.close()
+
+
+class _TensorMeter:
+    """Reports each tensor of a part of the graph when the part is written."""
+
+    def __init__(self, weights: Weights, shard: Shard, advance: Callable[[int], None]) -> None:
+        self._weights = weights
+        self._names = weights.names(shard)
+        self._advance = advance
+
+    def embedding(self) -> None:
+        self._report([name for name in self._names if name == "embed"])
+
+    def layer(self, layer: int) -> None:
+        self._report([name for name in self._names if name.startswith(f"{layer}.")])
+
+    def _report(self, names: list[str]) -> None:
+        for name in names:
+            self._advance(self._weights.n_bytes(name))
