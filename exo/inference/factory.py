@@ -20,9 +20,9 @@ def create_engine(name: str = "auto", **options: Any) -> InferenceEngine:
 
         return NumpyEngine(**options)
     if name == "onnx":
-        from exo.inference.onnx.engine import OnnxEngine
+        from exo.inference.onnx.engine import OnnxInferenceEngine
 
-        return OnnxEngine(**options)
+        return OnnxInferenceEngine(**options)
     if name == "dummy":
         from exo.inference.dummy import DummyEngine
 
