@@ -20,9 +20,9 @@ def create_engine(name: str = "auto", **options: Any) -> InferenceEngine:
 
         return NumpyEngine(**options)
     if name == "onnx":
-        from exo.inference.onnx.engine import OnnxInferenceEngine
+        from exo.inference.onnx.engine import OnnxEngine
 
-        return OnnxInferenceEngine(**options)
+        return OnnxEngine(**options)
     if name == "dummy":
         from exo.inference.dummy import DummyEngine
 

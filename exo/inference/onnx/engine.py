@@ -1,8 +1,9 @@
-"""`OnnxInferenceEngine`: converts a shard once, then runs it with ONNX Runtime. All of it is on the worker thread."""
+"""`OnnxEngine`: converts a shard once, then runs it with ONNX Runtime. All of it is on the worker thread."""
 
 from __future__ import annotations
 
 import logging
+import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
+from exo import contract
 from exo.inference.engine import Cancel, CheckpointEngine
 from exo.inference.errors import CheckpointError, UnsupportedModel
 from exo.inference.inference_engine import Array, Step
@@ -32,10 +34,10 @@ CONVERSION: Final = 1
 DEFAULT_CACHE_BYTES: Final = 20 << 30
 
 
-class OnnxInferenceEngine(CheckpointEngine):
+class OnnxEngine(CheckpointEngine):
     """weight_format: `auto` keeps what the file has (see `ShardWeights`), `float32`, `8bit`, `4bit`.
 
-    cache_dir: where converted weights are kept (None: they are not), at most `cache_bytes` of them.
+    cache_dir: where converted weights are kept (None: `default_cache_dir()`), at most `cache_bytes` of them.
     kv_budget: bytes for keys and values; None: by the container's memory limit, after the weights are loaded.
     max_sequences: slots of the KV cache, prefixes kept for reuse included. threads: None: as many as there are cores.
     """
@@ -53,7 +55,7 @@ class OnnxInferenceEngine(CheckpointEngine):
     ) -> None:
         super().__init__(**options)
         self._format: WeightFormat = weight_format
-        self._cache_dir = None if cache_dir is None else Path(cache_dir)
+        self._cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
         self._cache_bytes = cache_bytes
         self._wanted_budget = kv_budget
         self._max_sequences = max_sequences
@@ -138,6 +140,14 @@ class OnnxInferenceEngine(CheckpointEngine):
         return self._sequences
 
 
+def default_cache_dir() -> Path:
+    """`onnx` in the node's cache folder, or in the user's where that one cannot be written."""
+    folder = Path(os.environ.get(contract.env_name("cache-dir"), contract.CACHE_DIR))
+    if not os.access(folder, os.W_OK):
+        folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "exo"
+    return folder / "onnx"
+
+
 def conversion_key(shard: Shard, weight_format: WeightFormat) -> str:
     """What besides the checkpoint's contents decides the converted files."""
     layers = f"{shard.start_layer}-{shard.end_layer}of{shard.n_layers}"
@@ -185,3 +195,7 @@ class _TensorMeter:
     def _report(self, names: list[str]) -> None:
         for name in names:
             self._advance(self._weights.n_bytes(name))
+
+
+# The name the issue uses.
+OnnxInferenceEngine = OnnxEngine
