@@ -25,6 +25,7 @@ from exo.lifecycle.errors import (
     ResourceUnavailable,
 )
 from exo.lifecycle.events import Recovered, publish
+from exo.lifecycle.faults import injected_fault
 from exo.lifecycle.flight import Flight
 from exo.lifecycle.hooks import HookStopped, HookTimeout, run_hook
 from exo.lifecycle.states import USABLE, ResourceState, StateMachine
@@ -290,6 +291,8 @@ class Lifecycle:
         started = time.monotonic()
         failure: BaseException | None = None
         try:
+            if (fault := injected_fault(self.resource)) is not None:
+                raise self.error(ResourceUnavailable, f"is not healthy: {fault}")
             healthy = await run_hook(self.resource, "health_check", self.resource.health_check_timeout, flight)
             if not healthy:
                 what = "returned None instead of a bool" if healthy is None else "returned False"

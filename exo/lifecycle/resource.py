@@ -23,7 +23,7 @@ from exo.lifecycle.tasks import TaskManager
 _READY = ResourceState.READY
 
 
-class AsyncResource(ABC):
+class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses add the abstract ones
     RESOURCE_TYPE: ClassVar[str] = "resource"
     # recover(): how often it tries, and the pauses between in seconds.
     RECOVER_ATTEMPTS: ClassVar[int] = 3
@@ -86,6 +86,11 @@ class AsyncResource(ABC):
     def state_since(self) -> float:
         """Monotonic seconds at which the state was entered."""
         return self._state_machine.since
+
+    @property
+    def state_reason(self) -> str:
+        """Why the state was entered."""
+        return self._state_machine.reason
 
     @property
     def last_error(self) -> BaseException | None:

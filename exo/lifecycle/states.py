@@ -66,13 +66,14 @@ Listener = Callable[[StateChange], None]
 class StateMachine:
     """Holds one resource's state; `move` is the only assignment to it after construction."""
 
-    __slots__ = ("_listeners", "_waiters", "resource_id", "resource_type", "since", "state")
+    __slots__ = ("_listeners", "_waiters", "reason", "resource_id", "resource_type", "since", "state")
 
     def __init__(self, resource_id: str, resource_type: str) -> None:
         self.resource_id = resource_id
         self.resource_type = resource_type
         self.state = ResourceState.UNINITIALIZED
         self.since = time.monotonic()
+        self.reason = "constructed"
         self._listeners: list[Listener] = []
         self._waiters: list[tuple[frozenset[ResourceState], asyncio.Future[ResourceState]]] = []
 
@@ -89,6 +90,7 @@ class StateMachine:
         change = StateChange(self.resource_id, self.resource_type, old, new, reason, now, now - self.since)
         self.state = new
         self.since = now
+        self.reason = reason
         self._wake(new)
         for listener in tuple(self._listeners):
             try:

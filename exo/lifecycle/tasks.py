@@ -82,6 +82,11 @@ class TaskHandle:
             return None
         return self._task.exception()
 
+    def cancel(self) -> None:
+        """Ask the task to end; it may take a while. `TaskManager.cancel_task` waits for that."""
+        if self._task is not None:
+            self._task.cancel(f"{self.id} cancelled")
+
     async def wait(self) -> Any:
         """The task's result, or its exception. Giving up waiting never cancels the task."""
         assert self._task is not None
@@ -165,7 +170,7 @@ class TaskManager:
         """Cancel one task, or all of one name, and wait for their end; whether there was anything to cancel."""
         chosen = [h for h in self._handles.values() if (h.name == task if isinstance(task, str) else h is task)]
         for handle in chosen:
-            _cancel(handle)
+            handle.cancel()
         await self._gone([h for h in chosen if h is not _running.get()], timeout)
         return bool(chosen)
 
@@ -182,7 +187,7 @@ class TaskManager:
         while batch := self._lowest(seen):
             seen.update(handle.id for handle in batch)
             for handle in batch:
-                _cancel(handle)
+                handle.cancel()
             if wait:
                 levels = len({h.priority for h in self._handles.values() if h.id not in seen}) + 1
                 share = None if deadline is None else max(0.0, deadline - time.monotonic()) / levels
@@ -240,8 +245,3 @@ async def _run(owner: str, name: str, factory: TaskFactory) -> Any:
     if not inspect.isawaitable(made):
         raise TypeError(f"task {name!r} of {owner!r}: the factory must return a coroutine, got {type(made).__name__}")
     return await made
-
-
-def _cancel(handle: TaskHandle) -> None:
-    if handle._task is not None:
-        handle._task.cancel(f"{handle.id} cancelled by its task manager")
