@@ -1,6 +1,6 @@
 """`NodeSettings`: everything a node is built from, checked once. Reads no environment: the CLI does.
 
-Each field is the setting of the same name (`node_id` is `--node-id`, `EXO_NODE_ID`), except where its comment says else.
+Each field is the setting of the same name (`node_id` is `--node-id`, `EXO_NODE_ID`), unless its comment says else.
 """
 
 from __future__ import annotations

@@ -1,0 +1,74 @@
+"""`ShardDownloader`: from a model's name to files on this machine. Knows no engine and no plan.
+
+In two steps, so that a node of a ring fetches only its share: `describe` brings what tells the shape of the model
+(configuration, index, tokenizer), `ensure_shard` the weights of a shard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from exo.inference.catalog import model_id_of, resolve_model
+from exo.inference.dummy import MODEL as DUMMY
+from exo.inference.shard import Shard
+from exo.lifecycle import AsyncResource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """A model on this machine, perhaps not all of it yet. revision: what pins its content, "" where nothing does."""
+
+    model_id: str
+    path: Path
+    revision: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadProgress:
+    """Bytes of all the files of one `describe` or `ensure_shard`; those already here count as done."""
+
+    bytes_done: int
+    bytes_total: int
+
+
+class ShardDownloader(AsyncResource, ABC):
+    RESOURCE_TYPE: ClassVar[str] = "shard_downloader"
+
+    def __init__(self) -> None:
+        super().__init__(display_name=type(self).__name__)
+        # Called on the event loop.
+        self.on_progress: Callable[[DownloadProgress], None] | None = None
+
+    async def describe(self, model: str) -> ModelSource:
+        """Raises `ModelNotFound` or `CheckpointError`, naming what there is."""
+        await self.ensure_ready()
+        return await self._describe(model)
+
+    async def ensure_shard(self, source: ModelSource, shard: Shard) -> Path:
+        """The checkpoint with at least the shard's tensors, ready to be loaded."""
+        await self.ensure_ready()
+        return await self._ensure_shard(source, shard)
+
+    @abstractmethod
+    async def _describe(self, model: str) -> ModelSource: ...
+
+    @abstractmethod
+    async def _ensure_shard(self, source: ModelSource, shard: Shard) -> Path: ...
+
+
+class LocalShardDownloader(ShardDownloader):
+    """Bundled models, paths and the models folder: everything is here already."""
+
+    async def _describe(self, model: str) -> ModelSource:
+        if model == DUMMY:  # the dummy engine makes its model up
+            return ModelSource(model_id=DUMMY, path=Path(DUMMY))
+        path = await asyncio.to_thread(resolve_model, model)
+        return ModelSource(model_id=model_id_of(model), path=path)
+
+    async def _ensure_shard(self, source: ModelSource, shard: Shard) -> Path:
+        return source.path

@@ -1,0 +1,106 @@
+"""`build_node`: the parts that the settings ask for, put together. The only place that chooses implementations."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+
+from exo.download import LocalShardDownloader, ModelSource, ShardDownloader
+from exo.inference.catalog import model_id_of
+from exo.inference.factory import create_engine
+from exo.inference.inference_engine import InferenceEngine
+from exo.networking.discovery import Discovery, PeerFactory
+from exo.networking.dns.dns_discovery import DnsDiscovery
+from exo.networking.grpc.grpc_peer_handle import GRPCPeerHandle
+from exo.networking.grpc.grpc_server import GRPCServer
+from exo.networking.grpc.tls import TlsFiles
+from exo.networking.hello import Membership
+from exo.networking.manual.manual_discovery import ManualDiscovery
+from exo.networking.peer_handle import PeerHandle
+from exo.networking.udp.udp_discovery import UDPDiscovery
+from exo.orchestration.alone import NoDiscovery
+from exo.orchestration.model import ServedModel, read_model
+from exo.orchestration.node import Node
+from exo.orchestration.ring import Ring
+from exo.orchestration.settings import NodeSettings
+from exo.topology import NodeOffer
+
+
+def build_node(settings: NodeSettings) -> Node:
+    """Nothing is opened yet: `initialize` does that. Raises `InvalidRequest` or `ValueError` naming a wrong setting."""
+    engine = create_engine(settings.engine)
+    name = engine_name(engine)
+    ring = Ring(first_offer(settings, name))
+    membership = Membership(cluster=settings.cluster, secret=settings.secret)
+    tls = _tls(settings)
+    server = GRPCServer(settings.node_id, settings.host, settings.grpc_port, ring, membership, tls=tls)
+
+    def connect(node_id: str | None, address: str, port: int) -> PeerHandle:
+        return GRPCPeerHandle(node_id, address, port, handler=ring, membership=membership, tls=tls)
+
+    return Node(
+        settings.node_id,
+        server,
+        engine,
+        _discovery(settings, membership, ring.own_offer().incarnation, connect, lambda: server.port),
+        _downloader(settings),
+        ring=ring,
+        read_model=functools.partial(_read, settings, name),
+        settings=settings,
+    )
+
+
+def engine_name(engine: InferenceEngine) -> str:
+    """`NumpyEngine` -> `numpy`."""
+    return type(engine).__name__.removesuffix("Engine").lower()
+
+
+def first_offer(settings: NodeSettings, engine: str) -> NodeOffer:
+    """What the node says of itself before it knows its memory and ports. The incarnation is the time of the start."""
+    return NodeOffer(
+        node_id=settings.node_id,
+        incarnation=time.time_ns(),
+        address=settings.advertise_host,
+        api_port=settings.api_port,
+        model_id=model_id_of(settings.model),
+        engine=engine,
+        pinned=settings.pinned,
+    )
+
+
+def _read(settings: NodeSettings, engine: str, source: ModelSource) -> ServedModel:
+    return read_model(
+        source.model_id, source.path, engine, revision=source.revision, context_length=settings.context_length
+    )
+
+
+def _downloader(settings: NodeSettings) -> ShardDownloader:
+    return LocalShardDownloader()
+
+
+def _tls(settings: NodeSettings) -> TlsFiles | None:
+    if settings.tls_cert is None or settings.tls_key is None or settings.tls_ca is None:
+        return None
+    return TlsFiles(certificate=settings.tls_cert, key=settings.tls_key, authority=settings.tls_ca)
+
+
+def _discovery(
+    settings: NodeSettings,
+    membership: Membership,
+    incarnation: int,
+    connect: PeerFactory,
+    port: Callable[[], int],
+) -> Discovery:
+    match settings.discovery:
+        case "udp":
+            return UDPDiscovery(
+                settings.node_id, port, connect, membership, port=settings.discovery_port, incarnation=incarnation
+            )
+        case "manual":
+            assert settings.discovery_config is not None  # checked by the settings
+            return ManualDiscovery(settings.node_id, settings.discovery_config, connect)
+        case "dns":
+            return DnsDiscovery(settings.node_id, settings.discovery_name, connect, port=settings.grpc_port)
+        case "none":
+            return NoDiscovery(settings.node_id)

@@ -1,0 +1,52 @@
+"""What a node shows of itself, as JSON-ready dictionaries (see `NodeView`). Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from exo.orchestration.ring import Ring
+from exo.topology import RingPlan
+
+
+def topology(ring: Ring) -> dict[str, Any]:
+    own = ring.own_offer().node_id
+    known = ring.view.topology()
+    return {
+        "node_id": own,
+        "nodes": [
+            {
+                "id": offer.node_id,
+                "address": f"{offer.address}:{offer.grpc_port}" if offer.address else "",
+                "memory_mib": offer.memory_mib,
+                "chip": f"{offer.cores} cores",
+                "state": offer.state.value,
+                "engine": offer.engine,
+                "epoch": offer.epoch,
+                "api_port": offer.api_port,
+                "slow": list(offer.slow),
+                "self": offer.node_id == own,
+            }
+            for offer in known.nodes()
+        ],
+        "edges": [{"from": one, "to": two} for one, two in known.edges()],
+    }
+
+
+def ring(ring: Ring, model_id: str, n_layers: int) -> dict[str, Any]:
+    plan = ring.plan
+    return {
+        "formed": plan is not None,
+        "reason": ring.reason,
+        "model_id": model_id,
+        "n_layers": n_layers,
+        "epoch": plan.epoch if plan else "",
+        "standby": list(plan.standby) if plan else [],
+        "stages": _stages(plan) if plan else [],
+    }
+
+
+def _stages(plan: RingPlan) -> list[dict[str, Any]]:
+    return [
+        {"node_id": stage.node_id, "start_layer": stage.start_layer, "end_layer": stage.end_layer}
+        for stage in plan.stages
+    ]

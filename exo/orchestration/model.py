@@ -1,0 +1,110 @@
+"""`ServedModel`: what the node knows of its model beside the weights: shape, memory, tokenizer, ends. Reads files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from exo.inference import dummy
+from exo.inference.checkpoint import Checkpoint, open_checkpoint
+from exo.inference.errors import InvalidRequest
+from exo.inference.models import ModelConfig, read_config
+from exo.inference.tokenizers import Tokenizer, load_tokenizer
+from exo.topology import ModelFootprint
+
+# Bytes of memory per weight, by engine: float32; 8 bit with its scales; none.
+WEIGHT_BYTES: Final[Mapping[str, float]] = {"numpy": 4.0, "onnx": 1.2, "dummy": 0.0}
+# KV cache (float32) that the plan sets aside for each layer, in tokens; engines use more where there is room.
+RESERVED_TOKENS: Final = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """ends: token ids that end an answer. created: seconds since 1970 of the file."""
+
+    model_id: str
+    path: Path
+    n_layers: int
+    context_length: int
+    vocab: int
+    ends: frozenset[int]
+    tokenizer: Tokenizer | None
+    footprint: ModelFootprint
+    created: int = 0
+
+    def require_tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise InvalidRequest(f"model {self.model_id!r} has no tokenizer: it takes token ids only", field="model")
+        return self.tokenizer
+
+
+def read_model(
+    model_id: str, path: Path, engine: str, *, revision: str = "", context_length: int | None = None
+) -> ServedModel:
+    """Blocks on files. Raises `CheckpointError`."""
+    if engine == "dummy" and path.name == dummy.MODEL and not path.exists():
+        return made_up_model(model_id)
+    with open_checkpoint(path) as checkpoint:
+        config = read_config(checkpoint)
+        tokenizer = load_tokenizer(checkpoint)
+        return ServedModel(
+            model_id=model_id,
+            path=path,
+            n_layers=config.n_layers,
+            context_length=min(config.context_length, context_length or config.context_length),
+            vocab=config.vocab,
+            ends=frozenset(config.eos_ids),
+            tokenizer=tokenizer,
+            footprint=footprint(model_id, config, engine, revision or fingerprint(checkpoint)),
+            created=int(path.stat().st_mtime),
+        )
+
+
+def made_up_model(model_id: str) -> ServedModel:
+    """The dummy engine's: bytes for tokens, no weights."""
+    config = dummy.CONFIG
+    return ServedModel(
+        model_id=model_id,
+        path=Path(dummy.MODEL),
+        n_layers=config.n_layers,
+        context_length=config.context_length,
+        vocab=config.vocab,
+        ends=frozenset(config.eos_ids),
+        tokenizer=dummy.byte_tokenizer(),
+        footprint=ModelFootprint.uniform(model_id, config.n_layers, 1),
+    )
+
+
+def footprint(model_id: str, config: ModelConfig, engine: str, model_hash: str) -> ModelFootprint:
+    """From the shape alone: no tensor is read."""
+    per_weight = WEIGHT_BYTES.get(engine, 4.0)
+    heads = (2 * config.heads + 2 * config.kv_heads) * config.head_dim
+    weights = config.hidden * (heads + 3 * config.ffn + 2)
+    cache = 2 * config.kv_heads * config.head_dim * 4 * min(RESERVED_TOKENS, config.context_length)
+    table = int(config.vocab * config.hidden * per_weight)
+    return ModelFootprint.uniform(
+        model_id,
+        config.n_layers,
+        int(weights * per_weight) + (cache if per_weight else 0),
+        first_bytes=table,
+        last_bytes=table,
+        shared_bytes=table if config.tied else 0,
+        model_hash=model_hash,
+    )
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Tells models apart at the price of a header: the table of tensors, and the settings that fit in a line each."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, info in sorted(checkpoint.tensors.items()):
+        digest.update(f"{name} {info.shape} {info.dtype} {info.n_bytes}\n".encode())
+    for key, value in sorted(checkpoint.metadata.items(), key=lambda item: str(item[0])):
+        digest.update(f"{key}={_short(value)}\n".encode())
+    return digest.hexdigest()
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:200] if isinstance(value, str | int | float | bool) else type(value).__name__

@@ -1,0 +1,298 @@
+"""`Node`: the parts of one node as one resource, and the `Backend` and `NodeView` that the API works with.
+
+Its parts start in the order of their dependencies and close in reverse: downloader and engine -> model and stage ->
+server -> discovery -> ring. Closing first stops admission and waits for running requests (see `drain`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import secrets
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from exo.download import ShardDownloader
+from exo.inference.errors import ContextExceeded, InvalidRequest, NodeDraining, RingUnavailable
+from exo.inference.generation import GenerationChunk, GenerationRequest
+from exo.inference.inference_engine import InferenceEngine
+from exo.inference.shard import Shard
+from exo.lifecycle import AsyncResource, ResourceGroup, TaskPriority
+from exo.networking.discovery import Discovery
+from exo.networking.peer_handle import PeerHandle
+from exo.networking.server import Server
+from exo.orchestration import describe
+from exo.orchestration.entry import Entry, EntryLimits
+from exo.orchestration.links import Links
+from exo.orchestration.local_model import LocalModel, ReadModel
+from exo.orchestration.ring import Ring
+from exo.orchestration.samplers import SequenceSampler
+from exo.orchestration.scheduler import Limits
+from exo.orchestration.settings import NodeSettings
+from exo.orchestration.stage import Stage
+from exo.orchestration.text import detokenizer, encode_messages
+from exo.orchestration.transcript import Transcript
+from exo.topology import DeviceCapabilities, Topology, device_capabilities
+from exo.utils.health_check import HealthMonitor
+
+log = logging.getLogger(__name__)
+TOPOLOGY_SECONDS = 2.0
+# How often each part is asked for its health: a fault is to be seen in readiness within a few seconds.
+CHECK_SECONDS = 1.0
+# What the drain leaves of the time to close the parts in.
+CLOSING_SECONDS = 30.0
+
+
+class Node(AsyncResource):
+    """`ring` is the handler that server and discovery were built with; see `exo.orchestration.build.build_node`."""
+
+    RESOURCE_TYPE: ClassVar[str] = "node"
+
+    def __init__(
+        self,
+        _id: str,
+        server: Server,
+        inference_engine: InferenceEngine,
+        discovery: Discovery,
+        shard_downloader: ShardDownloader,
+        *,
+        ring: Ring,
+        read_model: ReadModel,
+        settings: NodeSettings,
+        limits: Limits | None = None,
+    ) -> None:
+        super().__init__(
+            resource_id=f"node-{_id}",
+            display_name=f"Node {_id}",
+            initialize_timeout=settings.initialize_timeout,
+            cleanup_timeout=settings.drain_seconds + CLOSING_SECONDS,
+        )
+        self.id = _id
+        self.settings = settings
+        self.server = server
+        self.inference_engine = inference_engine
+        self.discovery = discovery
+        self.shard_downloader = shard_downloader
+        self.ring = ring
+        self.monitor = HealthMonitor()
+        self.device_capabilities: DeviceCapabilities | None = None
+        self.topology: Topology = ring.view.topology()
+        self.model = LocalModel(settings.model, shard_downloader, inference_engine, read_model)
+        self.links = Links(_id, ring.deliver, ring.undelivered)
+        self.stage = Stage(_id, inference_engine, self.links.post, SequenceSampler, limits)
+        self.entry = Entry(
+            _id,
+            f"{_id}.{ring.own_offer().incarnation:x}",
+            self.links.post,
+            ring,
+            self._transcript,
+            EntryLimits(max_requests=settings.max_requests, recovery=settings.recovery_seconds),
+        )
+        ring.attach(self.links, self.stage, self.entry)
+        self._drained_by: float | None = None
+        self._forget_peers: Callable[[], None] | None = None
+        self.parts = self._compose()
+        for part in (*self.parts, ring, self):
+            self.monitor.register(part, interval=CHECK_SECONDS)
+        self.monitor.add_readiness("ring formed", lambda: ring.reason or None)
+
+    def _compose(self) -> ResourceGroup:
+        parts = ResourceGroup(resource_id=f"parts-{self.id}", display_name=f"Parts of node {self.id}")
+        parts.add(self.shard_downloader, name="downloader")
+        parts.add(self.inference_engine, name="engine")
+        parts.add(self.model, name="model", depends_on=("downloader", "engine"))
+        parts.add(self.links, name="links", depends_on=("engine",))
+        parts.add(self.stage, name="stage", depends_on=("links", "engine"))
+        parts.add(self.server, name="server", depends_on=("stage", "model"))
+        parts.add(self.discovery, name="discovery", depends_on=("server",))
+        return parts
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def start(self, wait_for_peers: int = 0) -> None:
+        """The seed's name for `initialize`; also waits until that many peers are connected."""
+        await self.initialize()
+        if wait_for_peers > 0:
+            await self.update_peers(wait_for_peers)
+
+    async def stop(self) -> None:
+        """The seed's name for `cleanup`."""
+        await self.cleanup()
+
+    async def _do_initialize(self) -> None:
+        self._drained_by = None
+        self.entry.admit_again()
+        self.device_capabilities = await asyncio.to_thread(device_capabilities, self.settings.memory_mib)
+        await self.monitor.initialize()
+        await self.parts.initialize()
+        await self._join_ring()
+        self._task_manager.start_task(
+            "periodic_topology_collection",
+            lambda: self.periodic_topology_collection(TOPOLOGY_SECONDS),
+            priority=TaskPriority.HIGH,
+        )
+
+    async def _join_ring(self) -> None:
+        assert self.model.served is not None
+        assert self.device_capabilities is not None
+        self.ring.view.change(
+            memory_mib=self.device_capabilities.memory_mib,
+            cores=self.device_capabilities.cores,
+            grpc_port=self.server.port,
+        )
+        self.ring.serve(self.model.served.footprint, self.model.load)
+        self._forget_peers = self.discovery.on_change(self.ring.on_peers)
+        await self.update_peers(0)
+        await self.ring.initialize()
+        await self.ring.wait_settled()
+
+    async def drain(self) -> None:
+        """Admit nothing more, tell the peers, wait for what runs: at most `drain_seconds`. May be called twice."""
+        if self._drained_by is None:
+            self._drained_by = asyncio.get_running_loop().time() + self.settings.drain_seconds
+            log.info("node %s drains: %d requests run", self.id, self.entry.live)
+            self.entry.stop_admission()
+            self.ring.leave()
+        if not await self.entry.wait_empty(self._drained_by - asyncio.get_running_loop().time()):
+            log.warning("node %s: %d requests were not over in time", self.id, self.entry.live)
+
+    async def _do_cleanup(self) -> None:
+        if self.ring.is_initialized:
+            await self.drain()
+        self.entry.abort_all(NodeDraining(f"node {self.id!r} is closed"))
+        if self._forget_peers is not None:
+            self._forget_peers()
+            self._forget_peers = None
+        for close in (self.ring.cleanup, self.parts.cleanup, self.monitor.cleanup):
+            await close()
+
+    async def _do_health_check(self) -> bool:
+        parts = (self.server, self.discovery, self.inference_engine)
+        return all(await asyncio.gather(*(part.check_health() for part in parts)))
+
+    # -- peers and topology -----------------------------------------------------------------------------------------
+
+    @property
+    def peers(self) -> list[PeerHandle]:
+        return self.discovery.peers()
+
+    async def update_peers(self, wait_for_peers: int = 0) -> bool:
+        """Take over who is connected; whether that changed anything."""
+        before = set(self.ring.view.handles)
+        self.ring.on_peers(await self.discovery.discover_peers(wait_for_peers))
+        return before != set(self.ring.view.handles)
+
+    async def collect_topology(self, visited: set[str] | None = None) -> Topology:
+        """From the newest offers: peers send theirs with every heartbeat, so nobody has to be asked."""
+        self.topology = self.ring.view.topology()
+        return self.topology
+
+    async def periodic_topology_collection(self, interval: float) -> None:
+        while True:
+            await asyncio.sleep(interval)
+            await self.update_peers(0)
+            await self.collect_topology()
+
+    # -- Backend ----------------------------------------------------------------------------------------------------
+
+    def models(self) -> list[dict[str, Any]]:
+        served = self.model.served
+        if served is None:
+            return []
+        return [
+            {
+                "id": served.model_id,
+                "object": "model",
+                "created": served.created,
+                "owned_by": "exo",
+                "context_length": served.context_length,
+            }
+        ]
+
+    async def render_chat(
+        self, model_id: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
+    ) -> tuple[int, ...]:
+        tokenizer = self.model.require(model_id).require_tokenizer()
+        return await asyncio.to_thread(encode_messages, tokenizer, messages, tools)
+
+    async def render_prompt(self, model_id: str, prompt: str) -> tuple[int, ...]:
+        tokenizer = self.model.require(model_id).require_tokenizer()
+        return tuple(await asyncio.to_thread(tokenizer.encode_prompt, prompt))
+
+    def token_bytes(self, model_id: str, token: int) -> bytes:
+        tokenizer = self.model.require(model_id).tokenizer
+        return b"" if tokenizer is None else tokenizer.token_bytes(token, skip_special=False)
+
+    async def process_tokens(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
+        """See `Backend.process_tokens`."""
+        async with contextlib.aclosing(self.entry.generate(self._check(request))) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def process_prompt(
+        self,
+        base_shard: Shard,
+        prompt: str,
+        request_id: str | None = None,
+        inference_state: dict[str, Any] | None = None,
+    ) -> np.ndarray[Any, Any]:
+        """The whole answer as token ids; `inference_state["max_tokens"]` bounds it (128 where it is not given)."""
+        await self.ensure_ready()
+        tokens: list[int] = []
+        request = GenerationRequest(
+            request_id=request_id or secrets.token_hex(8),
+            model_id=base_shard.model_id,
+            prompt_tokens=await self.render_prompt(base_shard.model_id, prompt),
+            max_tokens=int((inference_state or {}).get("max_tokens", 128)),
+        )
+        async with contextlib.aclosing(self.process_tokens(request)) as chunks:
+            async for chunk in chunks:
+                tokens += chunk.tokens
+        return np.asarray(tokens, dtype=np.int64)
+
+    def _check(self, request: GenerationRequest) -> GenerationRequest:
+        if self._drained_by is not None:
+            raise NodeDraining(f"node {self.id!r} is leaving: ask another one")
+        if not self.is_usable:
+            raise RingUnavailable(f"node {self.id!r} is {self.state.name.lower()}")
+        served = self.model.require(request.model_id)
+        if not request.prompt_tokens:
+            raise InvalidRequest("the prompt has no tokens", field="messages")
+        wrong = next((token for token in request.prompt_tokens if not 0 <= token < served.vocab), None)
+        if wrong is not None:
+            raise InvalidRequest(f"token {wrong} is not in 0..{served.vocab - 1}", field="prompt")
+        room = served.context_length - len(request.prompt_tokens)
+        if room < 1:
+            raise ContextExceeded(len(request.prompt_tokens), served.context_length)
+        if request.max_tokens <= room:
+            return request
+        return dataclasses.replace(request, max_tokens=room)
+
+    def _transcript(self, request: GenerationRequest) -> Transcript:
+        served = self.model.require(request.model_id)
+        return Transcript(request, detokenizer(served.tokenizer), served.ends)
+
+    # -- NodeView ---------------------------------------------------------------------------------------------------
+
+    @property
+    def node_id(self) -> str:
+        return self.id
+
+    def describe_topology(self) -> dict[str, Any]:
+        return describe.topology(self.ring)
+
+    def describe_ring(self) -> dict[str, Any]:
+        served = self.model.served
+        return describe.ring(self.ring, served.model_id if served else "", served.n_layers if served else 0)
+
+    def describe_requests(self) -> list[dict[str, Any]]:
+        return self.entry.describe() if self.entry.live else []
+
+    def describe_progress(self) -> str | None:
+        if self._drained_by is not None:
+            return f"draining: {self.entry.live} requests run"
+        return self.model.progress

@@ -1,0 +1,322 @@
+"""`Ring`: from the membership view to the plan in force. It is what peers talk to (`RingHandler`).
+
+Theory of operation. Each change of the view is followed by one reconcile step: members that see each other -> plan
+(pure, the same on every node) -> this node loads its layers, serves the plan's epoch and says so in its offer (it has
+*adopted* the plan). A plan is *in force* here once every stage says it has adopted it: until then nobody opens a
+sequence on it, and a stage refuses messages of epochs that it does not serve. So two halves of a split ring never
+serve one sequence. Earlier epochs stay served while they have sequences and this node still holds their layers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+from typing import ClassVar
+
+from exo.inference.errors import RingUnavailable
+from exo.inference.shard import Shard
+from exo.lifecycle import AsyncResource, ResourceError, TaskPriority
+from exo.networking.hello import Hello, HelloReply
+from exo.networking.messages import Close, Failed, Forward, Message, Open, Token
+from exo.networking.peer_handle import PeerHandle
+from exo.orchestration import membership
+from exo.orchestration.assignment import Assignment
+from exo.orchestration.entry import Entry
+from exo.orchestration.links import Links
+from exo.orchestration.stage import Stage
+from exo.orchestration.view import View
+from exo.topology import (
+    ModelFootprint,
+    NodeOffer,
+    NodeState,
+    NoPlan,
+    PartitioningStrategy,
+    RingMemoryWeightedPartitioningStrategy,
+    RingPlan,
+)
+
+log = logging.getLogger(__name__)
+# Changes come in bursts (three nodes start at once): wait this long for the next before planning. Seconds.
+SETTLE = 0.05
+SWEEP = 1.0
+Load = Callable[[Shard], Awaitable[None]]
+
+
+class Ring(AsyncResource):
+    """Build it first (server and discovery need it as their handler), then `attach` the rest and `serve` a model."""
+
+    RESOURCE_TYPE: ClassVar[str] = "ring"
+
+    def __init__(self, offer: NodeOffer, strategy: PartitioningStrategy | None = None) -> None:
+        super().__init__(resource_id=f"ring-{offer.node_id}", display_name=f"Ring as seen by node {offer.node_id}")
+        self.view = View(offer)
+        self._strategy = strategy or RingMemoryWeightedPartitioningStrategy()
+        self._model: ModelFootprint | None = None
+        self._load: Load | None = None
+        self._links: Links | None = None
+        self._stage: Stage | None = None
+        self._entry: Entry | None = None
+        self._held: Shard | None = None
+        self._adopted: RingPlan | None = None
+        self._plan: RingPlan | None = None  # in force
+        self._loading: Shard | None = None
+        self._reason = "the node has not started"
+        self._changed = asyncio.Event()
+        self._moved = asyncio.Event()  # the outcome of a reconcile step; replaced each time
+        self._steps = 0
+
+    def attach(self, links: Links, stage: Stage, entry: Entry) -> None:
+        self._links, self._stage, self._entry = links, stage, entry
+
+    def serve(self, model: ModelFootprint, load: Load) -> None:
+        """What is to be planned; `load(shard)` makes the engine hold a shard in place of what it holds."""
+        self._model, self._load = model, load
+        self.view.change(model_id=model.model_id, model_hash=model.model_hash)
+        self._changed.set()
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def _do_initialize(self) -> None:
+        if self._links is None or self._model is None:
+            raise RuntimeError("attach the parts and serve a model first")
+        self._changed.set()
+        self._task_manager.start_task("reconcile", self._reconcile_forever, priority=TaskPriority.HIGH)
+        self._task_manager.start_task("sweep", self._sweep_forever)
+
+    async def _do_cleanup(self) -> None:
+        self._plan = self._adopted = self._held = None
+        self._reason = "the node is closed"
+        self.view.change(epoch="")
+
+    @property
+    def plan(self) -> RingPlan | None:
+        """The plan in force."""
+        return self._plan
+
+    @property
+    def reason(self) -> str:
+        """Why there is no plan in force; "" while there is one."""
+        return "" if self._plan is not None else self._reason
+
+    @property
+    def loading(self) -> Shard | None:
+        return self._loading
+
+    async def wait_plan(self, timeout: float) -> RingPlan:
+        """Raises `RingUnavailable` with the reason when none came into force in time."""
+        try:
+            async with asyncio.timeout(timeout):
+                while (plan := self._plan) is None:
+                    await self._moved.wait()
+                return plan
+        except TimeoutError:
+            raise RingUnavailable(self.reason or "the ring changes too often") from None
+
+    async def wait_settled(self) -> None:
+        """Until the first reconcile step is over: layers loaded, or known why not."""
+        while self._steps == 0:
+            await self._moved.wait()
+
+    # -- RingHandler ------------------------------------------------------------------------------------------------
+
+    def own_offer(self) -> NodeOffer:
+        return self.view.own_offer()
+
+    def on_hello(self, hello: Hello) -> HelloReply:
+        return HelloReply(offer=self.own_offer())
+
+    def on_offer(self, offer: NodeOffer) -> None:
+        before = self.view.offers.get(offer.node_id)
+        if self.view.hear(offer):
+            self._lose(offer.node_id, "it was restarted")
+        if self.view.offers.get(offer.node_id) != before:
+            self._changed.set()
+
+    def on_peer_lost(self, peer_id: str, reason: str) -> None:
+        if self.view.lose(peer_id):
+            self._lose(peer_id, reason)
+            self._changed.set()
+
+    def on_peers(self, handles: list[PeerHandle]) -> None:
+        """Discovery's change listener."""
+        for node_id in self.view.connect(handles):
+            self._lose(node_id, "it is not connected any more")
+        if self._links is not None:
+            self._links.update(handles)
+        self._changed.set()
+
+    async def on_message(self, peer_id: str, message: Message) -> None:
+        self.deliver(peer_id, message)
+
+    def deliver(self, sender: str, message: Message) -> None:
+        """To the parts of this node it is for. Raises `WrongEpoch`."""
+        if self._stage is None or self._entry is None:
+            return
+        match message:
+            case Token():
+                self._entry.token(sender, message)
+                self._stage.token(sender, message)
+            case Forward():
+                self._stage.forward(sender, message)
+            case Open():
+                self._stage.open(sender, message)
+            case Close():
+                self._stage.close(sender, message.sequence_id)
+            case Failed():
+                self._entry.failed(sender, message)
+                self._stage.fail(message.sequence_id, f"{message.node}: {message.reason}", retryable=message.retryable)
+
+    def undelivered(self, node_id: str, message: Message, reason: str) -> None:
+        if self._stage is None or self._entry is None or isinstance(message, Close | Failed):
+            return
+        self._stage.fail(message.sequence_id, reason, retryable=True)
+        # The entry may have sent it to a first stage elsewhere: then no stage here knows it.
+        failed = Failed(
+            sequence_id=message.sequence_id, epoch=message.epoch, node=self.view.own_id, reason=reason, retryable=True
+        )
+        self._entry.failed(self.view.own_id, failed)
+
+    def _lose(self, node_id: str, reason: str) -> None:
+        log.warning("node %s is lost: %s", node_id, reason)
+        if self._links is not None:
+            self._links.drop(node_id, reason)
+        if self._plan is not None and any(stage.node_id == node_id for stage in self._plan.stages):
+            self._plan = None
+            self._reason = f"node {node_id!r} is lost ({reason}); planning anew"
+        if self._stage is not None and self._entry is not None:
+            self._stage.forget_entry(node_id)
+            self._entry.replay_on([node_id], f"node {node_id!r} is lost: {reason}")
+
+    # -- reconcile --------------------------------------------------------------------------------------------------
+
+    async def _reconcile_forever(self) -> None:
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(SETTLE)
+            self._changed.clear()
+            try:
+                await self._reconcile()
+            except Exception as error:  # the next change, or the sweep, tries again
+                log.exception("the ring could not be planned")
+                self._reason = f"planning failed: {error}"
+            self._steps += 1
+            self._tell()
+
+    async def _reconcile(self) -> None:
+        assert self._model is not None
+        seen = membership.members(self.view.own_id, self.view.all_offers())
+        try:
+            plan = membership.plan_members(seen, self._model, self._strategy.partition)
+        except NoPlan as error:
+            self._without_plan(str(error))
+            return
+        if self._adopted is None or plan.epoch != self._adopted.epoch:
+            await self._adopt(plan)
+        self._put_in_force()
+
+    def _without_plan(self, reason: str) -> None:
+        """An adopted plan goes on while all its stages are there (all of them may be leaving)."""
+        if not self._is_whole(self._adopted):
+            self._adopted = None
+            self._change_offer(epoch="")
+        if self._plan is not None and not self._is_whole(self._plan):
+            self._plan = None
+        self._reason = reason
+
+    def _is_whole(self, plan: RingPlan | None) -> bool:
+        offers = self.view.all_offers()
+        return plan is not None and all(stage.node_id in offers for stage in plan.stages)
+
+    async def _adopt(self, plan: RingPlan) -> None:
+        assert self._stage is not None
+        assignment = Assignment.of(plan, self.view.own_id)
+        if assignment is not None:
+            await self._hold(assignment.shard)
+            self._stage.serve(assignment)
+        self._adopted = plan
+        self._change_offer(epoch=plan.epoch)
+        log.info("adopted epoch %s: %s", plan.epoch, ", ".join(map(str, plan.stages)))
+
+    async def _hold(self, shard: Shard) -> None:
+        """Make the engine hold the shard. Other epochs end here: their layers are replaced."""
+        assert self._stage is not None
+        assert self._load is not None
+        if self._held == shard:
+            return
+        for epoch in self._stage.epochs:
+            self._stage.retire(epoch, f"node {self.view.own_id!r} loads other layers")
+        self._plan = self._adopted = self._held = None
+        self._reason = f"loading layers {shard.start_layer}-{shard.end_layer}"
+        self._loading = shard
+        self._change_offer(epoch="")
+        try:
+            await self._load(shard)
+            self._held = shard
+        finally:
+            self._loading = None
+
+    def _put_in_force(self) -> None:
+        plan = self._adopted
+        assert plan is not None
+        assert self._entry is not None
+        missing = membership.unconfirmed(plan, self.view.all_offers())
+        if missing:
+            if self._plan is not None and not self._is_whole(self._plan):
+                self._plan = None
+            self._reason = f"waiting for {', '.join(missing)} to adopt the plan"
+            return
+        if self.view.own_offer().state is NodeState.JOINING:
+            self._change_offer(state=NodeState.SERVING)
+        if self._plan is None or self._plan.epoch != plan.epoch:
+            self._plan = plan
+            log.info("epoch %s is in force", plan.epoch)
+        self._entry.leave(membership.leaving_nodes(self.view.all_offers()), plan.epoch)
+
+    def leave(self) -> None:
+        """This node drains: it is left out of new plans and keeps what it serves until nobody needs it."""
+        self._change_offer(state=NodeState.LEAVING)
+        self._changed.set()
+
+    def come_back(self) -> None:
+        self._change_offer(state=NodeState.SERVING if self._plan is not None else NodeState.JOINING)
+        self._changed.set()
+
+    def _change_offer(self, **fields: object) -> None:
+        if not self.view.change(**fields):
+            return
+        for node_id, handle in self.view.handles.items():  # do not wait for the next heartbeat
+            self._task_manager.start_task(f"announce to {node_id}", functools.partial(_announce, handle))
+
+    def _tell(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    # -- sweep ------------------------------------------------------------------------------------------------------
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            if self.view.watch_speed() or (self._plan is None and self._model is not None):
+                self._changed.set()
+            self._retire_idle_epochs()
+            assert self._entry is not None
+            self._entry.sweep()
+
+    def _retire_idle_epochs(self) -> None:
+        """Earlier epochs nobody uses here any more; entries that have not heard of the new one are refused and wait."""
+        assert self._stage is not None
+        keep = {plan.epoch for plan in (self._plan, self._adopted) if plan is not None}
+        if self._plan is None:
+            return
+        for epoch in self._stage.epochs:
+            if epoch not in keep and self._stage.live(epoch) == 0:
+                self._stage.retire(epoch, "a newer plan is in force")
+
+
+async def _announce(handle: PeerHandle) -> None:
+    try:
+        await handle.hello()
+    except (ResourceError, OSError):
+        pass  # its loss is noticed elsewhere

@@ -1,0 +1,299 @@
+"""`Stage`: this node's layers at work, in every epoch it serves. Owns the lanes, their KV and the forward passes.
+
+Messages come in through plain methods (they never wait); one task runs pass after pass. Knows peers only as ids in
+an `Assignment` and reaches them through `post`. A message is checked against the epoch, the sender's place in it and
+the position expected: a hostile peer loses its own sequences, nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from exo.inference.errors import InvalidRequest, Overloaded, SequenceLost
+from exo.inference.inference_engine import InferenceEngine, Step
+from exo.lifecycle import AsyncResource, ResourceError, TaskHandle, TaskPriority
+from exo.networking.errors import WrongEpoch
+from exo.networking.messages import Failed, Forward, Message, Open, Token
+from exo.orchestration.assignment import Assignment
+from exo.orchestration.forward_pass import Choice, Draw, TokenSampler, run_pass, sample
+from exo.orchestration.scheduler import Limits, Piece, Scheduler, Work
+
+Array = np.ndarray[Any, Any]
+Post = Callable[[str, Message], None]
+SamplerFactory = Callable[[Open], TokenSampler]
+log = logging.getLogger(__name__)
+# Closed sequences whose messages may still be under way; one that is older is answered "unknown".
+TOMBSTONES = 4096
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """expected: position of the next token or forward that is in order; length: tokens known here."""
+
+    sequence_id: str
+    entry: str
+    assignment: Assignment
+    expected: int
+    sampler: TokenSampler | None
+
+
+class Stage(AsyncResource):
+    RESOURCE_TYPE: ClassVar[str] = "stage"
+
+    def __init__(
+        self, node_id: str, engine: InferenceEngine, post: Post, samplers: SamplerFactory, limits: Limits | None = None
+    ) -> None:
+        super().__init__(resource_id=f"stage-{node_id}", display_name=f"Stage of node {node_id}")
+        self._node_id = node_id
+        self._engine = engine
+        self._post = post
+        self._samplers = samplers
+        self._scheduler = Scheduler(limits)
+        self._epochs: dict[str, Assignment] = {}
+        self._lanes: dict[str, _Lane] = {}
+        self._closed: OrderedDict[str, None] = OrderedDict()
+        self._to_release: list[str] = []
+        self._wake = asyncio.Event()
+        self._passes = 0
+        self._task: TaskHandle | None = None
+        self._executor: ThreadPoolExecutor | None = None
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def _do_initialize(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="exo-sampling")
+        self._task = self._task_manager.start_task("forward_passes", self._run, priority=TaskPriority.HIGH)
+
+    async def _do_cleanup(self) -> None:
+        for epoch in list(self._epochs):
+            self.retire(epoch, "the node closes")
+        await self._release_closed()
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+        self._executor = self._task = None
+
+    async def _do_health_check(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    # -- epochs -----------------------------------------------------------------------------------------------------
+
+    @property
+    def epochs(self) -> dict[str, Assignment]:
+        return dict(self._epochs)
+
+    def serve(self, assignment: Assignment) -> None:
+        """Accept messages of this epoch from now on. The engine must hold its layers."""
+        self._epochs[assignment.epoch] = assignment
+        capacity = getattr(self._engine, "kv_tokens_total", None)
+        if capacity:
+            self._scheduler.resize(capacity)
+
+    def retire(self, epoch: str, reason: str) -> None:
+        """Accept nothing of this epoch any more; its sequences are freed and their entries told to go on elsewhere."""
+        if self._epochs.pop(epoch, None) is None:
+            return
+        for lane in [lane for lane in self._lanes.values() if lane.assignment.epoch == epoch]:
+            self._fail(lane, reason, retryable=True)
+
+    def live(self, epoch: str | None = None) -> int:
+        """Sequences of that epoch, or all, that hold or wait for KV here."""
+        return sum(epoch is None or lane.assignment.epoch == epoch for lane in self._lanes.values())
+
+    @property
+    def passes(self) -> int:
+        return self._passes
+
+    # -- messages ---------------------------------------------------------------------------------------------------
+
+    def open(self, sender: str, message: Open) -> None:
+        """Raises `WrongEpoch`."""
+        assignment = self._assignment(message.epoch)
+        if sender not in ((message.entry, self._node_id) if assignment.is_first else (assignment.previous,)):
+            return log.warning("%s may not open %s here", sender, message.sequence_id)
+        if message.sequence_id in self._closed or message.sequence_id in self._lanes:
+            return None
+        lane = _Lane(message.sequence_id, message.entry, assignment, 0, None)
+        try:
+            if assignment.is_last:
+                lane.sampler = self._samplers(message)
+            reserve = max(message.max_length, len(message.tokens))
+            self._scheduler.open(
+                lane.sequence_id, owner=lane.entry, group=lane.assignment.epoch, reserve=reserve,
+                wait=assignment.is_first,
+            )  # fmt: skip
+        except (Overloaded, InvalidRequest, ValueError) as error:
+            return self._answer(lane, error)
+        self._lanes[lane.sequence_id] = lane
+        if assignment.next is not None:
+            self._post(assignment.next, message)
+        if assignment.is_first:
+            lane.expected = len(message.tokens)
+            self._push(lane, Piece(0, message.tokens, sample=True))
+
+    def forward(self, sender: str, message: Forward) -> None:
+        """Hidden states of the stage before. Raises `WrongEpoch`."""
+        assignment = self._assignment(message.epoch)
+        lane = self._lanes.get(message.sequence_id)
+        if lane is None or sender != assignment.previous or lane.assignment is not assignment:
+            if message.sequence_id not in self._closed:
+                log.warning("%s sent a forward of %s, which is unknown here", sender, message.sequence_id)
+            return
+        if message.position != lane.expected:
+            error = SequenceLost(lane.sequence_id, expected=message.position, held=lane.expected)
+            return self._answer(lane, error)
+        lane.expected += len(message.values)
+        self._push(lane, Piece(message.position, message.values, message.sample))
+
+    def token(self, sender: str, message: Token) -> None:
+        """The last stage chose a token: the first stage's next step."""
+        lane = self._lanes.get(message.sequence_id)
+        if lane is None or not lane.assignment.is_first or sender != lane.assignment.last:
+            return
+        if message.position != lane.expected:
+            return
+        lane.expected += 1
+        self._push(lane, Piece(message.position, (message.token,), sample=True))
+
+    def close(self, sender: str, sequence_id: str) -> None:
+        """The entry is done with a sequence, known here or still on its way."""
+        lane = self._lanes.get(sequence_id)
+        if lane is not None and sender in (lane.entry, self._node_id, *lane.assignment.nodes):
+            self._forget(lane)
+        elif lane is None:
+            self._bury(sequence_id)
+
+    def forget_entry(self, node_id: str) -> None:
+        """An entry node is lost: nobody reads its sequences any more."""
+        for lane in [lane for lane in self._lanes.values() if lane.entry == node_id]:
+            self._forget(lane)
+
+    def fail(self, sequence_id: str, reason: str, *, retryable: bool) -> None:
+        """Something this stage sent did not arrive, or was refused."""
+        lane = self._lanes.get(sequence_id)
+        if lane is not None:
+            self._fail(lane, reason, retryable=retryable)
+
+    # -- passes -----------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._release_closed()
+            while self._scheduler.has_work:
+                await self._pass(self._scheduler.next_batch(self._stages()))
+                await self._release_closed()
+                await asyncio.sleep(0)  # an engine that never waits must not keep the event loop to itself
+
+    def _stages(self) -> int:
+        return max((len(assignment.nodes) for assignment in self._epochs.values()), default=1)
+
+    async def _pass(self, batch: list[Work]) -> None:
+        lanes = [self._lanes[work.lane_id] for work in batch]
+        assignment = lanes[0].assignment
+        self._passes += 1
+        results = await run_pass(self._engine, assignment.shard, [_step(work, assignment) for work in batch])
+        good: list[tuple[_Lane, Piece, Array]] = []
+        for lane, work, result in zip(lanes, batch, results, strict=True):
+            if isinstance(result, Exception):
+                self._answer(lane, result)
+            else:
+                good.append((lane, work.piece, result))
+        if assignment.is_last:
+            await self._sample([item for item in good if item[1].sample])
+        else:
+            for lane, piece, result in good:
+                self._pass_on(lane, piece, result)
+
+    def _pass_on(self, lane: _Lane, piece: Piece, hidden: Array) -> None:
+        target = lane.assignment.next
+        if target is None or lane.sequence_id not in self._lanes:
+            return
+        self._post(target, Forward(
+            sequence_id=lane.sequence_id, epoch=lane.assignment.epoch, position=piece.position,
+            values=np.ascontiguousarray(hidden, dtype=np.float32), sample=piece.sample,
+        ))  # fmt: skip
+
+    async def _sample(self, rows: list[tuple[_Lane, Piece, Array]]) -> None:
+        draws = [
+            Draw(lane.sampler, logits, piece.position + len(piece.values))
+            for lane, piece, logits in rows
+            if lane.sampler is not None
+        ]
+        assert self._executor is not None
+        choices = await sample(draws, self._executor)
+        for (lane, _, _), draw, choice in zip(rows, draws, choices, strict=True):
+            if lane.sequence_id not in self._lanes:
+                continue
+            if isinstance(choice, Exception):
+                self._answer(lane, choice)
+            else:
+                self._tell(lane, draw.position, choice)
+
+    def _tell(self, lane: _Lane, position: int, choice: Choice) -> None:
+        token = Token(
+            sequence_id=lane.sequence_id, epoch=lane.assignment.epoch, position=position, token=choice.token,
+            logprob=choice.logprob, top_logprobs=choice.top_logprobs,
+        )  # fmt: skip
+        for target in dict.fromkeys((lane.entry, lane.assignment.first)):
+            self._post(target, token)
+
+    # -- lanes ------------------------------------------------------------------------------------------------------
+
+    def _assignment(self, epoch: str) -> Assignment:
+        assignment = self._epochs.get(epoch)
+        if assignment is None:
+            raise WrongEpoch(next(reversed(self._epochs), ""))
+        return assignment
+
+    def _push(self, lane: _Lane, piece: Piece) -> None:
+        self._scheduler.push(lane.sequence_id, piece)
+        self._wake.set()
+
+    def _answer(self, lane: _Lane, error: Exception) -> None:
+        retryable = isinstance(error, SequenceLost | Overloaded | ResourceError)
+        if not retryable:
+            log.warning("sequence %s fails here: %s", lane.sequence_id, error, exc_info=error)
+        self._fail(lane, str(error) or type(error).__name__, retryable=retryable)
+
+    def _fail(self, lane: _Lane, reason: str, *, retryable: bool) -> None:
+        if lane.sequence_id in self._closed:
+            return
+        self._forget(lane)
+        self._post(lane.entry, Failed(
+            sequence_id=lane.sequence_id, epoch=lane.assignment.epoch, node=self._node_id, reason=reason[:1000],
+            retryable=retryable,
+        ))  # fmt: skip
+
+    def _forget(self, lane: _Lane) -> None:
+        self._bury(lane.sequence_id)
+        self._lanes.pop(lane.sequence_id, None)
+        self._scheduler.close(lane.sequence_id)
+        self._to_release.append(lane.sequence_id)
+        self._wake.set()
+
+    def _bury(self, sequence_id: str) -> None:
+        self._closed[sequence_id] = None
+        while len(self._closed) > TOMBSTONES:
+            self._closed.popitem(last=False)
+
+    async def _release_closed(self) -> None:
+        """Between passes only: the engine is not asked to drop what it computes on."""
+        while self._to_release:
+            await self._engine.release(self._to_release.pop())
+
+
+def _step(work: Work, assignment: Assignment) -> Step:
+    values = work.piece.values
+    if not isinstance(values, np.ndarray):
+        values = np.asarray(values, dtype=np.int64)
+    rows: Literal["last", "none"] = "last" if work.piece.sample or not assignment.is_last else "none"
+    return Step(work.lane_id, values, work.piece.position, rows)
