@@ -49,7 +49,7 @@ class Server(AsyncResource, ABC):
 
     def __init__(self, node_id: str, host: str, port: int) -> None:
         super().__init__(
-            resource_id=f"server-{node_id}",
+            resource_id=f"{self.RESOURCE_TYPE.replace('_', '-')}-{node_id}",  # server-<id>
             resource_type=self.RESOURCE_TYPE,
             display_name=f"Server for node {node_id}",
         )

@@ -58,6 +58,13 @@ class RecordingHandler:
                 await self.changed.wait()
 
 
+async def eventually(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    """For what nobody announces: looks again every 10 ms."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 def make_server(
     handler: RecordingHandler,
     *,

@@ -1,0 +1,306 @@
+"""Discovery over real sockets and files: who is found, kept, replaced and dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from ring_nodes import MEMBERSHIP, RecordingHandler, eventually, make_handle, make_server
+
+from exo.lifecycle import ResourceInitializationError, ResourceState
+from exo.networking.discovery import Discovery
+from exo.networking.dns.dns_discovery import DnsDiscovery, resolve
+from exo.networking.hello import Membership
+from exo.networking.manual.manual_discovery import ManualDiscovery
+from exo.networking.messages import Close
+from exo.networking.pooled_discovery import NoDiscovery
+from exo.networking.udp.udp_discovery import UDPDiscovery
+
+
+def factory(handler: RecordingHandler, membership: Membership = MEMBERSHIP):
+    def create(node_id, address, port):
+        handle = make_handle(handler, port, node_id=node_id, membership=membership)
+        handle._address = address
+        return handle
+
+    return create
+
+
+async def until_peers(discovery: Discovery, ids: list[str], timeout: float = 10.0) -> None:
+    changed = asyncio.Event()
+    undo = discovery.on_change(lambda _: changed.set())
+    async with asyncio.timeout(timeout):
+        while [peer.id() for peer in discovery.peers()] != ids:
+            changed.clear()
+            await changed.wait()
+    undo()
+
+
+def write_peers(path: Path, ports: dict[str, int]) -> None:
+    peers = {node_id: {"address": "127.0.0.1", "port": port} for node_id, port in ports.items()}
+    path.write_text(json.dumps({"peers": peers}))
+
+
+async def test_no_discovery_finds_nobody():
+    async with NoDiscovery("a", factory(RecordingHandler("a"))) as discovery:
+        assert await discovery.discover_peers() == []
+
+
+async def test_the_file_names_the_peers_and_not_the_node_itself(tmp_path):
+    a, b = RecordingHandler("a"), RecordingHandler("b")
+    path = tmp_path / "peers.json"
+    async with make_server(a) as mine, make_server(b) as server:
+        write_peers(path, {"a": mine.port, "b": server.port})
+        async with ManualDiscovery("a", path, factory(a)) as discovery:
+            peers = await discovery.discover_peers(wait_for_peers=1)
+            assert [peer.id() for peer in peers] == ["b"]
+            await peers[0].send(Close(sequence_id="s", epoch="e"))
+            await b.until(lambda: b.messages)
+        assert peers[0].state is ResourceState.CLOSED
+        assert b.lost == [] or b.lost[0][0] == "a"
+
+
+async def test_a_changed_file_adds_and_removes_peers_while_the_node_runs(tmp_path):
+    a, b, c = RecordingHandler("a"), RecordingHandler("b"), RecordingHandler("c")
+    path = tmp_path / "peers.json"
+    async with make_server(b) as server_b, make_server(c) as server_c:
+        write_peers(path, {"b": server_b.port})
+        async with ManualDiscovery("a", path, factory(a), poll_interval=0.02) as discovery:
+            await until_peers(discovery, ["b"])
+            kept = discovery.peers()[0]
+            write_peers(path, {"b": server_b.port, "c": server_c.port})
+            await until_peers(discovery, ["b", "c"])
+            assert discovery.peers()[0] is kept
+            write_peers(path, {"c": server_c.port})
+            await until_peers(discovery, ["c"])
+            await kept.wait_for(ResourceState.CLOSED, timeout=5)
+
+
+async def test_a_file_that_becomes_wrong_keeps_the_peers_and_degrades_with_the_line(tmp_path):
+    a, b = RecordingHandler("a"), RecordingHandler("b")
+    path = tmp_path / "peers.json"
+    async with make_server(b) as server:
+        write_peers(path, {"b": server.port})
+        async with ManualDiscovery("a", path, factory(a), poll_interval=0.02) as discovery:
+            await until_peers(discovery, ["b"])
+            path.write_text('{"peers": {\n  "b": {"address": }\n}}')
+            await eventually(lambda: discovery.problem)
+            assert "line 2, column 20" in discovery.problem
+            await discovery.check_health()
+            assert discovery.state is ResourceState.DEGRADED
+            assert [peer.id() for peer in discovery.peers()] == ["b"]
+            write_peers(path, {"b": server.port})
+            await eventually(lambda: not discovery.problem)
+            assert await discovery.check_health()
+            assert discovery.state is ResourceState.READY
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1, column 1"),
+        ("[]", "peers: the file must be"),
+        ('{"peers": {"b": 1}}', "peers.b: must be"),
+        ('{"peers": {"b": {"port": 1}}}', "peers.b.address: must be"),
+        ('{"peers": {"b": {"address": "x", "port": 0}}}', "peers.b.port: must be"),
+        ('{"peers": {"b": {"address": "x", "port": true}}}', "peers.b.port: must be"),
+        ('{"peers": {"b": {"address": "x", "prot": 1}}}', "peers.b.prot: is not known"),
+        ('{"peers": {"b": {"address": "x"}, "b": {"address": "y"}}}', "b: is in the file twice"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+async def test_a_file_that_is_wrong_at_the_start_fails_with_line_or_field(tmp_path, text, message):
+    path = tmp_path / "peers.json"
+    path.write_text(text)
+    discovery = ManualDiscovery("a", path, factory(RecordingHandler("a")))
+    with pytest.raises(ResourceInitializationError) as caught:
+        await discovery.initialize()
+    assert message in str(caught.value.__cause__)
+    assert str(path) in str(caught.value.__cause__)
+    await discovery.cleanup()
+
+
+async def test_a_file_that_is_missing_or_no_text_fails_by_name(tmp_path):
+    path = tmp_path / "peers.json"
+    for content, message in ((None, "peers.json"), (b"\xff{", "byte 0: is no UTF-8 text")):
+        if content is not None:
+            path.write_bytes(content)
+        discovery = ManualDiscovery("a", path, factory(RecordingHandler("a")))
+        with pytest.raises(ResourceInitializationError) as caught:
+            await discovery.initialize()
+        assert message in str(caught.value.__cause__)
+        await discovery.cleanup()
+
+
+async def test_a_peer_that_restarts_is_found_again_as_a_new_handle(tmp_path):
+    a, b = RecordingHandler("a"), RecordingHandler("b")
+    path = tmp_path / "peers.json"
+    server = make_server(b)
+    await server.initialize()
+    port = server.port
+    write_peers(path, {"b": port})
+    async with ManualDiscovery("a", path, factory(a)) as discovery:
+        await until_peers(discovery, ["b"])
+        first = discovery.peers()[0]
+        await server.cleanup()
+        await until_peers(discovery, [])
+        reborn = RecordingHandler("b")
+        async with make_server(reborn, port=port):
+            await until_peers(discovery, ["b"], timeout=5)
+            second = discovery.peers()[0]
+            assert second is not first
+            assert second.offer().incarnation == reborn.offer.incarnation
+            await first.wait_for(ResourceState.CLOSED, timeout=5)
+
+
+async def test_a_refused_peer_is_reported_with_the_reason(tmp_path):
+    a, b = RecordingHandler("a", model_id="other"), RecordingHandler("b")
+    path = tmp_path / "peers.json"
+    async with make_server(b) as server:
+        write_peers(path, {"b": server.port})
+        async with ManualDiscovery("a", path, factory(a)) as discovery:
+            await eventually(lambda: discovery.problems())
+            assert "model 'other', this node serves 'm'" in discovery.problems()[f"127.0.0.1:{server.port}"]
+
+
+async def test_dns_finds_peers_by_address_alone_and_leaves_itself_out():
+    a, b = RecordingHandler("a"), RecordingHandler("b")
+    async with make_server(b) as server:
+
+        async def records(name):
+            assert name == "nodes.example"
+            return ["127.0.0.1"]
+
+        async with DnsDiscovery(
+            "a", "nodes.example", factory(a), port=server.port, interval=0.05, resolver=records
+        ) as discovery:
+            await until_peers(discovery, ["b"])
+            assert discovery.peers()[0].id() == "b"
+        async with DnsDiscovery(
+            "b", "nodes.example", factory(b), port=server.port, interval=0.05, resolver=records
+        ) as discovery:
+            await discovery.check_health()
+            assert discovery.peers() == []
+
+
+async def test_two_addresses_of_one_node_make_one_connection():
+    a, b = RecordingHandler("a"), RecordingHandler("b")
+    async with make_server(b) as server:
+
+        async def records(_):
+            return ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+
+        b_everywhere = server.port
+        async with DnsDiscovery("a", "x", factory(a), port=b_everywhere, interval=0.05, resolver=records) as discovery:
+            await until_peers(discovery, ["b"])
+            await asyncio.sleep(0.3)
+            assert a.lost == []
+            assert [peer.id() for peer in discovery.peers()] == ["b"]
+
+
+async def test_dns_tolerates_a_missing_name_and_degrades_when_look_ups_fail():
+    a, b = RecordingHandler("a"), RecordingHandler("b")
+    answers: list[list[str] | Exception] = []
+
+    async def records(_):
+        answer = answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async with make_server(b) as server:
+        answers[:] = [[]]
+        async with DnsDiscovery("a", "x", factory(a), port=server.port, interval=0.02, resolver=records) as discovery:
+            assert await discovery.check_health()
+            answers[:] = [["127.0.0.1", "not an address"]]
+            await until_peers(discovery, ["b"])
+            answers[:] = [OSError("no such server")]
+            async with asyncio.timeout(5):
+                while discovery.state is not ResourceState.DEGRADED:
+                    await discovery.check_health()
+                    await asyncio.sleep(0.02)
+            assert [peer.id() for peer in discovery.peers()] == ["b"]
+            answers[:] = [[]]
+            async with asyncio.timeout(5):
+                while discovery.state is not ResourceState.READY:
+                    await discovery.check_health()
+                    await asyncio.sleep(0.02)
+            assert [peer.id() for peer in discovery.peers()] == ["b"]  # connected peers outlive their records
+
+
+async def test_the_system_resolver_knows_localhost():
+    assert "127.0.0.1" in await resolve("localhost")
+
+
+@pytest.fixture
+def udp_port():
+    import socket
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("0.0.0.0", 0))
+        return sock.getsockname()[1]
+
+
+def make_udp(handler, server, port, membership=MEMBERSHIP):
+    return UDPDiscovery(
+        handler.offer.node_id,
+        lambda: server.port,
+        factory(handler, membership),
+        membership,
+        port=port,
+        incarnation=handler.offer.incarnation,
+        interval=0.2,
+        expiry=1.0,
+    )
+
+
+async def test_three_nodes_on_one_machine_find_each_other_by_datagrams_within_three_seconds(udp_port):
+    handlers = [RecordingHandler(name) for name in "abc"]
+    async with AsyncExitStack() as stack:
+        discoveries = []
+        for handler in handlers:
+            server = await stack.enter_async_context(make_server(handler))
+            discoveries.append(await stack.enter_async_context(make_udp(handler, server, udp_port)))
+        async with asyncio.timeout(3):
+            for discovery in discoveries:
+                assert len(await discovery.discover_peers(wait_for_peers=2)) == 2
+
+
+async def test_datagrams_of_another_cluster_or_secret_are_not_even_dialled(udp_port):
+    a, b, c = RecordingHandler("a"), RecordingHandler("b"), RecordingHandler("c")
+    secret = Membership(cluster="test", secret=b"s")
+    async with (
+        make_server(a) as server_a,
+        make_server(b) as server_b,
+        make_server(c, membership=secret) as server_c,
+        make_udp(a, server_a, udp_port) as one,
+        make_udp(b, server_b, udp_port, Membership(cluster="other")) as two,
+        make_udp(c, server_c, udp_port, secret) as three,
+    ):
+        await asyncio.sleep(0.5)
+        assert [each.peers() for each in (one, two, three)] == [[], [], []]
+        assert [each.problems() for each in (one, two, three)] == [{}, {}, {}]
+
+
+async def test_a_node_that_stops_announcing_is_forgotten_and_found_again(udp_port):
+    a, b = RecordingHandler("a"), RecordingHandler("b")
+    async with make_server(a) as server_a, make_udp(a, server_a, udp_port) as discovery:
+        async with make_server(b) as server_b, make_udp(b, server_b, udp_port):
+            await until_peers(discovery, ["b"])
+        await until_peers(discovery, [])
+        await eventually(lambda: not discovery._sightings.candidates())
+        b = RecordingHandler("b")
+        async with make_server(b) as server_b, make_udp(b, server_b, udp_port):
+            await until_peers(discovery, ["b"])
+
+
+async def test_the_seed_names_work():
+    discovery = NoDiscovery("a", factory(RecordingHandler("a")))
+    assert (discovery.resource_id, discovery.resource_type) == ("discovery-a", "discovery")
+    await discovery.start()
+    assert discovery.state is ResourceState.READY
+    await discovery.stop()
+    assert discovery.state is ResourceState.CLOSED
