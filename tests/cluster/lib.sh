@@ -23,7 +23,7 @@ step() {
   : >"$log"
   { show_progress "$what" "$log" "$start" $BASHPID & } 2>/dev/null
   local shower=$!
-  set +e; (set -e; "$@") >"$log" 2>&1 9>&-; rc=$?; set -e
+  set +e; (set -e; "$@") >"$log" 2>&1; rc=$?; set -e
   kill "$shower" 2>/dev/null; wait "$shower" 2>/dev/null || true
   if [[ -t 2 ]]; then printf '\r\033[K' >&2; fi
   if [[ $rc = 0 ]]; then say "  ✓ $what ($((SECONDS-start)) s)"; return; fi
@@ -36,7 +36,7 @@ show_progress() { # ends by itself when the step's shell has gone
   local what=$1 log=$2 start=$3 parent=$4 width line n=0
   trap '' INT
   width=$(tput cols 2>/dev/null || echo 100)
-  exec 9>&- >/dev/null
+  exec 8>&- >/dev/null              # an inherited lock would outlive the step by a moment
   while kill -0 "$parent" 2>/dev/null; do
     sleep 1; n=$((n+1))
     if [[ -t 2 ]]; then
@@ -104,7 +104,7 @@ pull() {
   [[ ${EXO_REGISTRY:-} != none ]] || return 1
   local log=$CACHE/logs/pull.log pid
   say "  … $1: pull"
-  timeout 900 docker pull "$1" >"$log" 2>&1 9>&- &
+  timeout 900 docker pull "$1" >"$log" 2>&1 &
   pid=$!
   for _ in $(seq 100); do
     # The first word about the image itself: the registry has answered.
