@@ -1,0 +1,106 @@
+"""Prometheus metrics of the lifecycle, on a registry of one's own choosing.
+
+Events (transitions, hook runs, tasks) are counted as they happen; the state of each resource is read at scrape time
+from the weak registry, so a resource that is gone leaves no series behind.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from exo.lifecycle import ResourceState, StateChange, add_global_listener, live_resources
+from exo.lifecycle.events import HookRun, LifecycleEvent, Recovered, TaskEnded, TaskStarted
+
+SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class ResourceStates(Collector):
+    """`exo_resource_state{resource_id,resource_type,state}`: 1 for the present state of each live resource, else 0."""
+
+    def collect(self) -> Iterator[Metric]:
+        states = GaugeMetricFamily(
+            "exo_resource_state",
+            "1 for the state a resource is in",
+            labels=("resource_id", "resource_type", "state"),
+        )
+        # Two live resources may carry one id (a closed one and its successor): the youngest speaks.
+        for (name, kind), state in {(r.resource_id, r.resource_type): r.state for r in live_resources()}.items():
+            for each in ResourceState:
+                states.add_metric((name, kind, each.value), float(each is state))
+        yield states
+        counts = GaugeMetricFamily("exo_resources", "Live resources by type and state", labels=("type", "state"))
+        for (kind, value), number in Tally((r.resource_type, r.state.value) for r in live_resources()).items():
+            counts.add_metric((kind, value), number)
+        yield counts
+
+
+class LifecycleMetrics:
+    """Feeds a registry from the lifecycle's events until `close()`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        kind = ("resource_type",)
+        self._transitions = Counter(
+            "exo_resource_transitions", "State transitions", (*kind, "from_state", "to_state"), registry=registry
+        )
+        self._hooks = Histogram(
+            "exo_resource_hook_seconds",
+            "Duration of initialize, cleanup and health_check hooks",
+            (*kind, "hook", "outcome"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._restarts = Counter("exo_resource_restarts", "Successful recoveries", kind, registry=registry)
+        self._tasks_started = Counter("exo_tasks_started", "Background tasks started", ("owner",), registry=registry)
+        self._tasks_ended = Counter(
+            "exo_tasks_ended", "Background tasks ended, by outcome", ("owner", "outcome"), registry=registry
+        )
+        self._tasks_running = Gauge("exo_tasks_running", "Background tasks running", ("owner",), registry=registry)
+        self._states = ResourceStates()
+        registry.register(self._states)
+        self._remove: Callable[[], None] = add_global_listener(self.count)
+
+    def count(self, event: LifecycleEvent) -> None:
+        match event:
+            case StateChange():
+                self._transitions.labels(event.resource_type, event.old.value, event.new.value).inc()
+            case HookRun():
+                self._hooks.labels(event.resource_type, event.hook, event.outcome).observe(event.seconds)
+            case Recovered():
+                self._restarts.labels(event.resource_type).inc()
+            case TaskStarted():
+                self._tasks_started.labels(event.owner).inc()
+                self._tasks_running.labels(event.owner).inc()
+            case TaskEnded():
+                self._tasks_ended.labels(event.owner, event.outcome).inc()
+                self._tasks_running.labels(event.owner).dec()
+
+    def close(self) -> None:
+        """Stop counting; the registry keeps its last numbers, but no more states."""
+        self._remove()
+        self.registry.unregister(self._states)
+
+
+_installed: Final[WeakKeyDictionary[CollectorRegistry, LifecycleMetrics]] = WeakKeyDictionary()
+
+
+def install(registry: CollectorRegistry = REGISTRY) -> LifecycleMetrics:
+    """Count the lifecycle's events on `registry` from now on; the same object when called again."""
+    if registry not in _installed:
+        _installed[registry] = LifecycleMetrics(registry)
+    return _installed[registry]
+
+
+def render(accept: str = "", registry: CollectorRegistry = REGISTRY) -> tuple[bytes, str]:
+    """The body of `/metrics` and its content type, in the format that the request's `Accept` header asks for."""
+    install(registry)
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
