@@ -14,7 +14,7 @@ import numpy as np
 from exo.inference.models.config import RopeConfig
 
 Array = np.ndarray[Any, Any]
-SUPPORTED = ("default", "linear", "llama3", "longrope")
+SUPPORTED = ("default", "linear", "llama3", "yarn", "longrope")
 
 
 def inverse_frequencies(rope: RopeConfig, *, long: bool = False) -> Array:
@@ -58,6 +58,9 @@ def rope_from_hf(config: dict[str, Any], head_dim: int, context_length: int) -> 
         return RopeConfig(theta=theta, dims=dims, divisors=(float(scaling["factor"]),) * (dims // 2))
     if kind == "llama3":
         return RopeConfig(theta=theta, dims=dims, divisors=_llama3_divisors(base, scaling, original))
+    if kind == "yarn":
+        divisors, scale = _yarn(base, scaling, original)
+        return RopeConfig(theta=theta, dims=dims, divisors=divisors, scale=scale)
     if kind == "longrope":
         return RopeConfig(
             theta=theta,
@@ -92,6 +95,31 @@ def _llama3_divisors(base: RopeConfig, scaling: dict[str, Any], original: int) -
     between = 1 / ((1 - smooth) / factor + smooth)
     divisors = np.where(wavelength < original / high, 1.0, np.where(wavelength > original / low, factor, between))
     return tuple(float(d) for d in divisors)
+
+
+def _yarn(base: RopeConfig, scaling: dict[str, Any], original: int) -> tuple[tuple[float, ...], float]:
+    """Slow frequencies are interpolated, quick ones kept, a ramp between. https://arxiv.org/abs/2309.00071"""
+    factor = float(scaling["factor"])
+
+    def pair_that_turns(times: float) -> float:
+        return base.dims * math.log(original / (times * 2 * math.pi)) / (2 * math.log(base.theta))
+
+    low = pair_that_turns(float(scaling.get("beta_fast") or 32))
+    high = pair_that_turns(float(scaling.get("beta_slow") or 1))
+    if scaling.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, base.dims - 1)
+    ramp = np.clip((np.arange(base.dims // 2) - low) / (high - low or 0.001), 0, 1)
+    divisors = tuple(float(d) for d in 1 / (ramp / factor + (1 - ramp)))
+    if scaling.get("attention_factor") is not None:
+        return divisors, float(scaling["attention_factor"])
+
+    def attention(weight: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
+        return divisors, attention(float(scaling["mscale"])) / attention(float(scaling["mscale_all_dim"]))
+    return divisors, attention(1.0)
 
 
 def _longrope_scale(scaling: dict[str, Any], original: int, context_length: int) -> float:
