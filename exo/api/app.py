@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,6 +21,8 @@ from exo.api.problems import problem_of
 from exo.api.schema import ChatRequest, CompletionRequest
 from exo.contract import LIVE_PATH, METRICS_PATH, READY_PATH, STARTED_PATH
 
+Handler = Callable[[Request], Awaitable[Response]]
+
 
 def build_app(context: Context) -> FastAPI:
     # The built-in documentation pages load scripts from elsewhere; /openapi.json is all a client needs.
@@ -33,10 +36,12 @@ def build_app(context: Context) -> FastAPI:
 
 
 def _add_openai(app: FastAPI) -> None:
-    post = {"methods": ["POST"], "response_model": None}
-    app.add_api_route("/v1/chat/completions", chat_completions, openapi_extra=_body(ChatRequest), **post)
-    app.add_api_route("/v1/completions", completions, openapi_extra=_body(CompletionRequest), **post)
-    app.add_api_route("/v1/embeddings", embeddings, **post)
+    def post(path: str, handler: Handler, body: dict[str, Any] | None = None) -> None:
+        app.add_api_route(path, handler, methods=["POST"], response_model=None, openapi_extra=body)
+
+    post("/v1/chat/completions", chat_completions, _body(ChatRequest))
+    post("/v1/completions", completions, _body(CompletionRequest))
+    post("/v1/embeddings", embeddings)
     app.add_api_route("/v1/models", views.list_models, response_model=None)
     app.add_api_route("/v1/models/{model:path}", views.get_model, response_model=None)
 
@@ -60,7 +65,7 @@ def _inlined(schema: Any, defs: dict[str, Any]) -> Any:
 
 
 def _add_views(app: FastAPI) -> None:
-    routes = {
+    routes: dict[str, Handler] = {
         LIVE_PATH: views.livez,
         READY_PATH: views.readyz,
         STARTED_PATH: views.startupz,

@@ -65,11 +65,12 @@ def describe(report: HealthReport) -> dict[str, Any]:
 
 def _describe(health: ResourceHealth) -> dict[str, Any]:
     return {
+        "type": health.resource_type,
         "state": health.state.name.lower(),
         "healthy": health.healthy,
         "required": health.required,
         "reason": health.reason,
-        "last_error": str(health.last_error) if health.last_error else None,
+        "last_error": health.last_error,
         "latency_ms": None if health.latency_seconds is None else round(health.latency_seconds * 1000, 3),
         "checked_ago_seconds": None if health.checked_ago_seconds is None else round(health.checked_ago_seconds, 3),
     }

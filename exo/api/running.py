@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from exo.api import meters
@@ -42,7 +42,7 @@ class Run:
             async for _ in steps:
                 pass
 
-    async def steps(self) -> AsyncIterator[Indexed]:
+    async def steps(self) -> AsyncGenerator[Indexed, None]:
         steps = self._one() if len(self._requests) == 1 else self._many()
         try:
             async with contextlib.aclosing(steps):
@@ -56,12 +56,12 @@ class Run:
         finally:
             self._observe()
 
-    async def _one(self) -> AsyncIterator[Indexed]:
+    async def _one(self) -> AsyncGenerator[Indexed, None]:
         async with _closing(self._backend.process_tokens(self._requests[0])) as chunks:
             async for chunk in chunks:
                 yield 0, chunk
 
-    async def _many(self) -> AsyncIterator[Indexed]:
+    async def _many(self) -> AsyncGenerator[Indexed, None]:
         """Each sequence is read by a task of its own; the first that fails fails the reply."""
         queue: asyncio.Queue[Indexed | BaseException | None] = asyncio.Queue(_AHEAD)
         pumps = [

@@ -134,7 +134,7 @@ class StreamOptions(_Body):
 
 def _as_tool_choice(value: Any) -> str | None:
     """`none`, `auto`, `required`, or the name of the one function to call with a leading `=`."""
-    if value is None or value in ("none", "auto", "required"):
+    if value is None or (isinstance(value, str) and value in ("none", "auto", "required")):
         return value
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
         name = value["function"].get("name")

@@ -9,6 +9,7 @@ import asyncio
 import socket
 from typing import ClassVar
 
+import structlog
 import uvicorn
 
 from exo.api.app import build_app
@@ -18,6 +19,7 @@ from exo.inference.generation import Backend, NodeView
 from exo.lifecycle import AsyncResource, TaskPriority
 from exo.utils.health_check import HealthMonitor
 
+_log = structlog.get_logger("exo.api")
 _BACKLOG = 1024
 
 
@@ -59,6 +61,7 @@ class ApiServer(AsyncResource):
         except BaseException:
             bound.close()
             raise
+        _log.info("listening", url=self.url, port=self._port)
         self._task_manager.start_task("api server ticks", self._server.main_loop, priority=TaskPriority.CRITICAL)
 
     async def _do_cleanup(self) -> None:

@@ -6,13 +6,13 @@ from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from exo.api.context import Context
 from exo.api.health import Probe
 from exo.inference.errors import ModelNotFound
+from exo.observability.metrics import render
 
 
 def _context(request: Request) -> Context:
@@ -40,7 +40,8 @@ async def startupz(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+    body, content_type = render(request.headers.get("accept", ""))
+    return Response(body, headers={"Content-Type": content_type})
 
 
 async def list_models(request: Request) -> Response:

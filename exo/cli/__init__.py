@@ -177,8 +177,8 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("EXO_DEBUG"):
             raise
-        failure = explain(error)
-        _die(f"{failure} (EXO_DEBUG=1 shows where)", failure.code)
+        known = explain(error)
+        _die(f"{known} (EXO_DEBUG=1 shows where)", known.code)
 
 
 def _die(message: str, code: int) -> None:

@@ -26,9 +26,9 @@ def explain(error: BaseException) -> Failure:
             return cause
         if isinstance(cause, ModelNotFound):
             return Failure(_one_line(cause), USAGE)
-    known = next((cause for cause in chain if isinstance(cause, ExoError)), None)
-    known = known or next((cause for cause in chain if isinstance(cause, OSError) and cause.strerror), None)
-    return Failure(_one_line(known or chain[-1]))
+    ours = [cause for cause in chain if isinstance(cause, ExoError)]
+    system = [cause for cause in chain if isinstance(cause, OSError) and cause.strerror]
+    return Failure(_one_line([*ours, *system, chain[-1]][0]))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import inspect
 import os
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -17,7 +17,6 @@ import typer
 
 from exo.contract import (
     API_PORT,
-    CACHE_DIR,
     DEFAULT_MODEL,
     DISCOVERY_PORT,
     GRPC_PORT,
@@ -38,50 +37,70 @@ class Setting:
     kind: Any
     default: Any
     help: str
+    metavar: str | None = None
     shown: str | None = None
     secret: bool = False
-    range: Mapping[str, float] = field(default_factory=dict)
+    least: float | None = None
+    most: float | None = None
 
     @property
     def key(self) -> str:
         return self.name.replace("-", "_")
 
 
-_PORT: Final = {"min": 0, "max": 65535}
+def _port(name: str, default: int, text: str) -> Setting:
+    return Setting(name, int, default, text, "PORT", least=0, most=65535)
 
-SETTINGS: Final = (
-    Setting("node-id", str | None, None, "This node's name in the ring.", shown="the host's name"),
-    Setting("model", str, DEFAULT_MODEL, "A bundled model's name, a GGUF file or folder, or hf:OWNER/REPO."),
-    Setting("engine", Engine, "auto", "What computes: auto takes onnx where it is installed, else numpy."),
-    Setting("host", str, "0.0.0.0", "The address to listen on."),
-    Setting("advertise-host", str, "", "The address peers are told.", shown="POD_IP, else found by the peers"),
-    Setting("api-port", int, API_PORT, "The HTTP API, dashboard and health endpoints; 0 takes any.", range=_PORT),
-    Setting("grpc-port", int, GRPC_PORT, "Where peers reach this node; 0 takes any.", range=_PORT),
-    Setting("health-port", int, HEALTH_PORT, "The gRPC health service (plaintext, for probes).", range=_PORT),
-    Setting("api-key", str | None, None, "Ask for this key on /v1 and /api. Better set as EXO_API_KEY.", secret=True),
-    Setting("discovery", Literal["none", "udp", "manual", "dns"], "none", "How peers are found."),
-    Setting("discovery-config", Path | None, None, "manual: a JSON file of peers, re-read when it changes."),
-    Setting("discovery-name", str, "", "dns: the name of the headless Service of the ring."),
-    Setting("discovery-port", int, DISCOVERY_PORT, "udp: the port of the broadcasts.", range=_PORT),
-    Setting("cluster", str, "default", "Only nodes of the same cluster name form a ring."),
-    Setting("secret", str, "", "A secret that all nodes of the ring share. Better set as EXO_SECRET.", secret=True),
-    Setting("tls-dir", Path | None, None, "Mutual TLS between nodes: a folder with tls.crt, tls.key and ca.crt."),
-    Setting("memory", int | None, None, "MiB this node offers to the ring.", shown="what the machine allows",
-            range={"min": 0}),
-    Setting("context-length", int | None, None, "Longest prompt and answer in tokens.", shown="the model's own",
-            range={"min": 1}),
-    Setting("layers", str | None, None, "Pin this node to a range of layers, like 0-14.", shown="by memory"),
-    Setting("models-dir", Path | None, None, "Where bundled models lie.", shown=f"{MODELS_DIR} where it is there"),
-    Setting("cache-dir", Path | None, None, "Where downloads are kept.", shown=f"{CACHE_DIR} or the user's cache"),
-    Setting("hub-token", str | None, None, "Token for gated models. Better set as EXO_HUB_TOKEN.", secret=True),
-    Setting("hub-revision", str | None, None, "Branch, tag or commit of a hf: model.", shown="main"),
-    Setting("offline", bool, False, "Never ask the hub; use what is in the cache."),
-    Setting("max-requests", int, 256, "Requests taken at a time; more are answered 429.", range={"min": 1}),
-    Setting("drain-seconds", float, 30.0, "How long running requests may take to end on SIGTERM.", range={"min": 0}),
-    Setting("recovery-seconds", float, 60.0, "How long a stream waits for a lost ring.", range={"min": 0}),
-    Setting("log-format", Literal["json", "console"] | None, None, "How to log.", shown="console on a terminal"),
-    Setting("log-level", Literal["debug", "info", "warning", "error"], "info", "What to log."),
-)  # fmt: skip
+
+def _secret(name: str, text: str) -> Setting:
+    return Setting(name, str, "", f"{text} Better set as {env_name(name)}.", "TEXT", secret=True)
+
+
+# By the heading under which help shows them.
+PANELS: Final = {
+    "Model": (
+        Setting(
+            "model", str, DEFAULT_MODEL, "A bundled model's name, a GGUF file or folder, or hf:OWNER/REPO.", "MODEL"
+        ),
+        Setting("engine", Engine, "auto", "What computes: auto takes onnx where it is installed, else numpy."),
+        Setting("context-length", int | None, None, "Longest prompt and answer.", "TOKENS", "the model's own", least=1),
+        Setting(
+            "models-dir", Path | None, None, "Where models lie by name.", "PATH", f"{MODELS_DIR} where it is there"
+        ),
+        Setting("cache-dir", Path | None, None, "Where downloads are kept.", "PATH", "the user's cache"),
+        Setting("hub-revision", str | None, None, "Branch, tag or commit of a hf: model.", "TEXT", "main"),
+        _secret("hub-token", "Token for gated hf: models."),
+        Setting("offline", bool, False, "Never ask the hub; use what is in the cache."),
+    ),
+    "API": (
+        Setting("host", str, "0.0.0.0", "The address to listen on.", "ADDRESS"),
+        _port("api-port", API_PORT, "HTTP API, dashboard and health endpoints; 0 takes any free one."),
+        _port("health-port", HEALTH_PORT, "The gRPC health service, plaintext, for probes; 0 takes any free one."),
+        _secret("api-key", "Ask for this key on /v1 and /api."),
+        Setting("max-requests", int, 256, "Requests taken at a time; more are answered 429.", "N", least=1),
+        Setting("drain-seconds", float, 30.0, "How long requests may take to end on SIGTERM.", "SECONDS", least=0),
+    ),
+    "Ring": (
+        Setting("node-id", str | None, None, "This node's name in the ring.", "TEXT", "the host's name"),
+        Setting("cluster", str, "default", "Only nodes of the same cluster name form a ring.", "TEXT"),
+        _port("grpc-port", GRPC_PORT, "Where peers reach this node; 0 takes any free one."),
+        Setting("advertise-host", str, "", "The address peers are told.", "ADDRESS", "POD_IP, else found by the peers"),
+        Setting("discovery", Literal["none", "udp", "manual", "dns"], "none", "How peers are found."),
+        Setting("discovery-config", Path | None, None, "manual: a JSON file, re-read when it changes.", "FILE"),
+        Setting("discovery-name", str, "", "dns: the name of the ring's headless Service.", "HOST"),
+        _port("discovery-port", DISCOVERY_PORT, "udp: the port of the broadcasts."),
+        Setting("memory", int | None, None, "What this node offers.", "MIB", "what the machine allows", least=0),
+        Setting("layers", str | None, None, "Pin this node to layers, like 0-14.", "FIRST-LAST", "by memory"),
+        Setting("recovery-seconds", float, 60.0, "How long a stream waits for a lost ring.", "SECONDS", least=0),
+        Setting("tls-dir", Path | None, None, "Mutual TLS: a folder with tls.crt, tls.key and ca.crt.", "PATH"),
+        _secret("secret", "A secret that all nodes of the ring share."),
+    ),
+    "Log": (
+        Setting("log-format", Literal["json", "console"] | None, None, "How to log.", "json|console", "by terminal"),
+        Setting("log-level", Literal["debug", "info", "warning", "error"], "info", "What to log."),
+    ),
+}
+SETTINGS: Final = tuple(setting for settings in PANELS.values() for setting in settings)
 BY_KEY: Final = {setting.key: setting for setting in SETTINGS}
 
 
@@ -122,7 +141,7 @@ def _load_config(ctx: typer.Context, value: Path | None) -> Path | None:
 Command = Callable[[typer.Context, dict[str, Any]], None]
 
 
-def with_settings(command: Command, *, hide: tuple[str, ...] = ()) -> Callable[..., None]:
+def with_settings(command: Command) -> Callable[..., None]:
     """A typer command with `--config` and a flag for each setting; `command` gets their values by key."""
     config = Annotated[
         Path | None,
@@ -131,7 +150,7 @@ def with_settings(command: Command, *, hide: tuple[str, ...] = ()) -> Callable[.
     parameters = [
         inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
         inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=config),
-        *(_parameter(setting, hidden=setting.key in hide) for setting in SETTINGS),
+        *(_parameter(setting, panel) for panel, settings in PANELS.items() for setting in settings),
     ]
 
     def run(ctx: typer.Context, **values: Any) -> None:
@@ -144,11 +163,19 @@ def with_settings(command: Command, *, hide: tuple[str, ...] = ()) -> Callable[.
     return run
 
 
-def _parameter(setting: Setting, *, hidden: bool) -> inspect.Parameter:
+def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
     flag = f"--{setting.name}" + (f"/--no-{setting.name}" if setting.kind is bool else "")
-    shown = setting.shown if setting.shown is not None else setting.default not in (None, "")
+    shown = setting.shown if setting.shown is not None else setting.default not in (None, "", False)
     option = typer.Option(
-        flag, envvar=env_name(setting.name), help=setting.help, show_default=shown, hidden=hidden, **setting.range
+        flag,
+        envvar=env_name(setting.name),
+        show_envvar=False,
+        help=setting.help,
+        show_default=shown,
+        min=setting.least,
+        max=setting.most,
+        metavar=setting.metavar,
+        rich_help_panel=panel,
     )
     return inspect.Parameter(
         setting.key, inspect.Parameter.KEYWORD_ONLY, default=setting.default, annotation=Annotated[setting.kind, option]

@@ -17,34 +17,22 @@ import structlog
 from exo.api.context import ApiSettings
 from exo.api.server import ApiServer
 from exo.cli.failures import USAGE, Failure, explain
-from exo.lifecycle import AsyncResource, ResourceGroup
+from exo.inference.errors import NodeDraining
+from exo.lifecycle import ResourceGroup
+from exo.networking.grpc.health_server import HealthServer
 from exo.orchestration.build import build_node
 from exo.orchestration.node import Node
 from exo.orchestration.settings import NodeSettings
 
 _log = structlog.get_logger("exo.serve")
 _TLS_FILES = {"tls_cert": "tls.crt", "tls_key": "tls.key", "tls_ca": "ca.crt"}
-_SAME = [
-    "model",
-    "engine",
-    "host",
-    "api_port",
-    "grpc_port",
-    "discovery",
-    "discovery_config",
-    "discovery_name",
-    "discovery_port",
-    "cluster",
-    "drain_seconds",
-    "context_length",
-    "models_dir",
-    "cache_dir",
-    "hub_token",
-    "hub_revision",
-    "offline",
-    "max_requests",
-    "recovery_seconds",
-]
+_SAME = (
+    *("model", "engine", "host", "api_port", "grpc_port", "cluster", "drain_seconds", "recovery_seconds"),
+    *("discovery", "discovery_config", "discovery_name", "discovery_port", "context_length", "max_requests"),
+    *("models_dir", "cache_dir", "hub_revision", "offline"),
+)
+# How often a resource's health is asked: well within the probes' own periods.
+CHECK_SECONDS = 2.0
 
 
 def node_settings(values: dict[str, Any], environ: dict[str, str] | None = None) -> NodeSettings:
@@ -52,6 +40,7 @@ def node_settings(values: dict[str, Any], environ: dict[str, str] | None = None)
     environ = dict(os.environ) if environ is None else environ
     fields = {name: values[name] for name in _SAME}
     fields["memory_mib"] = values["memory"]
+    fields["hub_token"] = values["hub_token"] or None
     fields["secret"] = values["secret"].encode()
     fields["advertise_host"] = values["advertise_host"] or environ.get("POD_IP", "")
     fields["pinned"] = _layers(values["layers"])
@@ -90,9 +79,9 @@ def serve(values: dict[str, Any]) -> int:
 
 
 async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> int:
-    node = build_node(settings)
     stop = Stop()
     stop.listen()
+    node = build_node(settings)
     group = compose(node, api, health_port)
     starting = asyncio.create_task(group.initialize(), name="start")
     stopping = asyncio.create_task(stop.asked.wait(), name="wait for a signal")
@@ -109,10 +98,8 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
         raise failure from error
     finally:
         stopping.cancel()
-    _log.info("stopping", reason=stop.reason)
-    await _drain(node, stop)
-    await _close(group)
-    starting.cancel()
+    _log.info("stopping", reason=stop.reason, drain_seconds=settings.drain_seconds)
+    await _close_or_hurry(group, node, stop)
     await asyncio.gather(starting, stopping, return_exceptions=True)
     _log.info("stopped")
     return 0
@@ -120,37 +107,34 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
 
 def compose(node: Node, api: ApiSettings, health_port: int) -> ResourceGroup:
     """The whole process as one resource; members start from first to last and close in reverse."""
-    group = ResourceGroup(
-        resource_id=f"exo-{node.node_id}",
-        initialize_timeout=node.settings.initialize_timeout,
-        cleanup_timeout=api.drain_seconds * 2 + 60,
-    )
-    parts: dict[str, AsyncResource] = {"api": ApiServer(node, node, node.monitor, api)}
-    for name, part in parts.items():
-        group.add(part, name=name)
-    group.add(node, name="node", depends_on=tuple(parts))
+    group = ResourceGroup(resource_id=f"exo-{node.node_id}", resource_type="process")
+    server = ApiServer(node, node, node.monitor, api)
+    node.monitor.register(server, interval=CHECK_SECONDS)
+    # The native gRPC probes then say what /readyz says.
+    node.monitor.add_readiness("node", node.describe_progress)
+    group.add(server, name="api")
+    group.add(HealthServer(node.node_id, api.host, node.monitor, port=health_port), name="health")
+    group.add(node, name="node", depends_on=("api", "health"))
     return group
 
 
-async def _drain(node: Node, stop: Stop) -> None:
-    """Lets running requests end; a second signal, or the deadline the node has, cuts it short."""
-    if not node.is_usable:
-        return
-    draining = asyncio.create_task(node.drain(), name="drain")
+async def _close_or_hurry(group: ResourceGroup, node: Node, stop: Stop) -> None:
+    """Closing the node lets running requests end; a second signal ends them, and the order stays the same."""
+    closing = asyncio.create_task(_close(group), name="close")
     again = asyncio.create_task(stop.again.wait(), name="wait for a second signal")
-    await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
-    if not draining.done():
+    await asyncio.wait({closing, again}, return_when=asyncio.FIRST_COMPLETED)
+    if not closing.done():
         _log.warning("drain cut short", reason=stop.reason)
-    for task in (draining, again):
-        task.cancel()
-    await asyncio.gather(draining, again, return_exceptions=True)
+        node.entry.abort_all(NodeDraining("this node was told to stop at once"))
+    again.cancel()
+    await asyncio.gather(closing, again, return_exceptions=True)
 
 
 async def _close(group: ResourceGroup) -> None:
     """Closes everything in order; what goes wrong while closing is said, and changes no exit code."""
     try:
         await group.cleanup()
-    except Exception as error:  # noqa: BLE001 - closing goes on to the end, whatever one part has to say
+    except Exception as error:  # noqa: BLE001 - closing goes on to its end, whatever a part has to say
         _log.error("cleanup failed", error=str(explain(error)))
 
 

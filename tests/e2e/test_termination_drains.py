@@ -77,7 +77,7 @@ def assert_cleanup_order(text: str) -> None:
     closed = [
         str(event["resource_type"])
         for event in (json.loads(line) for line in text.splitlines() if line.startswith("{"))
-        if event.get("to") == "closed"
+        if str(event.get("to")).lower() == "closed"
     ]
     assert "inference_engine" in closed, text[-4000:]
     order = [kind for kind in closed if kind in ("server", "inference_engine", "node")]
