@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import structlog
 
 from exo import contract
-from exo_operator import names
+from exo_operator import names, plan_ring
 from exo_operator.cluster import ClusterError, NotFound
 from exo_operator.metrics import Health
 from exo_operator.names import Key
@@ -46,6 +46,8 @@ class Controller:
         """An object is gone."""
         self._count(obj)
         self._store.remove(obj)
+        if obj["kind"] == "Pod":
+            self._reconciler.forget_pod(str(obj["metadata"].get("uid")))
         self._enqueue(obj)
 
     def _count(self, obj: Raw) -> None:
@@ -105,8 +107,14 @@ class Controller:
         for kind in OWN_KINDS:
             for obj in self._store.of_kind(kind):
                 self._enqueue(obj)
+        self._count_nodes()
         self._health.synced = True
         return late
+
+    def _count_nodes(self) -> None:
+        ready = [plan_ring.is_ready(node) for node in self._store.of_kind(names.KIND_NODE)]
+        self._reconciler.metrics.nodes.labels("true").set(sum(ready))
+        self._reconciler.metrics.nodes.labels("false").set(len(ready) - sum(ready))
 
     async def _forget_gone(self, refs: set[Ref]) -> None:
         for ref in refs:

@@ -29,6 +29,8 @@ LABEL_INDEX: Final = f"{contract.GROUP}/index"
 # A pod's host name is a DNS label of at most 63 characters; a child of an ExoCluster adds "-<index>", a
 # Service "-ring".
 MAX_NAME: Final = 52
+# Room for "-999".
+MAX_CLUSTER_NAME: Final = MAX_NAME - 4
 
 
 class Key(NamedTuple):

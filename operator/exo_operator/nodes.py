@@ -18,6 +18,10 @@ from exo_operator.observed import NodeReport, Raw
 TIMEOUT_S = 2.0
 MAX_BODY = 1 << 20
 MAX_RESOURCES = 100
+TOKEN_RATE = "exo_api_tokens_per_second"
+FIRST_TOKEN = "exo_api_time_to_first_token_seconds"
+RSS = "process_resident_memory_bytes"
+METRICS = frozenset({RSS, *(f"{name}_{part}" for name in (TOKEN_RATE, FIRST_TOKEN) for part in ("sum", "count"))})
 
 
 class NodeClient:
@@ -33,25 +37,35 @@ class NodeClient:
             await self._session.close()
             self._session = None
 
-    async def report(self, ip: str, name: str) -> NodeReport:
-        """Ask the node at `ip`. Never raises: a node that does not answer gives `reachable=False`."""
+    async def report(self, ip: str, name: str, *, figures: bool = False) -> NodeReport:
+        """Ask the node at `ip`; `figures` asks for what it measured as well.
+
+        Never raises: a node that does not answer gives `reachable=False`.
+        """
         host = f"[{ip}]" if ":" in ip else ip
         base = f"http://{host}:{self._port}"
+        answer = await self._try(f"{base}{contract.READY_PATH}?verbose")
+        if answer is None:
+            return NodeReport()
+        facts = parse_ready(*answer)
+        ring = await self._try(f"{base}/api/v1/ring")
+        if ring is not None and ring[0] == 200:
+            facts |= parse_ring(ring[1], name)
+        else:
+            # Behind an API key. Readiness includes the ring, so that it being ready says enough.
+            facts["ring_formed"] = True if facts["ready"] else (False if "ring" in facts["failing"] else None)
+        if figures:
+            page = await self._try(f"{base}{contract.METRICS_PATH}")
+            if page is not None and isinstance(page[1], str):
+                facts |= parse_metrics(page[1])
+        return NodeReport(reachable=True, **facts)
+
+    async def _try(self, url: str) -> tuple[int, Any] | None:
         try:
             async with asyncio.timeout(self._timeout):
-                status, body = await self._get(f"{base}{contract.READY_PATH}?verbose")
+                return await self._get(url)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-            return NodeReport()
-        facts = parse_ready(status, body)
-        for path, parse in (("ring", parse_ring), ("resources", parse_resources)):
-            try:
-                async with asyncio.timeout(self._timeout):
-                    code, body = await self._get(f"{base}/api/v1/{path}")
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-                continue
-            if code == 200:
-                facts |= parse(body, name)
-        return NodeReport(reachable=True, **facts)
+            return None
 
     async def _get(self, url: str) -> tuple[int, Any]:
         if self._session is None:
@@ -61,7 +75,7 @@ class NodeClient:
         async with self._session.get(url, allow_redirects=False) as response:
             content = await response.content.read(MAX_BODY)
             if "json" not in response.content_type:
-                return response.status, None
+                return response.status, content.decode(errors="replace")
             return response.status, json.loads(content)
 
 
@@ -72,38 +86,56 @@ def parse_ready(status: int, body: Any) -> dict[str, Any]:
         named = body.get("failing")
         if isinstance(named, Mapping):
             failing = {str(name): _text(reason) for name, reason in named.items()}
-    return {"ready": status == 200, "failing": {} if status == 200 else failing}
+    facts: dict[str, Any] = {"ready": status == 200, "failing": {} if status == 200 else failing}
+    return facts | (parse_resources(body) if isinstance(body, Mapping) else {})
 
 
 def parse_ring(body: Any, name: str) -> dict[str, Any]:
     """The facts in an answer of /api/v1/ring, seen for the node called `name`."""
     if not isinstance(body, Mapping):
         return {}
-    stages = _first(body, "stages", "nodes", "members", "plan")
-    if isinstance(stages, Mapping):
-        stages = [dict(value, node=key) if isinstance(value, Mapping) else value for key, value in stages.items()]
+    stages = body.get("stages")
     stages = [stage for stage in stages if isinstance(stage, Mapping)] if isinstance(stages, list) else []
-    own: Mapping[str, Any] = next((s for s in stages if name in (s.get("node_id"), s.get("node"), s.get("id"))), {})
-    start, end = _int(_first(own, "start_layer", "start")), _int(_first(own, "end_layer", "end"))
-    epoch = _first(body, "epoch", "epoch_hash")
-    formed = _first(body, "formed", "ring_formed")
+    own: Mapping[str, Any] = next((stage for stage in stages if stage.get("node_id") == name), {})
+    start, end = _int(own.get("start_layer")), _int(own.get("end_layer"))
+    epoch, formed = body.get("epoch"), body.get("formed")
     return {
         "ring_formed": formed if isinstance(formed, bool) else None,
-        "ring_epoch": str(epoch)[:64] if epoch is not None else None,
+        "ring_epoch": str(epoch)[:64] if epoch else None,
         "ring_size": len(stages) or None,
         "layers": (start, end) if start is not None and end is not None else None,
-        "total_layers": _int(_first(body, "n_layers", "layers", "total_layers")),
-        "planned_mib": _int(_first(own, "planned_mib", "memory_mib", "planned_memory_mib")),
-        "used_mib": _int(_first(own, "used_mib", "rss_mib")) or _int(_first(body, "rss_mib")),
-        "tokens_per_second": _float(_first(body, "tokens_per_second", "tok_s")),
-        "ttft_ms": _float(_first(body, "ttft_ms")),
-        "hop_ms": _float(_first(own, "hop_ms")) or _float(_first(body, "hop_ms")),
+        "total_layers": _int(body.get("n_layers")),
+        "planned_mib": _int(own.get("planned_mib")),
+        "hop_ms": _float(own.get("hop_ms")),
     }
 
 
-def parse_resources(body: Any, _name: str) -> dict[str, Any]:
-    """The facts in an answer of /api/v1/resources."""
-    items = body.get("resources") if isinstance(body, Mapping) else body
+def parse_metrics(page: str) -> dict[str, Any]:
+    """Means since the node started, and its resident memory, from its Prometheus page."""
+    values: dict[str, float] = {}
+    for line in page.splitlines():
+        name, _, value = line.partition(" ")
+        if name in METRICS:
+            try:
+                values[name] = float(value)
+            except ValueError:
+                continue
+
+    def mean(metric: str) -> float | None:
+        count = values.get(f"{metric}_count")
+        return values.get(f"{metric}_sum", 0.0) / count if count else None
+
+    ttft, rss = mean(FIRST_TOKEN), values.get(RSS)
+    return {
+        "tokens_per_second": mean(TOKEN_RATE),
+        "ttft_ms": None if ttft is None else ttft * 1000,
+        "used_mib": None if rss is None else int(rss / (1 << 20)),
+    }
+
+
+def parse_resources(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The health of each resource in a verbose answer."""
+    items = body.get("resources")
     if isinstance(items, Mapping):
         items = [dict(value, name=key) for key, value in items.items() if isinstance(value, Mapping)]
     if not isinstance(items, list):

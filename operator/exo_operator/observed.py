@@ -98,6 +98,16 @@ class Store:
         ]
         return sorted(found, key=lambda obj: str(obj["metadata"]["name"]))
 
+    def controlled_by(self, kind: str, namespace: str, uid: str) -> list[Raw]:
+        """The objects of a kind whose controller has this uid, by name."""
+        found = [
+            obj
+            for obj in self.of_kind(kind)
+            if obj["metadata"].get("namespace") == namespace
+            and any(o.get("controller") and o.get("uid") == uid for o in obj["metadata"].get("ownerReferences") or ())
+        ]
+        return sorted(found, key=lambda obj: str(obj["metadata"]["name"]))
+
     def __len__(self) -> int:
         return len(self._objects)
 

@@ -74,8 +74,6 @@ class Observed:
     misses: int = 0
     # Objects outside the watches that were found to hold a name we need.
     taken: tuple[Conflict, ...] = ()
-    # Why the last attempt to act failed: a CamelCase reason and a message.
-    failure: tuple[str, str] | None = None
 
 
 def differs(wanted: Any, live: Any) -> bool:

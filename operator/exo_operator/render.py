@@ -63,11 +63,9 @@ class NodeRef:
 
 
 def model_argument(model: ModelRef) -> str:
-    """The value of `--model`: NAME, PATH or hf:REPO[@REVISION][:QUANTIZATION]."""
+    """The value of `--model`: NAME, PATH or hf:REPO."""
     if model.hf is not None:
-        revision = f"@{model.revision}" if model.revision else ""
-        quantization = f":{model.quantization}" if model.quantization else ""
-        return f"hf:{model.hf}{revision}{quantization}"
+        return f"hf:{model.hf}"
     return model.path or model.name or contract.DEFAULT_MODEL
 
 

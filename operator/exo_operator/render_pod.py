@@ -106,6 +106,8 @@ def _environment(node: NodeRef) -> list[Manifest]:
     if mode == "dns":
         settings["cluster"] = spec.cluster
         settings["discovery-name"] = names.ring_host(node.ring, node.namespace)
+    if spec.model.revision is not None:
+        settings["hub-revision"] = spec.model.revision
     if spec.memory_mib is not None:
         settings["memory"] = str(spec.memory_mib)
     if spec.layers is not None:

@@ -56,7 +56,6 @@ class ModelRef(Model):
                 "exactly one of model.name, model.path and model.hf must be set",
             ),
             ("has(self.hf) || !has(self.revision)", "model.revision goes with model.hf only"),
-            ("has(self.hf) || !has(self.quantization)", "model.quantization goes with model.hf only"),
         )
     )
     name: str | None = Field(
@@ -82,12 +81,6 @@ class ModelRef(Model):
         min_length=1,
         max_length=200,
         pattern="^[A-Za-z0-9._/-]+$",
-    )
-    quantization: str | None = Field(
-        default=None,
-        description="Which of the quantized files of model.hf to take, like Q4_K_M.",
-        min_length=1,
-        max_length=32,
     )
     size_mib: int | None = Field(
         default=None,

@@ -162,8 +162,6 @@ def ready(node: NodeRef, pod: PodView | None, observed: Observed, defaults: Defa
     if taken:
         names = ", ".join(f"{c.kind} {c.name}" for c in taken)
         return Verdict(False, "NameTaken", f"belongs to somebody else: {names}; rename the ExoNode")
-    if observed.failure is not None:
-        return Verdict(False, *observed.failure)
     if pod is None:
         return absent(node)
     if pod.deleting:
