@@ -42,6 +42,9 @@ bring_images() {
       exo-operator) EXO_HELM_ARGS+=" --set-string image.repository=$prefix$name,image.tag=${reference##*:}";;
     esac
   done
+  # Tags of earlier contents would keep their layers for ever.
+  docker image ls --format '{{.Repository}}:{{.Tag}}' "*exo-*" | grep -E '/?exo-(node|operator):dev-[0-9a-f]{12}$' |
+    grep -vxF "$(printf '%s\n' "${all[@]}")" | xargs -r docker rmi >/dev/null 2>&1 || true
   if [[ $cluster_kind = kind ]]; then "$repo/tests/cluster/cluster" load-image "${all[@]}"; fi
   export EXO_NODE_IMAGE EXO_HELM_ARGS
 }
