@@ -20,8 +20,8 @@ from exo.networking.errors import BadMessage, PeerLost
 from exo.networking.grpc import control_codec as wire
 from exo.networking.grpc import tls as tls_files
 from exo.networking.grpc.codec import encode
-from exo.networking.grpc.handshake import offer_hello, read_frame
-from exo.networking.grpc.options import CLIENT_OPTIONS, SERVICE
+from exo.networking.grpc.connection import Connection
+from exo.networking.grpc.handshake import read_frame
 from exo.networking.grpc.status import is_retryable
 from exo.networking.hello import Membership
 from exo.networking.liveness import Liveness, Timings
@@ -53,9 +53,7 @@ class GRPCPeerHandle(PeerHandle):
         self._tls = tls
         self._timings = timings or Timings()
         self._liveness = Liveness(self._timings)
-        self._channel: Any = None
-        self._control: Any = None
-        self._data: Any = None
+        self._connection: Connection | None = None
         self._offer: NodeOffer | None = None
         self._lost: PeerLost | None = None
         self._queue: SendQueue | None = None
@@ -96,16 +94,11 @@ class GRPCPeerHandle(PeerHandle):
     async def _do_initialize(self) -> None:
         self._lost = None
         self._liveness = Liveness(self._timings)
-        options: list[tuple[str, int | str]] = list(CLIENT_OPTIONS)
-        if self._tls is None:
-            self._channel = grpc.aio.insecure_channel(self.addr(), options=options)
-        else:
-            options.append(("grpc.ssl_target_name_override", self._tls.server_name))
-            credentials = tls_files.client_credentials(self._tls)
-            self._channel = grpc.aio.secure_channel(self.addr(), credentials, options=options)
+        self._connection = Connection(
+            self.addr(), self._membership, self._handler.own_offer, self._tls, self._timings.connect_timeout
+        )
         try:
-            self._control, offer = await self._open("Control", self._expected_id)
-            self._data, _ = await self._open("Data", offer.node_id)
+            offer = await self._connection.open(self._expected_id, self._refuse_when)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise PeerLost(self.id(), _reason(error)) from error
         except TimeoutError as error:
@@ -120,7 +113,7 @@ class GRPCPeerHandle(PeerHandle):
             ("refusals", self._read_refusals),
             ("watch", self._watch),
         ):
-            self._task_manager.start_task(f"{name} {self.id()}", self._until_lost(factory))
+            self._task_manager.start_task(f"{name} {self.id()}", self._until_lost(factory, self._connection))
 
     async def _do_cleanup(self) -> None:
         queue, self._queue = self._queue, None
@@ -130,12 +123,9 @@ class GRPCPeerHandle(PeerHandle):
             answer.cancel()
         self._answers.clear()
         self._sent_at.clear()
-        for call in (self._data, self._control):
-            if call is not None:
-                call.cancel()
-        channel, self._channel, self._control, self._data = self._channel, None, None, None
-        if channel is not None:
-            await channel.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
 
     async def _do_health_check(self) -> bool:
         if self._liveness.is_slow() and self.is_connected():
@@ -161,40 +151,21 @@ class GRPCPeerHandle(PeerHandle):
             problem = f"peer {self.id()!r} did not answer within {self._timings.hello_timeout} s"
             raise ResourceTimeout(problem, resource_id=self.resource_id, state=self.state) from error
 
-    async def _open(self, method: str, expected_id: str | None) -> tuple[Any, NodeOffer]:
-        """A new stream with its hello done."""
-        call = self._channel.stream_stream(f"/{SERVICE}/{method}")()
-        try:
-            async with asyncio.timeout(self._timings.connect_timeout):
-                offer = await offer_hello(
-                    call, self._membership, self._handler.own_offer(), expected_id, self._refuse_when
-                )
-        except BaseException:
-            call.cancel()
-            raise
-        return call, offer
-
-    def _until_lost(self, work: Callable[[], Awaitable[None]]) -> Callable[[], Any]:
+    def _until_lost(self, work: Callable[[Connection], Awaitable[None]], connection: Connection) -> Callable[[], Any]:
         """Runs `work`; however it ends, other than by our own closing, the peer is lost."""
 
         async def run() -> None:
             try:
-                await work()
+                await work(connection)
                 self._lose("it ended its stream")
             except asyncio.InvalidStateError:
-                self._lose(await self._status())  # a write to a stream that has ended: the status says why
+                self._lose(await connection.status())  # a write to a stream that has ended: the status says why
             except (grpc.aio.AioRpcError, BadMessage) as error:
                 self._lose(_reason(error))
             except PeerLost:
                 pass  # the queue was closed: somebody else noticed
 
         return run
-
-    async def _status(self) -> str:
-        for call in (self._control, self._data):
-            if call is not None and call.done():
-                return f"{(await call.code()).name}: {await call.details()}"
-        return "its stream ended"
 
     def _lose(self, reason: str) -> None:
         if self._lost is not None or self._queue is None:
@@ -205,14 +176,14 @@ class GRPCPeerHandle(PeerHandle):
             if not answer.done():
                 answer.set_exception(self._lost)
         self._answers.clear()
-        for call in (self._data, self._control):
-            call.cancel()
+        if self._connection is not None:
+            self._connection.cancel()
         log.warning("peer %s lost: %s", self.id(), reason)
         self._handler.on_peer_lost(self.id(), reason)
         for listener in list(self._listeners):
             listener(self.id(), reason)
 
-    async def _beat(self) -> None:
+    async def _beat(self, connection: Connection) -> None:
         while True:
             self._beat_now.clear()
             self._beats += 1
@@ -220,13 +191,13 @@ class GRPCPeerHandle(PeerHandle):
             self._sent_at[number] = time.monotonic()
             if len(self._sent_at) > 256:
                 del self._sent_at[min(self._sent_at)]
-            await self._control.write(wire.heartbeat_frame(number, self._handler.own_offer()))
+            await connection.control.write(wire.heartbeat_frame(number, self._handler.own_offer()))
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._timings.heartbeat):
                     await self._beat_now.wait()
 
-    async def _hear(self) -> None:
-        while (data := await read_frame(self._control)) is not None:
+    async def _hear(self, connection: Connection) -> None:
+        while (data := await read_frame(connection.control)) is not None:
             number, offer = wire.read_heartbeat(data)
             if offer.node_id != self._peer_id:
                 raise BadMessage("offer.node_id", f"{offer.node_id!r} in an answer of {self._peer_id!r}")
@@ -242,14 +213,14 @@ class GRPCPeerHandle(PeerHandle):
         self._offer = offer
         self._handler.on_offer(offer)
 
-    async def _write(self) -> None:
+    async def _write(self, connection: Connection) -> None:
         assert self._queue is not None
         queue = self._queue
         while True:
-            await self._data.write(await queue.get())
+            await connection.data.write(await queue.get())
 
-    async def _read_refusals(self) -> None:
-        while (data := await read_frame(self._data)) is not None:
+    async def _read_refusals(self, connection: Connection) -> None:
+        while (data := await read_frame(connection.data)) is not None:
             refused = wire.read_refused(data)
             failed = Failed(
                 sequence_id=refused.sequence_id,
@@ -263,7 +234,7 @@ class GRPCPeerHandle(PeerHandle):
             except Exception:
                 log.exception("a refusal by %s could not be handled", self.id())
 
-    async def _watch(self) -> None:
+    async def _watch(self, _: Connection) -> None:
         while True:
             await asyncio.sleep(self._timings.tick)
             self._liveness.tick(time.monotonic())

@@ -18,7 +18,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFiles:
-    """check_identity: a peer's certificate must also name its node id (subject alternative or common name)."""
+    """check_identity: a peer's certificate must also name its node id (subject alternative or common name).
+
+    As long as it is off, any certificate of the authority speaks for any node of the cluster.
+    """
 
     certificate: Path
     key: Path
