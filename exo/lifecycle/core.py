@@ -1,10 +1,10 @@
 """The lifecycle behind one `AsyncResource`: single-flight initialize, cleanup, recover and health check.
 
 Theory of operation. `opened` says that an initialize began since the cleanup hook last ran: the cleanup hook runs
-exactly when it is set. There are at most three flights: `starting` (initialize or recover), `closing`, `checking`.
-A flight changes the state only while it is the current one, and the state moves synchronously with the call that
-causes it: a caller that sees `cleanup()` begun sees CLOSING. `closing` stops `starting` and `checking` and waits for
-them before it closes anything. `life` counts attempts and cleanups: a health result of an earlier life is dropped.
+exactly when it is set. There are at most three flights: `starting` (initialize or recover), `closing`, and a health
+check. A flight changes the state only while it is the current one, and the state moves synchronously with the call that
+causes it: a caller that sees `cleanup()` begun sees CLOSING. `closing` stops the other two and waits for them before it
+closes anything. `life` counts attempts and cleanups: a health result of an earlier life is dropped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from exo.lifecycle.errors import (
     ResourceClosed,
-    ResourceDegraded,
     ResourceError,
     ResourceInitializationError,
     ResourceInitializationTimeout,
@@ -25,13 +24,14 @@ from exo.lifecycle.errors import (
     ResourceUnavailable,
 )
 from exo.lifecycle.events import Recovered, publish
-from exo.lifecycle.faults import injected_fault
 from exo.lifecycle.flight import Flight
+from exo.lifecycle.health import Health
 from exo.lifecycle.hooks import HookStopped, HookTimeout, run_hook
 from exo.lifecycle.states import USABLE, ResourceState, StateMachine
 from exo.lifecycle.statistics import Counts
 
 if TYPE_CHECKING:
+    from exo.lifecycle.degradations import Degradation
     from exo.lifecycle.resource import AsyncResource
 
 log = logging.getLogger("exo.lifecycle")
@@ -40,18 +40,18 @@ _S = ResourceState
 
 
 class Lifecycle:
-    __slots__ = ("checking", "closing", "counts", "last_error", "life", "machine", "opened", "resource", "starting")
+    __slots__ = ("closing", "counts", "health", "last_error", "life", "machine", "opened", "resource", "starting")
 
     def __init__(self, resource: AsyncResource, machine: StateMachine) -> None:
         self.resource = resource
         self.machine = machine
         self.counts = Counts()
         self.last_error: BaseException | None = None
+        self.health = Health(self)
         self.opened = False
         self.life = 0
         self.starting: Flight[None] | None = None
         self.closing: Flight[list[BaseException]] | None = None
-        self.checking: Flight[bool] | None = None
 
     # -- initialize and recover
 
@@ -121,9 +121,9 @@ class Lifecycle:
 
     def _begin_attempt(self, reason: str) -> None:
         self.life += 1
-        if self.checking is not None:
-            self.checking.stop(reason)
-            self.checking = None
+        self.health.stop(reason)
+        self.health.running = None
+        self.health.declared.clear()
         self.machine.move(_S.INITIALIZING, reason)
 
     async def _run_start(self, flight: Flight[None], attempts: int, recovering: bool) -> None:
@@ -176,6 +176,7 @@ class Lifecycle:
         self.last_error = None
         self.counts.consecutive_health_failures = 0
         self.machine.move(_S.READY, "initialized")
+        self.health.show_declared()
 
     def _failure(self, cause: BaseException, limit: float) -> ResourceError:
         if self.machine.state is _S.CLOSING:
@@ -227,23 +228,24 @@ class Lifecycle:
         else:
             self.machine.move(_S.CLOSING, "cleanup")
         self.closing = Flight(self._run_cleanup, name=f"{self.resource.resource_id}:cleanup", abandonable=False)
-        for other in (self.starting, self.checking):
-            if other is not None:
-                other.stop("cleanup")
+        if self.starting is not None:
+            self.starting.stop("cleanup")
+        self.health.stop("cleanup")
 
     async def _run_cleanup(self, flight: Flight[list[BaseException]]) -> list[BaseException]:
         error: BaseException | None = None
         try:
-            for other in (self.starting, self.checking):
+            for other in (self.starting, self.health.running):
                 if other is not None:
                     await other.settle()
-            self.checking = None
+            self.health.running = None
             await self._close(self.resource.cleanup_timeout, flight)
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001  # a hook may raise anything
             error = self._cleanup_failure(raised)
             self.last_error = error
         finally:
             self.closing = None
+            self.health.declared.clear()
             self.machine.move(_S.CLOSED, "cleaned up" if error is None else f"cleanup failed: {error!r}")
         return [] if error is None else [error]
 
@@ -276,63 +278,14 @@ class Lifecycle:
     # -- health
 
     async def check_health(self) -> bool:
-        if self.machine.state not in USABLE:
-            return False
-        if self.checking is None:
-            self.checking = Flight(self._run_check, name=f"{self.resource.resource_id}:health_check", abandonable=True)
-        flight = self.checking
-        if flight.stopping:
-            await flight.settle()
-            return self.machine.state is _S.READY
-        return await flight.join()
+        return await self.health.check()
 
-    async def _run_check(self, flight: Flight[bool]) -> bool:
-        life = self.life
-        started = time.monotonic()
-        failure: BaseException | None = None
-        try:
-            if (fault := injected_fault(self.resource)) is not None:
-                raise self.error(ResourceUnavailable, f"is not healthy: {fault}")
-            healthy = await run_hook(self.resource, "health_check", self.resource.health_check_timeout, flight)
-            if not healthy:
-                what = "returned None instead of a bool" if healthy is None else "returned False"
-                failure = self.error(ResourceUnavailable, f"is not healthy: its health check {what}")
-        except HookTimeout:
-            limit = self.resource.health_check_timeout
-            failure = self.error(ResourceTimeout, f"is not healthy: its health check took more than {limit:g} s")
-        except HookStopped:
-            return False
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # a hook may raise anything
-            failure = error
-        finally:
-            if self.checking is flight:
-                self.checking = None
-        if life != self.life or self.machine.state not in USABLE:
-            return False
-        self.counts.last_health_check_seconds = time.monotonic() - started
-        return self._judge(failure)
+    def declare(self, made: Degradation) -> None:
+        self.health.declare(made)
 
-    def _judge(self, failure: BaseException | None) -> bool:
-        counts = self.counts
-        counts.health_checks += 1
-        if failure is None:
-            counts.consecutive_health_failures = 0
-            self.last_error = None
-            if self.machine.state is _S.DEGRADED:
-                self.machine.move(_S.READY, "healthy again")
-            return True
-        self.last_error = failure
-        if isinstance(failure, ResourceDegraded):
-            counts.consecutive_health_failures = 0
-        else:
-            counts.health_failures += 1
-            counts.consecutive_health_failures += 1
-        reason = str(failure) if isinstance(failure, ResourceError) else repr(failure)
-        if counts.consecutive_health_failures >= self.resource.failure_threshold:
-            self.machine.move(_S.ERROR, reason)
-        elif self.machine.state is _S.READY:
-            self.machine.move(_S.DEGRADED, reason)
-        return False
+    @property
+    def declared(self) -> dict[str, Degradation]:
+        return self.health.declared
 
     # -- shared
 

@@ -56,7 +56,19 @@ class Recovered:
     resource_type: str
 
 
-LifecycleEvent: TypeAlias = "StateChange | HookRun | TaskStarted | TaskEnded | Recovered"
+@dataclass(frozen=True, slots=True)
+class DegradationChange:
+    """A named degradation began (`active`) or ended; `resource_id` is "" for the whole process."""
+
+    resource_id: str
+    resource_type: str
+    name: str
+    to: str
+    reason: str
+    active: bool
+
+
+LifecycleEvent: TypeAlias = "StateChange | HookRun | TaskStarted | TaskEnded | Recovered | DegradationChange"
 GlobalListener: TypeAlias = "Callable[[LifecycleEvent], None]"
 
 _listeners: Final[list[GlobalListener]] = []

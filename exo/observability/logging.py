@@ -15,7 +15,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from exo.lifecycle import ResourceState, StateChange, add_global_listener
-from exo.lifecycle.events import HookRun, LifecycleEvent, Recovered, TaskEnded
+from exo.lifecycle.events import DegradationChange, HookRun, LifecycleEvent, Recovered, TaskEnded
 
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 Format = Literal["json", "console"]
@@ -80,6 +80,15 @@ def log_event(event: LifecycleEvent) -> None:
         case HookRun():
             log.debug(
                 "hook", resource_id=event.resource_id, hook=event.hook, outcome=event.outcome, duration=event.seconds
+            )
+        case DegradationChange():
+            log.log(
+                logging.WARNING if event.active else logging.INFO,
+                "degraded" if event.active else "restored",
+                resource_id=event.resource_id or None,
+                degradation=event.name,
+                to=event.to,
+                reason=event.reason,
             )
         case TaskEnded(outcome="failed"):
             log.error("task failed", resource_id=event.owner, task=event.name, error=repr(event.error))

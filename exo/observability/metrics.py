@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from exo.lifecycle import ResourceState, StateChange, add_global_listener, live_resources
+from exo.lifecycle.degradations import degradations
 from exo.lifecycle.events import HookRun, LifecycleEvent, Recovered, TaskEnded, TaskStarted
 
 SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -40,6 +41,14 @@ class ResourceStates(Collector):
         for (kind, value), number in Tally((r.resource_type, r.state.value) for r in live_resources()).items():
             counts.add_metric((kind, value), number)
         yield counts
+        yield _degradations()
+
+
+def _degradations() -> Metric:
+    shown = GaugeMetricFamily("exo_degraded", "1 for each named degradation", labels=("name", "to", "resource_id"))
+    for made in degradations():
+        shown.add_metric((made.name, made.to, made.resource_id), 1.0)
+    return shown
 
 
 class LifecycleMetrics:
