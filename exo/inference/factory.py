@@ -1,34 +1,50 @@
-"""`create_engine`: an engine by name. `auto` takes onnx where onnxruntime is there, else numpy."""
+"""`create_engine`: an engine by name. `auto`: onnx where onnxruntime is, numpy where that cannot run the model."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from typing import Any, Final
 
+from exo.inference.engine import CheckpointEngine
 from exo.inference.errors import InvalidRequest
-from exo.inference.inference_engine import InferenceEngine
 
 ENGINES: Final = ("auto", "onnx", "numpy", "dummy")
 
 
-def create_engine(name: str = "auto", **options: Any) -> InferenceEngine:
+def create_engine(name: str = "auto", **options: Any) -> CheckpointEngine:
     """`options` go to the engine (`kv_budget`, ...). Raises `InvalidRequest` for a name that is not in `ENGINES`."""
-    if name == "auto":
-        name = "onnx" if _has_onnx() else "numpy"
-    if name == "numpy":
-        from exo.inference.numpy.engine import NumpyEngine
+    makers: dict[str, Callable[..., CheckpointEngine]] = {"onnx": _onnx, "numpy": _numpy, "dummy": _dummy}
+    if name in makers:
+        return makers[name](**options)
+    if name != "auto":
+        raise InvalidRequest(f"engine {name!r} is unknown; there are: {', '.join(ENGINES)}", field="engine")
+    if not has_onnxruntime():
+        return _numpy(**options)
+    from exo.inference.fallback import FallbackEngine
 
-        return NumpyEngine(**options)
-    if name == "onnx":
-        from exo.inference.onnx.engine import OnnxEngine
-
-        return OnnxEngine(**options)
-    if name == "dummy":
-        from exo.inference.dummy import DummyEngine
-
-        return DummyEngine(**options)
-    raise InvalidRequest(f"engine {name!r} is unknown; there are: {', '.join(ENGINES)}", field="engine")
+    return FallbackEngine({"onnx": lambda: _onnx(**options), "numpy": lambda: _numpy(**options)})
 
 
-def _has_onnx() -> bool:
-    return all(importlib.util.find_spec(m) is not None for m in ("onnxruntime", "exo.inference.onnx.engine"))
+def has_onnxruntime() -> bool:
+    return importlib.util.find_spec("onnxruntime") is not None
+
+
+def _numpy(**options: Any) -> CheckpointEngine:
+    from exo.inference.numpy.engine import NumpyEngine
+
+    return NumpyEngine(**options)
+
+
+def _onnx(**options: Any) -> CheckpointEngine:
+    if not has_onnxruntime():
+        raise InvalidRequest("engine 'onnx' needs onnxruntime, which is not installed", field="engine")
+    from exo.inference.onnx.engine import OnnxEngine
+
+    return OnnxEngine(**options)
+
+
+def _dummy(**options: Any) -> CheckpointEngine:
+    from exo.inference.dummy import DummyEngine
+
+    return DummyEngine(**options)
