@@ -18,8 +18,8 @@ from exo.networking.grpc.tls import TlsFiles
 from exo.networking.hello import Membership
 from exo.networking.manual.manual_discovery import ManualDiscovery
 from exo.networking.peer_handle import PeerHandle
+from exo.networking.pooled_discovery import NoDiscovery
 from exo.networking.udp.udp_discovery import UDPDiscovery
-from exo.orchestration.alone import NoDiscovery
 from exo.orchestration.model import ServedModel, read_model
 from exo.orchestration.node import Node
 from exo.orchestration.ring import Ring
@@ -103,4 +103,4 @@ def _discovery(
         case "dns":
             return DnsDiscovery(settings.node_id, settings.discovery_name, connect, port=settings.grpc_port)
         case "none":
-            return NoDiscovery(settings.node_id)
+            return NoDiscovery(settings.node_id, connect)

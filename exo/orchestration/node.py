@@ -153,12 +153,14 @@ class Node(AsyncResource):
     async def drain(self) -> None:
         """Admit nothing more, tell the peers, wait for what runs: at most `drain_seconds`. May be called twice."""
         if self._drained_by is None:
-            self._drained_by = asyncio.get_running_loop().time() + self.settings.drain_seconds
+            self._drained_by = _now() + self.settings.drain_seconds
             log.info("node %s drains: %d requests run", self.id, self.entry.live)
             self.entry.stop_admission()
             self.ring.leave()
-        if not await self.entry.wait_empty(self._drained_by - asyncio.get_running_loop().time()):
+        if not await self.entry.wait_empty(self._drained_by - _now()):
             log.warning("node %s: %d requests were not over in time", self.id, self.entry.live)
+        if not await self.ring.wait_released(self._drained_by - _now()):
+            log.warning("node %s: its peers still run %d sequences on it", self.id, self.stage.live())
 
     async def _do_cleanup(self) -> None:
         if self.ring.is_initialized:
@@ -296,3 +298,7 @@ class Node(AsyncResource):
         if self._drained_by is not None:
             return f"draining: {self.entry.live} requests run"
         return self.model.progress
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

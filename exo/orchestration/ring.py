@@ -66,6 +66,7 @@ class Ring(AsyncResource):
         self._changed = asyncio.Event()
         self._moved = asyncio.Event()  # the outcome of a reconcile step; replaced each time
         self._steps = 0
+        self._left_planned = False  # the view without this node has been planned
 
     def attach(self, links: Links, stage: Stage, entry: Entry) -> None:
         self._links, self._stage, self._entry = links, stage, entry
@@ -202,6 +203,7 @@ class Ring(AsyncResource):
                 log.exception("the ring could not be planned")
                 self._reason = f"planning failed: {error}"
             self._steps += 1
+            self._left_planned = self.view.own_offer().state is NodeState.LEAVING
             self._tell()
 
     async def _reconcile(self) -> None:
@@ -276,8 +278,33 @@ class Ring(AsyncResource):
 
     def leave(self) -> None:
         """This node drains: it is left out of new plans and keeps what it serves until nobody needs it."""
+        self._left_planned = False
         self._change_offer(state=NodeState.LEAVING)
         self._changed.set()
+
+    async def wait_released(self, timeout: float) -> bool:
+        """Until no peer needs this node's layers any more; whether that came about in time.
+
+        Where the others cannot hold the model without this node, until none of their sequences runs here.
+        """
+        try:
+            async with asyncio.timeout(max(0.0, timeout)):
+                while not self._is_released():  # noqa: ASYNC110 - three parts change it, and it is over soon
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            return False
+        return True
+
+    def _is_released(self) -> bool:
+        if self._stage is None or not self.view.offers:
+            return True
+        if self._stage.live() > 0:
+            return False
+        planned = self._adopted is not None and any(each.node_id == self.view.own_id for each in self._adopted.stages)
+        if planned and not self._changed.is_set() and self._left_planned:
+            return True
+        mine = self._stage.epochs
+        return not any(offer.epoch in mine for offer in self.view.offers.values())
 
     def come_back(self) -> None:
         self._change_offer(state=NodeState.SERVING if self._plan is not None else NodeState.JOINING)

@@ -13,6 +13,9 @@ from exo.topology import NodeOffer, Topology
 # A peer counts as slow after it was so for this long, and as quick again after as long without.
 SLOW_SECONDS = 5.0
 QUICK_SECONDS = 15.0
+# A peer's streams break one after the other: the handle of a peer that was lost counts as gone this long, unless a
+# new one takes its place.
+GONE_SECONDS = 1.0
 
 
 class View:
@@ -23,6 +26,7 @@ class View:
         self.handles: dict[str, PeerHandle] = {}
         self.offers: dict[str, NodeOffer] = {}
         self._slow: set[str] = set()
+        self._lost: dict[str, tuple[PeerHandle, float]] = {}
         self._changing: dict[str, float] = {}  # since when a peer's speed differs from what it counts as
 
     @property
@@ -46,7 +50,9 @@ class View:
 
     def connect(self, handles: Iterable[PeerHandle]) -> list[str]:
         """These are the peers now; the ids of those that are gone, or came back as another process."""
-        current = {handle.id(): handle for handle in handles if handle.id() != self.own_id}
+        current = {
+            handle.id(): handle for handle in handles if handle.id() != self.own_id and not self._is_lost(handle)
+        }
         gone = [node_id for node_id in self.handles if node_id not in current]
         for node_id, handle in current.items():
             offer = handle.offer()
@@ -69,10 +75,20 @@ class View:
 
     def lose(self, node_id: str) -> bool:
         """The peer is lost; whether it was there."""
-        known = self.handles.pop(node_id, None) is not None
+        handle = self.handles.pop(node_id, None)
+        if handle is None:
+            return False
+        self._lost[node_id] = (handle, asyncio.get_running_loop().time())
         self.offers.pop(node_id, None)
         self._own = replace(self._own, peers=tuple(sorted(self.handles)))
-        return known
+        return True
+
+    def _is_lost(self, handle: PeerHandle) -> bool:
+        lost, at = self._lost.get(handle.id(), (None, 0.0))
+        if lost is handle and asyncio.get_running_loop().time() - at < GONE_SECONDS:
+            return True
+        self._lost.pop(handle.id(), None)
+        return False
 
     def watch_speed(self) -> bool:
         """Call about once a second; whether this node's opinion of who is slow has changed."""

@@ -1,0 +1,282 @@
+"""Whole nodes in one process, joined by a network of queues: what the orchestration tests run on. No sockets.
+
+Keeps what the real network promises: messages of one sender arrive in order, a refusal comes back as `Failed`, a lost
+peer is told to both sides, offers travel with every hello.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from exo.download import LocalShardDownloader, ModelSource
+from exo.inference.dummy import DummyEngine
+from exo.inference.generation import GenerationChunk, GenerationRequest
+from exo.inference.sampling_params import SamplingParams
+from exo.networking.discovery import ChangeListener, Discovery
+from exo.networking.errors import PeerLost, WrongEpoch
+from exo.networking.messages import Failed, Message
+from exo.networking.peer_handle import PeerHandle
+from exo.networking.server import Server
+from exo.orchestration.model import ServedModel, made_up_model
+from exo.orchestration.node import Node
+from exo.orchestration.ring import Ring
+from exo.orchestration.scheduler import Limits
+from exo.orchestration.settings import NodeSettings
+from exo.topology import ModelFootprint, NodeOffer
+
+MIB = 1024 * 1024
+_incarnations = itertools.count(1)
+
+
+class Net:
+    """`cut` and `heal` one link; `kill` a node: nothing it sends arrives any more."""
+
+    def __init__(self) -> None:
+        self.rings: dict[str, Ring] = {}
+        self.discoveries: dict[str, LoopbackDiscovery] = {}
+        self.delivered = 0
+        self.on_deliver: Callable[[str, str, Message], Awaitable[None]] | None = None
+        self._cut: set[frozenset[str]] = set()
+        self._handles: dict[tuple[str, str], LoopbackHandle] = {}
+
+    def linked(self, one: str, two: str) -> bool:
+        return one in self.discoveries and two in self.discoveries and frozenset((one, two)) not in self._cut
+
+    async def join(self, discovery: LoopbackDiscovery) -> None:
+        self.discoveries[discovery.node_id] = discovery
+        await self._connect(discovery.node_id)
+
+    async def _connect(self, node_id: str) -> None:
+        for other in list(self.discoveries):
+            if other != node_id and self.linked(node_id, other):
+                for pair in ((node_id, other), (other, node_id)):
+                    if pair not in self._handles:
+                        handle = self._handles[pair] = LoopbackHandle(self, *pair)
+                        await handle.initialize()
+        self._tell()
+
+    def cut(self, one: str, two: str) -> None:
+        self._cut.add(frozenset((one, two)))
+        self._part(one, two, "the link is cut")
+
+    async def heal(self, one: str, two: str) -> None:
+        self._cut.discard(frozenset((one, two)))
+        await self._connect(one)
+
+    def kill(self, node_id: str) -> None:
+        self.discoveries.pop(node_id, None)
+        for other in list(self.rings):
+            if other != node_id:
+                self._part(node_id, other, "it was killed")
+
+    def _part(self, one: str, two: str, reason: str) -> None:
+        for pair in ((one, two), (two, one)):
+            handle = self._handles.pop(pair, None)
+            if handle is not None:
+                handle.break_off(reason)
+                self.rings[pair[0]].on_peer_lost(pair[1], reason)
+        self._tell()
+
+    def _tell(self) -> None:
+        for node_id, discovery in self.discoveries.items():
+            discovery.tell(self.peers_of(node_id))
+
+    def peers_of(self, node_id: str) -> list[PeerHandle]:
+        return [handle for (one, _), handle in sorted(self._handles.items()) if one == node_id]
+
+
+class LoopbackHandle(PeerHandle):
+    def __init__(self, net: Net, own: str, peer: str) -> None:
+        super().__init__(peer, "loopback", 1)
+        self._net, self._own, self._peer = net, own, peer
+        self._queue: asyncio.Queue[Message] = asyncio.Queue(1024)
+        self._lost: str | None = None
+        self.slow = False
+
+    async def _do_initialize(self) -> None:
+        self._task_manager.start_task(f"carry {self._own} to {self._peer}", self._carry)
+        await self._hello()
+
+    def break_off(self, reason: str) -> None:
+        self._lost = reason
+        self._queue = asyncio.Queue()
+        self._task_manager.start_task("close", self.cleanup)
+
+    def offer(self) -> NodeOffer:
+        return self._net.rings[self._peer].own_offer()
+
+    def is_connected(self) -> bool:
+        return self._lost is None
+
+    def lost(self) -> PeerLost | None:
+        return None if self._lost is None else PeerLost(self._peer, self._lost)
+
+    def is_slow(self) -> bool:
+        return self.slow
+
+    def latency(self) -> float | None:
+        return 0.0
+
+    def on_lost(self, callback: Callable[[str, str], None]) -> Callable[[], None]:
+        return lambda: None
+
+    async def _send(self, message: Message) -> None:
+        if self._lost is not None:
+            raise PeerLost(self._peer, self._lost)
+        await self._queue.put(message)
+
+    async def _hello(self) -> NodeOffer:
+        if self._lost is not None:
+            raise PeerLost(self._peer, self._lost)
+        self._net.rings[self._peer].on_offer(self._net.rings[self._own].own_offer())
+        self._net.rings[self._own].on_offer(self.offer())
+        return self.offer()
+
+    async def _carry(self) -> None:
+        while self._lost is None:
+            message = await self._queue.get()
+            if self._net.on_deliver is not None:
+                await self._net.on_deliver(self._own, self._peer, message)
+            self._net.delivered += 1
+            try:
+                await self._net.rings[self._peer].on_message(self._own, message)
+            except WrongEpoch as error:
+                await self._net.rings[self._own].on_message(self._peer, refusal(self._peer, message, error))
+
+
+def refusal(node: str, message: Message, error: Exception) -> Failed:
+    return Failed(
+        sequence_id=message.sequence_id, epoch=message.epoch, node=node, reason=str(error), retryable=True
+    )  # fmt: skip
+
+
+class LoopbackServer(Server):
+    def __init__(self, node_id: str) -> None:
+        super().__init__(node_id, "loopback", 1)
+
+    async def _do_initialize(self) -> None:
+        pass
+
+    async def _do_cleanup(self) -> None:
+        pass
+
+
+class LoopbackDiscovery(Discovery):
+    def __init__(self, node_id: str, net: Net) -> None:
+        super().__init__(node_id)
+        self.node_id = node_id
+        self._net = net
+        self._listeners: list[ChangeListener] = []
+
+    async def _do_initialize(self) -> None:
+        await self._net.join(self)
+
+    async def _do_cleanup(self) -> None:
+        self._net.kill(self.node_id)
+
+    def peers(self) -> list[PeerHandle]:
+        return self._net.peers_of(self.node_id)
+
+    def on_change(self, callback: ChangeListener) -> Callable[[], None]:
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback)
+
+    async def _discover_peers(self, wait_for_peers: int = 0) -> list[PeerHandle]:
+        while len(self.peers()) < wait_for_peers:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        return self.peers()
+
+    def tell(self, peers: list[PeerHandle]) -> None:
+        for listener in list(self._listeners):
+            listener(peers)
+
+
+def make_node(
+    net: Net,
+    node_id: str,
+    *,
+    layer_mib: int = 0,
+    limits: Limits | None = None,
+    engine: DummyEngine | None = None,
+    **settings: Any,
+) -> Node:
+    """A node with the dummy engine. layer_mib: what a layer takes of `memory_mib`."""
+    chosen = NodeSettings(
+        node_id=node_id, engine="dummy", model="dummy", **{"drain_seconds": 5.0, "recovery_seconds": 5.0, **settings}
+    )
+    ring = Ring(NodeOffer(node_id=node_id, incarnation=next(_incarnations), model_id="dummy", engine="dummy"))
+    net.rings[node_id] = ring
+
+    def read(source: ModelSource) -> ServedModel:
+        model = made_up_model(source.model_id)
+        footprint = ModelFootprint.uniform(source.model_id, model.n_layers, layer_mib * MIB or 1)
+        return replace(model, footprint=footprint, path=Path("dummy"))
+
+    return Node(
+        node_id,
+        LoopbackServer(node_id),
+        engine or DummyEngine(),
+        LoopbackDiscovery(node_id, net),
+        LocalShardDownloader(),
+        ring=ring,
+        read_model=read,
+        settings=chosen,
+        limits=limits,
+    )
+
+
+def ask(
+    tokens: tuple[int, ...] = (10, 20, 30), max_tokens: int = 20, *, request_id: str = "r", **fields: Any
+) -> GenerationRequest:
+    params = fields.pop("params", SamplingParams(temperature=0.0))
+    return GenerationRequest(
+        request_id=request_id, model_id="dummy", prompt_tokens=tokens, max_tokens=max_tokens, params=params, **fields
+    )
+
+
+async def answer(node: Node, request: GenerationRequest) -> list[int]:
+    tokens, _ = await whole(node, request)
+    return tokens
+
+
+async def whole(node: Node, request: GenerationRequest) -> tuple[list[int], GenerationChunk]:
+    """All tokens, and the last chunk."""
+    tokens: list[int] = []
+    async for chunk in node.process_tokens(request):
+        tokens += chunk.tokens
+    return tokens, chunk
+
+
+async def formed(nodes: list[Node], stages: int, timeout: float = 10.0) -> None:
+    """Until every node has the same plan of that many stages in force."""
+    async with asyncio.timeout(timeout):
+        while not _agree(nodes, stages):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def _agree(nodes: list[Node], stages: int) -> bool:
+    plans = {node.ring.plan for node in nodes}
+    (plan, *others) = plans
+    return not others and plan is not None and len(plan.stages) == stages
+
+
+async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def leftovers(node: Node) -> dict[str, int]:
+    """What a node that has no request must have none of."""
+    counts = {
+        "sequences": node.entry.live,
+        "lanes": node.stage.live(),
+        "kv": node.inference_engine.sequences,
+        "queued": node.links.queued,
+    }
+    return {name: count for name, count in counts.items() if count}

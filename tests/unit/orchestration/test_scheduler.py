@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exo.inference.errors import Overloaded
+from exo.orchestration.scheduler import Limits, Piece, Scheduler, Work
+
+
+def scheduler(**limits: int) -> Scheduler:
+    return Scheduler(Limits(**limits))
+
+
+def add(
+    one: Scheduler,
+    lane: str,
+    tokens: int = 1,
+    *,
+    owner: str = "entry",
+    group: str = "epoch",
+    reserve: int = 10,
+    wait: bool = True,
+) -> None:
+    one.open(lane, owner=owner, group=group, reserve=reserve, wait=wait)
+    one.push(lane, Piece(0, tuple(range(tokens)), sample=True))
+
+
+def shape(batch: list[Work]) -> dict[str, int]:
+    return {work.lane_id: len(work.piece.values) for work in batch}
+
+
+def test_decode_steps_of_all_live_sequences_run_as_one_batch() -> None:
+    one = scheduler()
+    for lane in "abc":
+        add(one, lane)
+    assert shape(one.next_batch()) == {"a": 1, "b": 1, "c": 1}
+    assert one.next_batch() == []
+
+
+def test_a_prompt_is_cut_into_chunks_and_only_the_last_one_is_sampled() -> None:
+    one = scheduler(chunk_tokens=4)
+    add(one, "a", 10)
+    chunks = [one.next_batch()[0].piece for _ in range(3)]
+    assert [(piece.position, len(piece.values), piece.sample) for piece in chunks] == [
+        (0, 4, False), (4, 4, False), (8, 2, True),
+    ]  # fmt: skip
+    assert [value for piece in chunks for value in piece.values] == list(range(10))
+
+
+def test_a_long_prompt_and_decoding_sequences_take_turns() -> None:
+    one = scheduler(chunk_tokens=4, pass_tokens=4)
+    add(one, "long", 12)
+    add(one, "decoding")
+    kinds = []
+    for step in range(6):
+        batch = one.next_batch()
+        kinds.append(next(iter(shape(batch))))
+        if "decoding" in shape(batch):
+            one.push("decoding", Piece(step + 1, (1,), sample=True))
+    assert kinds == ["decoding", "long", "decoding", "long", "decoding", "long"]
+
+
+def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one() -> None:
+    one = scheduler(chunk_tokens=4, pass_tokens=4)
+    add(one, "long", 100)
+    one.next_batch()
+    add(one, "short", 4)
+    served = [next(iter(shape(one.next_batch()))) for _ in range(2)]
+    assert "short" in served
+
+
+def test_a_pass_prefills_several_sequences_up_to_its_budget() -> None:
+    one = scheduler(chunk_tokens=4, pass_tokens=6)
+    for lane in "abc":
+        add(one, lane, 4)
+    assert shape(one.next_batch()) == {"a": 4, "b": 2}
+    assert shape(one.next_batch()) == {"c": 4, "b": 2}
+
+
+def test_sequences_of_different_epochs_never_share_a_pass() -> None:
+    one = scheduler()
+    add(one, "a", group="old")
+    add(one, "b", group="new")
+    assert shape(one.next_batch()) == {"a": 1}
+    assert shape(one.next_batch()) == {"b": 1}
+
+
+def test_many_decoding_sequences_are_shared_out_over_the_stages() -> None:
+    one = scheduler(micro_batch=2)
+    for lane in "abcdef":
+        add(one, lane)
+    assert len(one.next_batch(stages=3)) == 2
+    assert len(one.next_batch(stages=3)) == 2
+    few = scheduler(micro_batch=8)
+    for lane in "abcdef":
+        add(few, lane)
+    assert len(few.next_batch(stages=3)) == 6
+
+
+def test_a_sequence_waits_until_its_tokens_fit_the_kv_budget() -> None:
+    one = scheduler(capacity_tokens=25)
+    add(one, "a")
+    add(one, "b")
+    add(one, "c")
+    assert shape(one.next_batch()) == {"a": 1, "b": 1}
+    assert (one.waiting, one.is_running("c")) == (1, False)
+    one.close("a")
+    assert shape(one.next_batch()) == {"c": 1}
+    assert one.reserved == 20
+
+
+def test_nobody_overtakes_a_large_sequence_that_waits() -> None:
+    one = scheduler(capacity_tokens=25)
+    add(one, "a", reserve=20)
+    add(one, "large", reserve=25)
+    add(one, "small", reserve=5)
+    assert not one.is_running("small")
+    one.close("a")
+    assert one.is_running("large")
+
+
+def test_entries_take_turns_in_being_admitted() -> None:
+    one = scheduler(capacity_tokens=10)
+    add(one, "running", owner="greedy")
+    for number in range(3):
+        add(one, f"greedy{number}", owner="greedy")
+    add(one, "modest", owner="modest")
+    one.close("running")
+    one.close("greedy0")
+    assert one.is_running("modest")
+
+
+def test_a_sequence_larger_than_the_whole_budget_runs_alone() -> None:
+    one = scheduler(capacity_tokens=10)
+    add(one, "huge", reserve=1000)
+    assert one.is_running("huge")
+
+
+def test_more_than_the_queue_holds_is_overload() -> None:
+    one = scheduler(capacity_tokens=10, max_waiting=1)
+    add(one, "a")
+    add(one, "b")
+    with pytest.raises(Overloaded):
+        add(one, "c")
+    assert "c" not in one
+
+
+def test_closing_a_waiting_sequence_lets_the_others_in() -> None:
+    one = scheduler(capacity_tokens=10)
+    add(one, "a")
+    add(one, "b", owner="x")
+    add(one, "c", owner="y")
+    assert one.close("b")
+    assert not one.close("b")
+    one.close("a")
+    assert one.is_running("c")
+    one.close("c")
+    assert (one.reserved, len(one), one.waiting) == (0, 0, 0)
+
+
+def test_a_larger_budget_admits_who_waits() -> None:
+    one = scheduler(capacity_tokens=10)
+    add(one, "a")
+    add(one, "b")
+    one.resize(20)
+    assert one.is_running("b")
+
+
+def test_a_lane_is_opened_once() -> None:
+    one = scheduler()
+    add(one, "a")
+    with pytest.raises(ValueError, match="'a' is open already"):
+        add(one, "a")
+
+
+@given(
+    prompts=st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    chunk=st.integers(1, 16),
+    budget=st.integers(1, 32),
+    capacity=st.integers(5, 100),
+)
+def test_every_token_of_every_sequence_runs_once_in_order_and_all_end(
+    prompts: list[int], chunk: int, budget: int, capacity: int
+) -> None:
+    one = scheduler(chunk_tokens=chunk, pass_tokens=budget, capacity_tokens=capacity)
+    seen: dict[str, list[int]] = {}
+    for number, tokens in enumerate(prompts):
+        add(one, str(number), tokens, owner=str(number % 3), reserve=tokens)
+    for _ in range(2000):
+        batch = one.next_batch()
+        if not batch:
+            break
+        for work in batch:
+            run = seen.setdefault(work.lane_id, [])
+            assert work.piece.position == len(run)
+            run += work.piece.values
+            if work.piece.sample:
+                one.close(work.lane_id)
+    assert {lane: len(run) for lane, run in seen.items()} == {str(n): tokens for n, tokens in enumerate(prompts)}
+    assert (one.reserved, len(one)) == (0, 0)
