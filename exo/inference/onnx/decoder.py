@@ -26,7 +26,7 @@ ACCURACY_LEVEL: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderSpec:
-    """What the graph needs to know of a model and shard. `head_dim` is the padded one (a multiple of 8)."""
+    """What the graph needs to know of a model and shard. `head_dim` is the padded one."""
 
     hidden: int
     n_heads: int

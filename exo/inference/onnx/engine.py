@@ -35,7 +35,7 @@ DEFAULT_CACHE_BYTES: Final = 20 << 30
 
 
 class OnnxEngine(CheckpointEngine):
-    """weight_format: `auto` keeps what the file has (see `ShardWeights`), `float32`, `8bit`, `4bit`.
+    """weight_format: `stored` keeps what the file has; `float32`, `8bit`, `4bit`; `auto`: see `shard_weights`.
 
     cache_dir: where converted weights are kept (None: `default_cache_dir()`), at most `cache_bytes` of them.
     kv_budget: bytes for keys and values; None: by the container's memory limit, after the weights are loaded.
@@ -110,7 +110,9 @@ class OnnxEngine(CheckpointEngine):
         for fresh in (False, True):
             entry = cache.get(key, build)
             try:
-                return ShardSession(entry, spec, weights.config, threads=threads, providers=providers)
+                session = ShardSession(entry, spec, weights.config, threads=threads, providers=providers)
+                session.try_out()
+                return session
             except Exception as error:  # onnxruntime's errors have no common root
                 cache.discard(entry)
                 if fresh:
@@ -141,11 +143,14 @@ class OnnxEngine(CheckpointEngine):
 
 
 def default_cache_dir() -> Path:
-    """`onnx` in the node's cache folder, or in the user's where that one cannot be written."""
-    folder = Path(os.environ.get(contract.env_name("cache-dir"), contract.CACHE_DIR))
-    if not os.access(folder, os.W_OK):
-        folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "exo"
-    return folder / "onnx"
+    """`onnx` in the node's cache folder: the one set, else the image's where it can be written, else the user's."""
+    wanted = os.environ.get(contract.env_name("cache-dir"))
+    if wanted:
+        return Path(wanted) / "onnx"
+    if os.access(contract.CACHE_DIR, os.W_OK):
+        return Path(contract.CACHE_DIR) / "onnx"
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(user) / "exo" / "onnx"
 
 
 def conversion_key(shard: Shard, weight_format: WeightFormat) -> str:

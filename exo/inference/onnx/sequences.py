@@ -114,17 +114,17 @@ class Sequences:
 
     def _place(self, steps: Sequence[Step]) -> list[_Place]:
         """Give each step a slot and all of them room; take over what other sequences have computed already."""
-        keep = {slot for step in steps if step.position and (slot := self.table.find(step.request_id)) is not None}
         for step in steps:
-            if step.position == 0:
+            if step.position == 0 and not self._is_fresh(step.request_id):
                 self._forget(step.request_id)
+        keep = {slot for step in steps if (slot := self.table.find(step.request_id)) is not None}
         room = sum(grained(step.position + len(step.values)) - grained(step.position) for step in steps)
         for slot in self.table.make_room(room, keep):
             self._buffers.clear(slot)
         places: list[_Place] = []
         for step in steps:
             position = step.position
-            if position == 0:
+            if position == 0 and self.table.find(step.request_id) is None:
                 long = self._needs_long(step.request_id, len(step.values))
                 limit = len(step.values) - 1 if self._may_borrow(step) else 0
                 ids = step.values.astype(np.int64) if self._spec.first else np.empty(0, np.int64)
@@ -162,6 +162,11 @@ class Sequences:
         self.table.put(slot, request_id, length=prefix.length, tokens=tokens[: prefix.length].copy(), long=long)
         keep.add(slot)
         return prefix.length
+
+    def _is_fresh(self, request_id: str) -> bool:
+        """Begun by `reuse`, and nothing was found."""
+        slot = self.table.find(request_id)
+        return slot is not None and self.table[slot].length == 0
 
     def _forget(self, request_id: str) -> None:
         """The sequence begins anew; what it held may still serve as a prefix, of itself too."""

@@ -64,6 +64,15 @@ class ShardSession:
         self._caches: dict[bool, tuple[Array, Array]] = {}
         self._bindings: OrderedDict[tuple[int, int, int, bool], Binding] = OrderedDict()
 
+    def try_out(self) -> None:
+        """Run one token: some limits of a kernel show only then."""
+        spec = self._spec
+        buffers = KvBuffers(spec.layers, 1, spec.n_kv_heads, spec.head_dim, max_length=1)
+        values = np.zeros((1, 1) if spec.first else (1, 1, spec.hidden), np.int64 if spec.first else np.float32)
+        self.run(buffers, 0, values, np.ones(1, np.int64), np.zeros(1, np.int64) if spec.last else None)
+        self.forget_buffers()
+        buffers.close()
+
     def forget_buffers(self) -> None:
         """The KV buffers moved: bindings to the old ones are void."""
         self._bindings.clear()

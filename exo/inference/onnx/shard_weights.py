@@ -1,19 +1,19 @@
 """`ShardWeights`: the canonical tensors of a checkpoint as the decoder graph wants them. Knows no ONNX.
 
 Two things are done to what is stored. The format of each matrix is chosen (`formats.convert`). And heads are laid out
-for GroupQueryAttention: its head size is a multiple of 8, and it rotates the pairs (j, j + head_dim / 2) of the whole
+for GroupQueryAttention: its head size is a multiple of 16, and it rotates the pairs (j, j + head_dim / 2) of the whole
 head; so heads of other sizes are padded with zeros, and where only part of a head is rotated its rows are re-ordered
 (the pairs left over are rotated by an angle of 0).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
 
-from exo.inference.checkpoint import RawTensor
 from exo.inference.models import ModelConfig, Weights
 from exo.inference.models.rope import cos_sin
 from exo.inference.onnx import formats
@@ -22,13 +22,12 @@ from exo.inference.onnx.formats import Matrix, Packed
 from exo.inference.shard import Shard
 
 Array = np.ndarray[Any, Any]
-WeightFormat = Literal["auto", "float32", "8bit", "4bit"]
-# Bits of `formats.convert`; None keeps what the file has.
-BITS: Final[dict[WeightFormat, int | None]] = {"auto": None, "float32": 32, "8bit": 8, "4bit": 4}
-HEAD_MULTIPLE: Final = 8
-# Types stored value by value, and their bytes.
-PLAIN_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-# Weights stored as plain floats stay float32 where all of a shard's take at most this many bytes so; else 8 bit.
+WeightFormat = Literal["auto", "stored", "float32", "8bit", "4bit"]
+# Bits of `formats.convert`; None keeps the blocks that the file has.
+BITS: Final[dict[WeightFormat, int | None]] = {"stored": None, "float32": 32, "8bit": 8, "4bit": 4}
+HEAD_MULTIPLE: Final = 16
+# `auto`: a shard whose weights take at most this many bytes as float32 is run so, exactly; small matrices gain nothing
+# from fewer bits. Larger ones are run as `stored`.
 FLOAT_LIMIT: Final = 64 << 20
 _NORMS: Final = {
     "input": "attn_norm", "pre_mlp": "ffn_norm", "post_attention": "post_attn_norm", "post_mlp": "post_ffn_norm",
@@ -104,8 +103,9 @@ class ShardWeights:
 
     def __init__(self, weights: Weights, shard: Shard, weight_format: WeightFormat) -> None:
         self._weights = weights
-        self._plain_bits = 32 if _plain_bytes(weights, shard) <= FLOAT_LIMIT else 8
         self._config = weights.config
+        if weight_format == "auto":
+            weight_format = "float32" if float_bytes(weights, shard) <= FLOAT_LIMIT else "stored"
         self._bits = BITS[weight_format]
         self._layout = HeadLayout.of(weights.config)
 
@@ -113,7 +113,7 @@ class ShardWeights:
         raw = self._weights.raw("embed")
         if raw.dtype == "Q4_0" and formats.is_direct(raw) and self._bits in {None, 4}:
             return formats.take_over(raw)
-        matrix = formats.convert(raw, 32 if self._bits_of(raw) == 32 else 8)
+        matrix = formats.convert(raw, 32 if self._bits == 32 else 8)
         if isinstance(matrix, Packed) and matrix.offsets is not None:
             # GatherBlockQuantized knows no offsets.
             matrix = formats.quantize(formats.dequantize(matrix), 8)
@@ -126,8 +126,7 @@ class ShardWeights:
         return self._weights.tensor("norm")
 
     def head(self) -> tuple[Matrix, Array | None]:
-        raw = self._weights.raw("head")
-        return formats.convert(raw, 32 if self._bits_of(raw) == 32 else 8), None
+        return formats.convert(self._weights.raw("head"), 32 if self._bits == 32 else 8), None
 
     def qkv(self, layer: int) -> tuple[Matrix, Array | None]:
         c = self._config
@@ -164,11 +163,7 @@ class ShardWeights:
         return self._matrix(f"{layer}.down"), self._bias(layer, ("down",), self._config.mlp_bias)
 
     def _matrix(self, name: str) -> Matrix:
-        raw = self._weights.raw(name)
-        return formats.convert(raw, self._bits_of(raw))
-
-    def _bits_of(self, raw: RawTensor) -> int | None:
-        return self._plain_bits if self._bits is None and raw.dtype in PLAIN_BYTES else self._bits
+        return formats.convert(self._weights.raw(name), self._bits)
 
     def _bias(self, layer: int, parts: tuple[str, ...], present: bool) -> Array | None:
         if not present:
@@ -176,11 +171,6 @@ class ShardWeights:
         return np.concatenate([self._weights.tensor(f"{layer}.{part}_bias") for part in parts])
 
 
-def _plain_bytes(weights: Weights, shard: Shard) -> int:
-    """Bytes that the shard's tensors stored as plain floats take as float32."""
-    total = 0
-    for name in weights.names(shard):
-        dtype = weights.checkpoint.info(weights.source(name).name).dtype
-        if dtype in PLAIN_BYTES:
-            total += weights.n_bytes(name) * 4 // PLAIN_BYTES[dtype]
-    return total
+def float_bytes(weights: Weights, shard: Shard) -> int:
+    """What the shard's weights take as float32."""
+    return sum(4 * math.prod(weights.source(name).shape) for name in weights.names(shard))

@@ -195,12 +195,12 @@ class SlotTable:
             if other is None or other.live or slot == fresh or other.long != held.long:
                 continue
             n = common_length(other.tokens, held.tokens)
-            if n == other.length:
-                redundant.append(slot)
-            elif n == held.length:
+            if n == held.length:
                 self.touch(slot)
                 redundant = [fresh]
                 break
+            if n == other.length:
+                redundant.append(slot)
         for slot in redundant:
             self.slots[slot] = None
         return redundant
