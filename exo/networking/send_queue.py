@@ -50,6 +50,14 @@ class SendQueue:
         self._room.set()
         return data
 
+    async def get_together(self, max_bytes: int) -> list[bytes]:
+        """The next item, and those behind it that are there already, up to `max_bytes` in all."""
+        items = [await self.get()]
+        size = len(items[0])
+        while self._items and (size := size + len(self._items[0])) <= max_bytes:
+            items.append(await self.get())
+        return items
+
     def close(self, error: Exception) -> None:
         """Drop what is queued; every waiter, now or later, gets `error`."""
         if self._closed is None:

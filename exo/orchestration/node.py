@@ -86,7 +86,7 @@ class Node(AsyncResource):
         self.stage = Stage(_id, inference_engine, self.links.post, SequenceSampler, limits)
         self.entry = Entry(
             _id,
-            f"{_id}.{ring.own_offer().incarnation:x}",
+            f"{_id[:64]}.{ring.own_offer().incarnation:x}",  # an id on the wire has 128 characters at most
             self.links.post,
             ring,
             self._transcript,

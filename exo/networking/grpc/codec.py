@@ -81,6 +81,19 @@ def decode(data: bytes) -> Message:
     return from_frame(parse(data))
 
 
+def bundle(frames: list[bytes]) -> bytes:
+    """Several encoded messages as one: a batch of sequences then costs one write and one read, and arrives at once."""
+    return frames[0] if len(frames) == 1 else serialize(pb.Frame(bundle=pb.Bundle(frames=frames)))
+
+
+def decode_all(data: bytes) -> list[Message]:
+    """The messages of a frame or of a bundle of them, in order."""
+    frame = parse(data)
+    if frame.WhichOneof("kind") != "bundle":
+        return [from_frame(frame)]
+    return [from_frame(parse(each)) for each in frame.bundle.frames]
+
+
 def from_frame(frame: pb.Frame) -> Message:
     kind = frame.WhichOneof("kind")
     decoder = _DECODERS.get(kind or "")

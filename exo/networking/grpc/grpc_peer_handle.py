@@ -19,7 +19,7 @@ from exo.lifecycle import ResourceDegraded, ResourceTimeout
 from exo.networking.errors import BadMessage, PeerLost
 from exo.networking.grpc import control_codec as wire
 from exo.networking.grpc import tls as tls_files
-from exo.networking.grpc.codec import encode
+from exo.networking.grpc.codec import bundle, encode
 from exo.networking.grpc.connection import Connection
 from exo.networking.grpc.handshake import read_frame
 from exo.networking.grpc.status import is_retryable
@@ -32,6 +32,9 @@ from exo.networking.server import RingHandler
 from exo.topology.offer import NodeOffer
 
 log = logging.getLogger(__name__)
+
+# Small messages that wait together travel together; a large tensor goes alone and is not copied for it.
+BUNDLE_BYTES = 256 * 1024
 
 
 class GRPCPeerHandle(PeerHandle):
@@ -217,7 +220,7 @@ class GRPCPeerHandle(PeerHandle):
         assert self._queue is not None
         queue = self._queue
         while True:
-            await connection.data.write(await queue.get())
+            await connection.data.write(bundle(await queue.get_together(BUNDLE_BYTES)))
 
     async def _read_refusals(self, connection: Connection) -> None:
         while (data := await read_frame(connection.data)) is not None:

@@ -18,7 +18,7 @@ import grpc
 from exo.networking.errors import BadMessage, PeerLost
 from exo.networking.grpc import control_codec as wire
 from exo.networking.grpc import tls as tls_files
-from exo.networking.grpc.codec import decode
+from exo.networking.grpc.codec import decode_all
 from exo.networking.grpc.handshake import answer_hello, read_frame
 from exo.networking.grpc.options import SERVER_OPTIONS, SERVICE
 from exo.networking.grpc.sessions import Sessions
@@ -172,11 +172,11 @@ class GRPCServer(Server):
 
     async def _messages(self, peer: str, context: Any) -> None:
         while (data := await read_frame(context)) is not None:
-            message = decode(data)
-            try:
-                await self._handler.on_message(peer, message)
-            except Exception as error:  # noqa: BLE001 - whatever one message does, the stream carries others
-                await self._refuse(peer, message, error, context)
+            for message in decode_all(data):
+                try:
+                    await self._handler.on_message(peer, message)
+                except Exception as error:  # noqa: BLE001 - whatever one message does, the stream carries others
+                    await self._refuse(peer, message, error, context)
 
     async def _refuse(self, peer: str, message: Message, error: Exception, context: Any) -> None:
         code = code_of(error)
