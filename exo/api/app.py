@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -46,6 +47,7 @@ def _add_openai(app: FastAPI) -> None:
     app.add_api_route("/v1/models/{model:path}", views.get_model, response_model=None)
 
 
+@cache
 def _body(kind: type[BaseModel]) -> dict[str, Any]:
     """The handlers parse the body themselves (OpenAI's error shape); the documentation still shows it."""
     schema = kind.model_json_schema()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -97,7 +99,9 @@ _PAGE_HEADERS = {
 }
 
 
-def page(name: str) -> Any:
+@cache
+def page(name: str) -> Callable[[Request], Awaitable[Response]]:
+    """The handler of a page; its text is read once."""
     pages = resources.files("exo.api") / "pages"
     theme = (pages / "theme.css").read_text(encoding="utf-8")
     html = (pages / name).read_text(encoding="utf-8").replace("/*theme*/", theme)

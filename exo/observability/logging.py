@@ -110,9 +110,11 @@ def transition(change: StateChange) -> dict[str, Any]:
 
 def _renderers(format: Format, stream: TextIO) -> list[Processor]:
     if format == "console":
-        return [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        # The pretty formatter takes seconds per traceback, on the event loop, and prints the values of variables.
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
     return [
-        structlog.processors.dict_tracebacks,
+        structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
         _printable,
         # Whatever cannot be written as JSON is written as its text: a log call never fails.
         structlog.processors.JSONRenderer(default=repr, skipkeys=True),
