@@ -261,7 +261,10 @@ class Lifecycle:
     async def _close(self, timeout: float, flight: Flight[None] | Flight[list[BaseException]]) -> None:
         """Cancel the background tasks, then run the cleanup hook if something is open; within `timeout` seconds."""
         started = time.monotonic()
-        await self.resource._task_manager.shutdown(timeout=timeout / 2)
+        tasks = self.resource._task_manager
+        tasks.close()
+        if tasks.tasks:
+            await tasks.cancel_all_tasks(timeout=timeout / 2)
         if not self.opened:
             return
         self.opened = False

@@ -196,8 +196,12 @@ class TaskManager:
 
     async def shutdown(self, timeout: float | None = None) -> int:
         """Refuse new tasks from now on and cancel the running ones; how many."""
-        self._closed = True
+        self.close()
         return await self.cancel_all_tasks(wait=True, timeout=timeout)
+
+    def close(self) -> None:
+        """Refuse new tasks from now on; the running ones go on."""
+        self._closed = True
 
     def reopen(self) -> None:
         """Take new tasks again: the owner begins a new life."""
