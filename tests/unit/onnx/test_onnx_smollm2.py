@@ -1,0 +1,46 @@
+"""The bundled model as its file has it (4-bit affine blocks, 8-bit head) against transformers in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from golden_data import DATA
+
+from exo.inference.catalog import resolve_model
+from exo.inference.inference_engine import Step
+from exo.inference.onnx.engine import OnnxEngine
+from exo.inference.shard import Shard
+
+Array = np.ndarray[Any, Any]
+SHARD = Shard.whole("smollm2-135m", 30)
+MAX_KL = 0.05
+# Where the best token leads by less, an engine that quantises activations may choose another.
+CLEAR_MARGIN = 0.25
+
+
+def log_softmax(x: Array) -> Array:
+    x = x.astype(np.float64) - x.max()
+    result: Array = x - np.log(np.exp(x).sum())
+    return result
+
+
+async def test_smollm2_says_what_the_reference_says_until_it_hesitates(tmp_path: Path) -> None:
+    with np.load(DATA / "smollm2" / "reference_smollm2.npz") as file:
+        want = dict(file)
+    n = len(want["greedy"])
+    async with OnnxEngine(cache_dir=tmp_path, kv_budget=256 << 20) as engine:
+        await engine.load_checkpoint(SHARD, resolve_model("smollm2-135m"))
+        at = [len(want[f"ids_{i}"]) for i in range(n)]
+        out = await engine.infer_batch(SHARD, [Step(f"s{i}", want[f"ids_{i}"], 0) for i in range(n)])
+        for i in range(n):
+            p, q = log_softmax(want["logits_last"][i]), log_softmax(out[i][-1])
+            assert float((np.exp(p) * (p - q)).sum()) < MAX_KL
+        clear = np.minimum.accumulate(want["greedy_margin"], axis=1) >= CLEAR_MARGIN
+        assert clear.sum() > 20
+        for k in range(int(clear.sum(axis=1).max())):
+            for i in range(n):
+                assert not clear[i, k] or int(out[i][-1].argmax()) == want["greedy"][i, k]
+            steps = [Step(f"s{i}", want["greedy"][i, k : k + 1], at[i] + k) for i in range(n)]
+            out = await engine.infer_batch(SHARD, steps)
