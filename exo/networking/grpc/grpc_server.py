@@ -115,7 +115,7 @@ class GRPCServer(Server):
         try:
             offer = await self._accept(context)
         except (BadMessage, PeerLost, TimeoutError) as error:
-            log.warning("hello from %s refused: %s", context.peer(), error or "too slow")
+            log.warning("hello from %s refused: %s", context.peer(), str(error) or "too slow")
             await context.abort(code_of(error), str(error) or "the hello took too long")
             return
         peer = offer.node_id
@@ -125,7 +125,7 @@ class GRPCServer(Server):
                 await loop(peer, context)
             except BadMessage as error:
                 ended.reason = f"it sent a bad message: {error}"
-                log.warning("stream of %s ended: bad message: %s", peer, error)
+                log.warning("stream of %s ended: bad message: %s", peer, str(error))
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             except asyncio.CancelledError:
                 if not ended.by_us:
