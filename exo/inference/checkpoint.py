@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from exo.inference.dequantize import to_float32
 from exo.inference.errors import CheckpointError
 
 Array = np.ndarray[Any, Any]
@@ -63,13 +64,17 @@ class Checkpoint(ABC):
 
     def tensor(self, name: str) -> Array:
         """The tensor as float32 of the header's shape; always a copy of its own."""
-        from exo.inference.dequantize import to_float32
+        return self.floats(name, self.raw(name))
 
-        raw = self.raw(name)
+    def floats(self, name: str, raw: RawTensor) -> Array:
+        """`raw`, all or part of the tensor `name`, as float32. Raises `CheckpointError` for values that are none."""
         try:
-            return to_float32(raw)
+            value = to_float32(raw)
         except (ValueError, NotImplementedError) as error:
             raise CheckpointError(f"tensor {name!r}: {error}", path=str(self.path)) from error
+        if value.size and not (np.isfinite(value.min()) and np.isfinite(value.max())):
+            raise CheckpointError(f"tensor {name!r} has values that are not finite", path=str(self.path))
+        return value
 
     def info(self, name: str) -> TensorInfo:
         try:

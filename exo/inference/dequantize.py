@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from exo.inference.checkpoint import RawTensor
+if TYPE_CHECKING:
+    from exo.inference.checkpoint import RawTensor
 
 Array = np.ndarray[Any, Any]
 
@@ -33,7 +34,8 @@ def block_layout(dtype: str) -> tuple[int, int]:
 def to_float32(raw: RawTensor) -> Array:
     """float32 array of `raw.shape`, never a view of `raw.data`. Raises `ValueError` for an unknown type."""
     if raw.dtype in PLAIN:
-        values = raw.data.view(PLAIN[raw.dtype]).astype(np.float32)
+        with np.errstate(all="ignore"):
+            values = raw.data.view(PLAIN[raw.dtype]).astype(np.float32)
     elif raw.dtype == "BF16":
         # A bfloat16 is the upper half of a float32.
         values = (raw.data.view("<u2").astype(np.uint32) << 16).view(np.float32)
@@ -41,7 +43,8 @@ def to_float32(raw: RawTensor) -> Array:
         from gguf.constants import GGMLQuantizationType
         from gguf.quants import dequantize
 
-        values = dequantize(raw.data, GGMLQuantizationType[raw.dtype])
+        with np.errstate(all="ignore"):  # a damaged scale may be infinite; the caller looks at the values
+            values = dequantize(raw.data, GGMLQuantizationType[raw.dtype])
     else:
         raise ValueError(f"type {raw.dtype} is not supported; supported: {', '.join(SUPPORTED)}")
     return np.ascontiguousarray(values, dtype=np.float32).reshape(raw.shape)

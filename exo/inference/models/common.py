@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from exo.inference.checkpoint import Checkpoint
-from exo.inference.errors import CheckpointError
+from exo.inference.models.config import size
 from exo.inference.models.rope import rope_from_gguf, rope_from_hf
 
 HF_TOP: Final = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}
@@ -53,22 +53,23 @@ ACTIVATIONS: Final = {
 
 def hf_fields(config: dict[str, Any], *, tied: bool, norm_eps: float, context_length: int) -> dict[str, Any]:
     """The fields of `ModelConfig` that all families read alike; the arguments are the family's defaults."""
-    heads = int(config["num_attention_heads"])
-    head_dim = int(config.get("head_dim") or int(config["hidden_size"]) // heads)
-    context = int(config.get("max_position_embeddings") or context_length)
+    heads = size("heads", config["num_attention_heads"])
+    hidden = size("hidden", config["hidden_size"])
+    head_dim = size("head_dim", config.get("head_dim") or hidden // heads)
+    context = size("context_length", config.get("max_position_embeddings") or context_length)
     kv_heads = config.get("num_key_value_heads")
     tie = config.get("tie_word_embeddings")
     activation = config.get("hidden_activation") or config.get("hidden_act") or "silu"
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation {activation!r} is not supported; supported: {', '.join(ACTIVATIONS)}")
     return {
-        "n_layers": int(config["num_hidden_layers"]),
-        "hidden": int(config["hidden_size"]),
+        "n_layers": size("n_layers", config["num_hidden_layers"]),
+        "hidden": hidden,
         "heads": heads,
-        "kv_heads": heads if kv_heads is None else int(kv_heads),
+        "kv_heads": heads if kv_heads is None else kv_heads,
         "head_dim": head_dim,
-        "ffn": int(config["intermediate_size"]),
-        "vocab": int(config["vocab_size"]),
+        "ffn": config["intermediate_size"],
+        "vocab": config["vocab_size"],
         "context_length": context,
         "norm_eps": float(config.get("rms_norm_eps", norm_eps)),
         "rope": rope_from_hf(config, head_dim, context),
@@ -108,15 +109,15 @@ def gguf_fields(checkpoint: Checkpoint, arch: str) -> dict[str, Any]:
     """The same from GGUF keys. Biases and norms are where their tensors are."""
     meta, tensors = dict(checkpoint.metadata), checkpoint.tensors
     heads = _uniform(meta[f"{arch}.attention.head_count"], "head_count")
-    hidden = int(meta[f"{arch}.embedding_length"])
-    head_dim = int(meta.get(f"{arch}.attention.key_length") or hidden // heads)
+    hidden = size("hidden", meta[f"{arch}.embedding_length"])
+    head_dim = size("head_dim", meta.get(f"{arch}.attention.key_length") or hidden // size("heads", heads))
     if int(meta.get(f"{arch}.attention.value_length") or head_dim) != head_dim:
         raise ValueError("keys and values of different sizes are not supported")
     divisors: tuple[float, ...] = ()
     if "rope_freqs.weight" in tensors:
         divisors = tuple(float(v) for v in checkpoint.tensor("rope_freqs.weight").reshape(-1))
     return {
-        "n_layers": int(meta[f"{arch}.block_count"]),
+        "n_layers": size("n_layers", meta[f"{arch}.block_count"]),
         "hidden": hidden,
         "heads": heads,
         "kv_heads": _uniform(meta.get(f"{arch}.attention.head_count_kv", heads), "head_count_kv"),
@@ -150,8 +151,3 @@ def _uniform(value: Any, name: str) -> int:
             raise ValueError(f"{name} differs between layers, which is not supported")
         value = value[0]
     return int(value)
-
-
-def require_embedding(checkpoint: Checkpoint) -> None:
-    if "token_embd.weight" not in checkpoint.tensors:
-        raise CheckpointError("tensor 'token_embd.weight' is missing", path=str(checkpoint.path))

@@ -9,8 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-# Larger than any model; keeps the sizes in a broken file from being believed.
+# Larger than any model's; keeps the sizes in a broken file from being believed.
+LIMITS: Final = {"n_layers": 1024, "heads": 4096, "kv_heads": 4096, "head_dim": 8192, "context_length": 1 << 31}
 MAX_SIZE: Final = 1 << 24
+
+
+def size(name: str, value: object) -> int:
+    """`value` as the size `name` of a model. Raises `ValueError` unless it is a whole number within reason."""
+    limit = LIMITS.get(name, MAX_SIZE)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+        raise ValueError(f"{name} is {value!r}, not a number from 1 to {limit}")
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +37,11 @@ class RopeConfig:
     long_divisors: tuple[float, ...] = ()
     original_context: int = 0
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        numbers = (self.theta, self.scale, *self.divisors, *self.long_divisors)
+        if not all(1e-6 < abs(n) < 1e12 and n > 0 for n in numbers):
+            raise ValueError(f"rope theta {self.theta!r}, scale {self.scale!r} or a factor is not a sensible number")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,21 +80,20 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("n_layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "context_length"):
-            value = getattr(self, name)
-            limit = 1 << 31 if name == "context_length" else MAX_SIZE
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
-                raise ValueError(f"{name} is {value!r}, not a size")
+            size(name, getattr(self, name))
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} key-value heads")
         if self.rope.dims % 2 or not 0 < self.rope.dims <= self.head_dim:
             raise ValueError(f"rope rotates {self.rope.dims} of {self.head_dim} dimensions")
         for divisors in (self.rope.divisors, self.rope.long_divisors):
-            if divisors and (len(divisors) != self.rope.dims // 2 or min(divisors) <= 0):
+            if divisors and len(divisors) != self.rope.dims // 2:
                 raise ValueError(f"{len(divisors)} rope factors for {self.rope.dims // 2} frequencies")
         if not 0 < self.norm_eps < 1:
             raise ValueError(f"norm_eps is {self.norm_eps!r}")
-        if not self.rope.theta > 0:
-            raise ValueError(f"rope theta is {self.rope.theta!r}")
+        for name in ("attn_softcap", "final_softcap", "query_scale", "embed_scale"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1e6:
+                raise ValueError(f"{name} is {value!r}")
         if self.windows and len(self.windows) != self.n_layers:
             raise ValueError(f"{len(self.windows)} attention windows for {self.n_layers} layers")
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from exo.inference.checkpoint import Checkpoint
 from exo.inference.errors import CheckpointError, UnsupportedModel
 from exo.inference.models.config import ModelConfig
@@ -72,11 +74,16 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
     """Raises `UnsupportedModel` for an unknown family, `CheckpointError` for a configuration that makes no sense."""
     family = family_of(checkpoint)
     try:
-        if checkpoint.FORMAT == "safetensors":
-            return _with_generation_eos(checkpoint, family.from_hf(dict(checkpoint.metadata)))
-        assert family.from_gguf is not None  # family_of matched its gguf_arch
-        return family.from_gguf(checkpoint)
+        with np.errstate(over="raise", invalid="raise"):  # numbers that make no sense overflow somewhere
+            return _read(checkpoint, family)
     except KeyError as error:
         raise CheckpointError(f"the configuration lacks {error.args[0]!r}", path=str(checkpoint.path)) from error
     except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"the configuration makes no sense: {error}", path=str(checkpoint.path)) from error
+
+
+def _read(checkpoint: Checkpoint, family: Family) -> ModelConfig:
+    if checkpoint.FORMAT == "safetensors":
+        return _with_generation_eos(checkpoint, family.from_hf(dict(checkpoint.metadata)))
+    assert family.from_gguf is not None  # family_of matched its gguf_arch
+    return family.from_gguf(checkpoint)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from exo.inference.models.config import RopeConfig
+from exo.inference.models.config import RopeConfig, size
 
 Array = np.ndarray[Any, Any]
 SUPPORTED = ("default", "linear", "llama3", "yarn", "longrope")
@@ -45,7 +45,7 @@ def rope_from_hf(config: dict[str, Any], head_dim: int, context_length: int) -> 
         kind = "longrope"  # its name before transformers 4.43
     theta = float(scaling.get("rope_theta") or config.get("rope_theta") or 10000.0)
     share = scaling.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
-    dims = int(head_dim * float(share))
+    dims = size("head_dim", int(head_dim * float(share)))
     original = int(
         config.get("original_max_position_embeddings")
         or scaling.get("original_max_position_embeddings")
@@ -75,7 +75,7 @@ def rope_from_hf(config: dict[str, Any], head_dim: int, context_length: int) -> 
 
 def rope_from_gguf(metadata: dict[str, Any], arch: str, head_dim: int, divisors: tuple[float, ...]) -> RopeConfig:
     """From GGUF keys; `divisors` are the contents of rope_freqs.weight, where the file has it."""
-    dims = int(metadata.get(f"{arch}.rope.dimension_count", head_dim))
+    dims = size("head_dim", metadata.get(f"{arch}.rope.dimension_count", head_dim))
     theta = float(metadata.get(f"{arch}.rope.freq_base", 10000.0))
     kind = metadata.get(f"{arch}.rope.scaling.type", "none")
     factor = float(metadata.get(f"{arch}.rope.scaling.factor", metadata.get(f"{arch}.rope.scale_linear", 0.0)) or 1.0)
@@ -92,7 +92,8 @@ def _llama3_divisors(base: RopeConfig, scaling: dict[str, Any], original: int) -
     factor, low, high = (float(scaling[k]) for k in ("factor", "low_freq_factor", "high_freq_factor"))
     wavelength = 2 * math.pi / inverse_frequencies(base)
     smooth = (original / wavelength - low) / (high - low)
-    between = 1 / ((1 - smooth) / factor + smooth)
+    with np.errstate(all="ignore"):  # outside its band this is of no use, and may divide by zero
+        between = 1 / ((1 - smooth) / factor + smooth)
     divisors = np.where(wavelength < original / high, 1.0, np.where(wavelength > original / low, factor, between))
     return tuple(float(d) for d in divisors)
 

@@ -62,13 +62,7 @@ class Weights:
 
     def tensor(self, name: str) -> Array:
         """float32, a copy of its own."""
-        source = self.source(name)
-        if source.start == 0 and source.order is None and self._info(source).shape == source.shape:
-            value = self.checkpoint.tensor(source.name)
-        else:
-            from exo.inference.dequantize import to_float32
-
-            value = to_float32(self.raw(name))
+        value = self.checkpoint.floats(self.source(name).name, self.raw(name))
         if self._family.norm_offset and self.checkpoint.FORMAT == "safetensors" and name.endswith("norm"):
             value += np.float32(self._family.norm_offset)
         return value
