@@ -5,6 +5,7 @@ Plain ASGI, so that a streamed answer passes through untouched.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import secrets
@@ -22,6 +23,7 @@ from exo.api.context import FACTS, ApiSettings
 from exo.api.problems import Problem, Unauthorized, problem_of
 from exo.api.streams import ClientGone
 from exo.contract import LIVE_PATH, METRICS_PATH, READY_PATH, STARTED_PATH
+from exo.inference.errors import NodeDraining
 
 _log = structlog.get_logger("exo.api")
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -47,6 +49,8 @@ class Gate:
                 await self._app(scope, receive, exchange.send)
             except ClientGone:
                 exchange.status = CLIENT_GONE
+            except asyncio.CancelledError:  # the server stops; this is the task's outermost frame
+                await exchange.fail(NodeDraining("the node stops"), receive)
             except Exception as error:  # noqa: BLE001 - the outermost frame: every error becomes an answer here
                 await exchange.fail(error, receive)
         exchange.report(route)

@@ -148,4 +148,6 @@ class _Uvicorn(uvicorn.Server):
             task.cancel("the server stops")
         await asyncio.gather(*tasks, return_exceptions=True)
         for connection in list(self.server_state.connections):
-            connection.transport.abort()
+            # Closing sends what is still buffered; a client that does not read gets no more.
+            transport = connection.transport
+            transport.abort() if transport.get_write_buffer_size() else transport.close()

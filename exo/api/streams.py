@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from exo.api import meters
 from exo.api.problems import problem_of
+from exo.inference.errors import NodeDraining
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
@@ -76,6 +77,9 @@ class EventStream(Response):
                 async for item in events:
                     await _send(send, event(item))
                 await _send(send, DONE)
+            except asyncio.CancelledError:  # the client has gone, or the server stops at its deadline
+                await _send(send, event(problem_of(NodeDraining("the node stopped before the end")).body()))
+                raise
             except Exception as error:
                 await _send(send, event(problem_of(error).body()))
                 raise
