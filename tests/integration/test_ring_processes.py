@@ -1,0 +1,116 @@
+"""The ring as real processes over real sockets: one model over three `exo serve`, and what happens when one dies."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from pathlib import Path
+
+import pytest
+from serve_processes import KILL, TERM, Ring, Served, Stream, ring_of, stream, until
+
+SMOLLM2 = "smollm2-135m"
+PROMPTS = (
+    "What is the capital of France?",
+    "Count from one to five.",
+    "Name three colours of the rainbow.",
+    "Write a haiku about rain.",
+)
+DUMMY = ("--engine", "dummy", "--model", "dummy")
+
+
+async def texts(ring: Ring, max_tokens: int) -> list[Stream]:
+    nodes = ring.nodes
+    asked = [stream(ring, nodes[i % len(nodes)], prompt, max_tokens, SMOLLM2) for i, prompt in enumerate(PROMPTS)]
+    return list(await asyncio.gather(*asked))
+
+
+async def test_three_processes_give_the_text_of_one_with_the_real_model(tmp_path: Path) -> None:
+    numpy = ("--engine", "numpy", "--model", SMOLLM2)
+    (one_folder := tmp_path / "one").mkdir()
+    async with ring_of(one_folder, 1, *numpy) as ring:
+        alone = await texts(ring, 10)
+    async with ring_of(tmp_path, 3, *numpy) as ring:
+        together = await texts(ring, 10)
+        stages = (await ring.get(ring.nodes[0], "/api/v1/ring"))["stages"]
+    assert [(each.text, each.finish) for each in together] == [(each.text, each.finish) for each in alone]
+    assert "Paris" in alone[0].text
+    layers = [range(stage["start_layer"], stage["end_layer"] + 1) for stage in stages]
+    assert len(layers) == 3
+    assert [layer for each in layers for layer in each] == list(range(30))
+
+
+async def test_killed_nodes_cost_no_token_and_the_ring_is_whole_again_within_three_seconds(tmp_path: Path) -> None:
+    choose = random.Random(5)
+    async with ring_of(tmp_path, 3, *DUMMY) as ring:
+        entry, *others = ring.nodes
+        expected = (await stream(ring, entry, "Tell me all.", 400, "dummy")).text
+        for _ in range(4):
+            victim = choose.choice(others)
+            seen = Stream()
+            running = asyncio.create_task(stream(ring, entry, "Tell me all.", 400, "dummy", seen))
+            await seen.flowing.wait()
+            await asyncio.sleep(choose.uniform(0, 0.05))
+            victim.signal(KILL)
+            took = await ring.formed([node for node in ring.nodes if node is not victim])
+            await running
+            assert seen.whole, seen
+            assert seen.text == expected
+            assert took < 3.0
+            await victim.ended()
+            victim.start()
+            await ring.formed()
+
+
+async def test_a_killed_entry_node_tells_its_clients_and_disturbs_no_others(tmp_path: Path) -> None:
+    async with ring_of(tmp_path, 3, *DUMMY) as ring:
+        entry, other, _ = ring.nodes
+        expected = (await stream(ring, other, "Tell me all.", 400, "dummy")).text
+        doomed, safe = Stream(), Stream()
+        lost = asyncio.create_task(stream(ring, entry, "Tell me all.", 4000, "dummy", doomed))
+        kept = asyncio.create_task(stream(ring, other, "Tell me all.", 400, "dummy", safe))
+        await asyncio.gather(doomed.flowing.wait(), safe.flowing.wait())
+        entry.signal(KILL)
+        begun = time.monotonic()
+        await lost
+        assert time.monotonic() - begun < 3.0
+        assert doomed.error is not None
+        await kept
+        assert safe.whole
+        assert safe.text == expected
+        for node in ring.nodes[1:]:
+            assert (await ring.get(node, "/api/v1/requests"))["requests"] == []
+
+
+@pytest.mark.timeout(180)
+async def test_a_rolling_restart_under_eight_clients_fails_and_truncates_nothing(tmp_path: Path) -> None:
+    async with ring_of(tmp_path, 3, *DUMMY, "--drain-seconds", "20") as ring:
+        expected = (await stream(ring, ring.nodes[0], "Tell me all.", 100, "dummy")).text
+        results: list[Stream] = []
+        stop = asyncio.Event()
+        clients = [asyncio.create_task(keep_asking(ring, number, results, stop)) for number in range(8)]
+        for node in ring.nodes:
+            before = len(results)
+            await until(lambda before=before: len(results) >= before + 16)
+            node.signal(TERM)
+            assert await node.ended() == 0
+            node.start()
+            await ring.formed()
+        stop.set()
+        await asyncio.gather(*clients)
+    assert [each for each in results if not each.whole] == []
+    assert {each.text for each in results} == {expected}
+
+
+async def keep_asking(ring: Ring, number: int, results: list[Stream], stop: asyncio.Event) -> None:
+    """As a client behind a Service: a node that does not take the request (503, port closed) is not the only one."""
+    turn = number
+    while not stop.is_set():
+        turn += 1
+        node: Served = ring.nodes[turn % 3]
+        seen = await stream(ring, node, "Tell me all.", 100, "dummy")
+        if seen.refused == 503 or (seen.error is not None and seen.pieces == 0):
+            await asyncio.sleep(0.05)
+            continue
+        results.append(seen)
