@@ -1,0 +1,63 @@
+"""Interrupts a coroutine at its n-th suspension: counts them, fails there, or calls something there. For tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+
+class InjectedFailure(Exception):
+    """The failure that a test put in."""
+
+
+class Interrupted:
+    """Awaits `coroutine`; `suspensions` counts how often it had to wait.
+
+    fail_at: at that suspension `InjectedFailure` is raised inside it in place of the waiting; 0: before its first step.
+    call_at: at that suspension `call` is called, and the waiting goes on.
+    """
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        *,
+        fail_at: int | None = None,
+        call_at: int | None = None,
+        call: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._coroutine = coroutine
+        self._fail_at = fail_at
+        self._call_at = call_at
+        self._call = call
+        self.suspensions = 0
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        if self._fail_at == 0:
+            self._coroutine.close()
+            raise InjectedFailure("before the first step")
+        resume: Callable[[], Any] = lambda: self._coroutine.send(None)  # noqa: E731  # replaced below
+        while True:
+            try:
+                waits_for = resume()
+            except StopIteration as end:
+                return end.value
+            self.suspensions += 1
+            if self.suspensions == self._fail_at:
+                if asyncio.isfuture(waits_for):
+                    # The task never sees this future: take back the mark that a task must clear.
+                    waits_for._asyncio_future_blocking = False
+                resume = _thrower(self._coroutine, InjectedFailure(f"at suspension {self.suspensions}"))
+                continue
+            if self.suspensions == self._call_at:
+                self._call()
+            try:
+                yield waits_for
+            except BaseException as error:  # noqa: BLE001  # handed on to the coroutine as it is
+                resume = _thrower(self._coroutine, error)
+            else:
+                resume = lambda: self._coroutine.send(None)  # noqa: E731
+
+
+def _thrower(coroutine: Coroutine[Any, Any, Any], error: BaseException) -> Callable[[], Any]:
+    return lambda: coroutine.throw(error)

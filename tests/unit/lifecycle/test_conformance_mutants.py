@@ -1,0 +1,218 @@
+"""The conformance suite is itself tested: a good resource passes, and each of these seeded mutants is caught."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO
+
+import pytest
+
+from exo.lifecycle import AsyncResource, ResourceState
+from exo.lifecycle.testing import ConformanceError, check_resource
+
+
+class Good(AsyncResource):
+    """A listening socket, a file, a background task, a thread pool: opened in steps, closed in reverse."""
+
+    RESOURCE_TYPE = "specimen"
+
+    def __init__(self) -> None:
+        super().__init__(initialize_timeout=5, cleanup_timeout=5, health_check_timeout=1)
+        self._socket: socket.socket | None = None
+        self._file: IO[bytes] | None = None
+        self._pool: ThreadPoolExecutor | None = None
+
+    async def _do_initialize(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        await asyncio.sleep(0)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by the cleanup hook
+        await asyncio.sleep(0)
+        self._pool = ThreadPoolExecutor(1)
+        self._pool.submit(int).result()
+        self._task_manager.start_task("serve", asyncio.Event().wait)
+        await asyncio.sleep(0)
+
+    async def _do_cleanup(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown()
+        await asyncio.sleep(0)
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+        await asyncio.sleep(0)
+        server, self._socket = self._socket, None
+        if server is not None:
+            server.close()
+
+    async def _do_health_check(self) -> bool:
+        return self._socket is not None and self._socket.fileno() >= 0
+
+
+class Plain(AsyncResource):
+    """Opens nothing, but takes a while over it."""
+
+    async def _do_initialize(self) -> None:
+        await asyncio.sleep(0)
+
+    async def _do_cleanup(self) -> None:
+        await asyncio.sleep(0)
+
+
+# Descriptors that mutants leak, closed after each test.
+STRAYS: list[int] = []
+
+
+def lose(owner: socket.socket | IO[bytes] | None) -> None:
+    """Leak what `owner` holds, without the interpreter's own warning at its end."""
+    if isinstance(owner, socket.socket):
+        STRAYS.append(owner.detach())
+    elif owner is not None:
+        STRAYS.append(os.dup(owner.fileno()))
+        owner.close()
+
+
+@pytest.fixture(autouse=True)
+def close_strays() -> Iterator[None]:
+    yield
+    while STRAYS:
+        os.close(STRAYS.pop())
+
+
+class ForgetsItsTask(Plain):
+    async def _do_initialize(self) -> None:
+        await super()._do_initialize()
+        self.stray = asyncio.create_task(asyncio.sleep(3600), name="stray")
+
+
+class ForgetsItsSocket(Good):
+    async def _do_cleanup(self) -> None:
+        lose(self._socket)
+        self._socket = None
+        await super()._do_cleanup()
+
+
+class LeaksWhenItsStartFails(Good):
+    """Closes properly after a whole start only: a half-done one is left open."""
+
+    whole = False
+
+    async def _do_initialize(self) -> None:
+        self.whole = False
+        await super()._do_initialize()
+        self.whole = True
+
+    async def _do_cleanup(self) -> None:
+        if self.whole:
+            await super()._do_cleanup()
+        else:
+            lose(self._socket)
+            self._socket = None
+            await super()._do_cleanup()
+
+
+class StumblesOverAHalfDoneStart(Good):
+    async def _do_cleanup(self) -> None:
+        if self._pool is None:
+            lose(self._socket)
+            lose(self._file)
+            self._socket = self._file = None
+            raise AttributeError("'NoneType' object has no attribute 'shutdown'")
+        await super()._do_cleanup()
+
+
+class CannotStartAgain(Plain):
+    started = False
+
+    async def _do_initialize(self) -> None:
+        if self.started:
+            raise RuntimeError("executor already shut down")
+        self.started = True
+        await super()._do_initialize()
+
+
+class IgnoresCancellation(Plain):
+    async def _do_initialize(self) -> None:
+        for _ in range(3):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.001)
+
+
+class IsNeverHealthy(Plain):
+    async def _do_health_check(self) -> bool:
+        return None  # type: ignore[return-value]
+
+
+class StartsTwiceAtOnce(Plain):
+    async def initialize(self, timeout: float | None = None) -> bool:
+        await self._do_initialize()
+        return await super().initialize(timeout)
+
+
+class ReopensWhenAsked(Plain):
+    async def ensure_ready(self, *, allow_degraded: bool = True) -> None:
+        if self.state is ResourceState.CLOSED:
+            await self.initialize()
+        await super().ensure_ready(allow_degraded=allow_degraded)
+
+
+class ForgetsItsThread(Plain):
+    async def _do_initialize(self) -> None:
+        await super()._do_initialize()
+        self.gone = threading.Event()
+        threading.Thread(target=self.gone.wait, args=(1.0,), name="stray thread", daemon=True).start()
+
+
+class ForgetsItsFile(Good):
+    async def _do_cleanup(self) -> None:
+        lose(self._file)
+        self._file = None
+        await super()._do_cleanup()
+
+
+MUTANTS = {
+    ForgetsItsTask: "task 'stray' still runs",
+    ForgetsItsSocket: "socket left open",
+    LeaksWhenItsStartFails: "after the roll-back, socket left open",
+    StumblesOverAHalfDoneStart: "roll-back failed",
+    CannotStartAgain: "executor already shut down",
+    IgnoresCancellation: "swallows its cancellation",
+    IsNeverHealthy: "returned None",
+    StartsTwiceAtOnce: "runs its init hook",
+    ReopensWhenAsked: "re-opens it after cleanup",
+    ForgetsItsThread: "thread 'stray thread' still runs",
+    ForgetsItsFile: "left open",
+}
+
+
+async def test_a_good_resource_passes():
+    await check_resource(Good)
+
+
+async def test_an_async_factory_is_fine():
+    async def make() -> Good:
+        return Good()
+
+    await check_resource(make)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+async def test_each_mutant_is_caught_and_told_why(mutant: type[AsyncResource]):
+    with pytest.raises(ConformanceError) as caught:
+        await check_resource(mutant, patience=0.05, points=3, stop_at_first=True)
+    assert MUTANTS[mutant] in str(caught.value)
+    assert mutant.__name__ in str(caught.value)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+
+
+async def test_what_is_no_resource_is_refused():
+    with pytest.raises(TypeError, match="AsyncResource"):
+        await check_resource(object)  # type: ignore[arg-type]
