@@ -15,7 +15,7 @@ import aiohttp
 from exo import contract
 from exo_operator.observed import NodeReport, Raw
 
-TIMEOUT_S = 2.0
+TIMEOUT_S = 1.5
 MAX_BODY = 1 << 20
 MAX_RESOURCES = 100
 TOKEN_RATE = "exo_api_tokens_per_second"

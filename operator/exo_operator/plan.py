@@ -16,6 +16,7 @@ from exo_operator.render import Defaults, Manifest, NodeRef
 
 # A pod that is still there this long after its grace ended sits on a machine that does not answer: its name is needed.
 OVERDUE: Final = timedelta(seconds=15)
+UNFORMED_AFTER_S: Final = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ class Observed:
     report: NodeReport = field(default_factory=NodeReport)
     # Questions to the pod's endpoints that failed in a row, after one that was answered.
     misses: int = 0
+    # Seconds for which the node has said that its ring is not formed.
+    unformed_s: float = 0.0
     # Objects outside the watches that were found to hold a name we need.
     taken: tuple[Conflict, ...] = ()
 
@@ -168,7 +171,7 @@ def _pod_actions(node: NodeRef, observed: Observed, defaults: Defaults) -> Itera
     elif pod.spec_hash != wanted["metadata"]["annotations"][names.ANNOTATION_SPEC_HASH]:
         yield delete("SpecChanged", "made from an older spec")
     elif pod.has_ring_gate:
-        yield from _gate(node, pod, observed.report)
+        yield from _gate(node, pod, observed)
 
 
 def overdue(pod: Raw, now: datetime) -> bool:
@@ -177,13 +180,15 @@ def overdue(pod: Raw, now: datetime) -> bool:
     return now - end > OVERDUE
 
 
-def _gate(node: NodeRef, pod: PodView, report: NodeReport) -> Iterator[Action]:
-    """Open the gate when the node itself says that its ring is formed; close it when it says that it is not."""
+def _gate(node: NodeRef, pod: PodView, observed: Observed) -> Iterator[Action]:
+    """Open the gate when the node itself says that its ring is formed; close it when it has said for a while that it is
+    not: a ring that plans anew holds its requests for a moment, and its nodes should stay behind their Service."""
+    report = observed.report
     if not report.reachable or report.ring_formed is None:
         return
     condition = pod.condition(contract.RING_FORMED_GATE)
-    status = "True" if report.ring_formed else "False"
-    if condition is None or condition.get("status") != status:
-        reason = "RingFormed" if report.ring_formed else "RingForming"
-        message = f"epoch {report.ring_epoch}" if report.ring_epoch else ""
-        yield SetGate(node.namespace, node.name, pod.uid, report.ring_formed, reason, message)
+    now = condition.get("status") if condition is not None else None
+    if report.ring_formed and now != "True":
+        yield SetGate(node.namespace, node.name, pod.uid, True, "RingFormed", f"epoch {report.ring_epoch}")
+    elif not report.ring_formed and (now is None or (now == "True" and observed.unformed_s >= UNFORMED_AFTER_S)):
+        yield SetGate(node.namespace, node.name, pod.uid, False, "RingForming", "")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from exo_operator import names, render_ring
 from exo_operator.observed import Raw
@@ -12,6 +13,9 @@ from exo_operator.plan import Action, Apply, Conflict, Delete, Lookup, controlle
 from exo_operator.render import Manifest
 from exo_operator.render_ring import RingRef
 from exo_operator.spec import ExoNodeSpec
+
+# A node that was not Ready for this long does not come back by itself.
+STUCK_AFTER: Final = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,15 +117,30 @@ def outdated(ring: RingRef, observed: RingObserved) -> list[tuple[Manifest, Raw]
 
 
 def _roll(ring: RingRef, observed: RingObserved) -> Iterator[Action]:
-    """Change children one after another: first those that do not work anyway, which costs nothing and lets a broken
-    spec be corrected; then working ones, the last index first, while enough others work."""
+    """Change children one after another, the last index first, while enough of the others work.
+
+    A child that has not worked for a while is changed at once: that costs nothing, and lets a broken spec be corrected.
+    One that is not Ready only for a moment, as its ring plans anew, is waited for.
+    """
     old = outdated(ring, observed)
     if observed.stopped(ring):
         yield from (Apply(manifest, "stop") for manifest, _ in old)
         return
-    broken = [manifest for manifest, live in old if not is_ready(live)]
+    yield from (Apply(manifest, "spec changed") for manifest, live in old if _is_stuck(live, observed.now))
     working = [manifest for manifest, live in old if is_ready(live)]
-    yield from (Apply(manifest, "spec changed") for manifest in broken)
-    ready = sum(1 for child in observed.children if is_ready(child))
-    spare = ready - max(0, ring.spec.nodes - ring.spec.strategy.max_unavailable)
-    yield from (Apply(manifest, "spec changed") for manifest in working[::-1][: max(0, spare)])
+    missing = ring.spec.nodes - sum(1 for child in observed.children if is_ready(child))
+    spare = max(0, ring.spec.strategy.max_unavailable - missing)
+    yield from (Apply(manifest, "spec changed") for manifest in working[::-1][:spare])
+
+
+def _is_stuck(child: Raw, now: datetime) -> bool:
+    ready = condition(child, "Ready")
+    if ready is None or is_suspended(child):
+        return True
+    since = datetime.fromisoformat(str(ready["lastTransitionTime"]).replace("Z", "+00:00"))
+    return ready.get("status") != "True" and now - since > STUCK_AFTER
+
+
+def is_suspended(child: Raw) -> bool:
+    """Whether the child was told to have no pod."""
+    return bool((child.get("spec") or {}).get("suspend"))

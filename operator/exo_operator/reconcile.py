@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -33,6 +34,7 @@ log = structlog.get_logger("exo_operator.reconcile")
 # nodes still ask for little.
 POLL_UNREADY_S = 1.0
 POLL_READY_S = 2.0
+POLL_DOUBT_S = 0.25
 NODES_PER_POLL_SECOND = 50
 FIGURES_EVERY_S = 10.0
 # A ring with used restarts is looked at now and then: time gives the budget back.
@@ -41,6 +43,27 @@ RING_LOOK_S = 60.0
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class PodMemory:
+    """What is remembered about a pod between two questions. Times are monotonic seconds."""
+
+    # Questions unanswered in a row, after one that was answered.
+    misses: int = 0
+    answered: bool = False
+    figures_at: float = 0.0
+    unformed_since: float | None = None
+
+    def note(self, report: NodeReport, now: float) -> None:
+        if not report.reachable:
+            self.misses += int(self.answered)
+            return
+        self.answered, self.misses = True, 0
+        if report.ring_formed is not False:
+            self.unformed_since = None
+        elif self.unformed_since is None:
+            self.unformed_since = now
 
 
 class Reconciler:
@@ -65,15 +88,11 @@ class Reconciler:
         self._nodes = nodes
         self._defaults = defaults
         self._now = now
-        # Pod uid -> questions unanswered in a row; present once the pod has answered.
-        self._misses: dict[str, int] = {}
-        # Pod uid -> when it was last asked for what it measured.
-        self._figures_at: dict[str, float] = {}
+        self._pods: dict[str, PodMemory] = {}
 
     def forget_pod(self, uid: str) -> None:
         """A pod is gone for good."""
-        self._misses.pop(uid, None)
-        self._figures_at.pop(uid, None)
+        self._pods.pop(uid, None)
 
     async def run(self, key: Key) -> None:
         """Reconcile and decide when to come back. Never raises: a failure backs off, this key alone."""
@@ -111,14 +130,18 @@ class Reconciler:
         namespace = raw["metadata"]["namespace"]
         members = self.store.nodes_of_cluster(namespace, spec.cluster) if spec.cluster else []
         node = NodeRef(raw=raw, spec=spec, members=members or [raw])
-        report, misses = await self._ask(node)
-        observed = Observed(get=self.store.get, now=self._now(), report=report, misses=misses)
+        report, memory = await self._ask(node)
+        misses = memory.misses
+        unformed = 0.0 if memory.unformed_since is None else time.monotonic() - memory.unformed_since
+        observed = Observed(get=self.store.get, now=self._now(), report=report, misses=misses, unformed_s=unformed)
         taken = []
         for action in plan.plan(node, observed, self._defaults):
             taken.extend(await self._actor.act(raw, action))
         observed = Observed(get=self.store.get, now=self._now(), report=report, misses=misses, taken=tuple(taken))
         wanted = status.node_status(node, observed, self._defaults)
         await self._actor.write_status(raw, wanted)
+        if misses == 1:
+            return POLL_DOUBT_S
         return self._next_look(node, ready=wanted["conditions"][0]["status"] == "True")
 
     def _next_look(self, node: NodeRef, *, ready: bool) -> float | None:
@@ -130,21 +153,19 @@ class Reconciler:
         count = sum(1 for _ in self.store.of_kind(names.KIND_NODE))
         return max(POLL_READY_S, count / NODES_PER_POLL_SECOND)
 
-    async def _ask(self, node: NodeRef) -> tuple[NodeReport, int]:
+    async def _ask(self, node: NodeRef) -> tuple[NodeReport, PodMemory]:
         raw = self.store.get("Pod", node.namespace, node.name)
         pod = PodView(raw) if raw is not None else None
         if pod is None or pod.ip is None or not pod.running:
-            return NodeReport(), 0
+            return NodeReport(), PodMemory()
+        memory = self._pods.setdefault(pod.uid, PodMemory())
         now = time.monotonic()
-        figures = now - self._figures_at.get(pod.uid, 0.0) > FIGURES_EVERY_S
+        figures = now - memory.figures_at > FIGURES_EVERY_S
         report = await self._nodes.report(pod.ip, node.name, figures=figures)
         if figures:
-            self._figures_at[pod.uid] = now
-        if report.reachable:
-            self._misses[pod.uid] = 0
-        elif pod.uid in self._misses:
-            self._misses[pod.uid] += 1
-        return report, self._misses.get(pod.uid, 0)
+            memory.figures_at = now
+        memory.note(report, now)
+        return report, memory
 
     async def _ring(self, raw: Raw) -> float | None:
         ring = RingRef(raw=raw, spec=ExoClusterSpec.model_validate(raw.get("spec") or {}))

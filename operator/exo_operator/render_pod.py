@@ -13,6 +13,8 @@ from exo_operator import names, render
 from exo_operator.render import Manifest, NodeRef
 from exo_operator.spec import ExoNodeSpec
 
+HUNG_GRACE_SECONDS = 5
+
 
 def pod(node: NodeRef, defaults: render.Defaults) -> Manifest:
     """The node's pod. Its name, host name and place in the headless Service stay the same over replacements."""
@@ -155,6 +157,8 @@ def _probes(spec: ExoNodeSpec) -> Manifest:
             "periodSeconds": probes.liveness_period_seconds,
             "timeoutSeconds": 3,
             "failureThreshold": probes.liveness_failure_threshold,
+            # A node that hangs cannot drain: it need not get the time for it.
+            "terminationGracePeriodSeconds": HUNG_GRACE_SECONDS,
         },
     }
 

@@ -5,6 +5,7 @@ Times move only when a condition flips; figures only when they changed by a tent
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -80,8 +81,9 @@ def node_status(node: NodeRef, observed: Observed, defaults: Defaults) -> dict[s
     if pod is not None:
         facts = {"podName": node.name, "podIP": pod.ip, "nodeName": pod.node_name, "restarts": pod.restarts}
         status |= {key: value for key, value in facts.items() if value is not None}
-        # Between two answers the last known figures stay.
-        status |= reported(report, old) if report.reachable else {k: old[k] for k in REPORTED if k in old}
+        # Between two answers of the same pod the last known figures stay.
+        known = old if old.get("podIP") == pod.ip else {}
+        status |= reported(report, known) if report.reachable else {k: known[k] for k in REPORTED if k in known}
     return status
 
 
@@ -216,9 +218,21 @@ def model_loaded(node: NodeRef, pod: PodView | None, report: NodeReport) -> Verd
 def _last_words(terminated: Raw) -> str:
     if not terminated:
         return ""
-    words = str(terminated.get("message") or "").strip().splitlines()
+    words = _said(str(terminated.get("message") or ""))
     text = f"last exit code {terminated.get('exitCode')}, {terminated.get('reason') or 'no reason'}"
-    return f"{text}: {words[-1][:400]}" if words else text
+    return f"{text}: {words}" if words else text
+
+
+def _said(log: str) -> str:
+    """The last line of a log that says something to people; of a JSON line, its event."""
+    lines = log.strip().splitlines()
+    if not lines:
+        return ""
+    try:
+        record = json.loads(lines[-1])
+    except ValueError:
+        return lines[-1][:400]
+    return str(record.get("event", ""))[:400] if isinstance(record, dict) else ""
 
 
 def failing_text(report: NodeReport) -> str:

@@ -148,8 +148,11 @@ def verdicts(
 def _first_problem(children: list[Raw]) -> str:
     for child in children:
         ready = condition(child, "Ready")
-        if not is_ready(child) and ready is not None:
-            return f"{child['metadata']['name']}: {ready.get('reason')}: {ready.get('message')}".rstrip(": ")
+        if is_ready(child) or ready is None:
+            continue
+        if ready.get("status") == "True":
+            return f"{child['metadata']['name']}: Updating"
+        return f"{child['metadata']['name']}: {ready.get('reason')}: {ready.get('message')}".rstrip(": ")
     return ""
 
 
