@@ -34,16 +34,16 @@ class NumpyEngine(CheckpointEngine):
     @property
     def kv_tokens_total(self) -> int:
         """Tokens of KV that the budget allows; 0 before a checkpoint is loaded."""
-        return self._store.budget // self._store.bytes_per_token if self._store else 0
+        return self._store.budget // self._store.bytes_per_token if self._store is not None else 0
 
     @property
     def kv_tokens_free(self) -> int:
-        return self._store.free_tokens if self._store else 0
+        return self._store.free_tokens if self._store is not None else 0
 
     @property
     def sequences(self) -> int:
         """Live sequences."""
-        return len(self._store) if self._store else 0
+        return len(self._store) if self._store is not None else 0
 
     def _load(self, weights: Weights, shard: Shard, advance: Callable[[int], None]) -> None:
         model = NumpyModel(weights, shard, advance)

@@ -83,10 +83,11 @@ class KVStore:
 
     def at(self, request_id: str, position: int) -> Sequence:
         """The sequence to be continued at `position`; 0 begins it anew. Raises `SequenceLost`."""
-        if position == 0:
-            self._forget(request_id)
-            self._live[request_id] = Sequence(*self._shape)
         sequence = self._live.get(request_id)
+        # One that holds nothing yet is kept: its tokens may be known already.
+        if position == 0 and (sequence is None or sequence.length):
+            self._forget(request_id)
+            sequence = self._live[request_id] = Sequence(*self._shape)
         if sequence is None or sequence.length != position:
             held = None if sequence is None else sequence.length
             raise SequenceLost(request_id, expected=position, held=held)

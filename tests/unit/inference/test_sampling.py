@@ -1,0 +1,97 @@
+"""The next token: order and meaning of the parameters beside the golden distributions, and determinism."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from exo.inference.sampling import HEAD, distribution, penalised, sample
+from exo.inference.sampling_params import SamplingParams
+
+RNG = np.random.default_rng(3)
+LOGITS = RNG.standard_normal(500).astype(np.float32) * 3
+LARGE = RNG.standard_normal(20_000).astype(np.float32) * 3
+
+
+def test_temperature_zero_is_the_largest_logit_after_penalties() -> None:
+    best, second = np.argsort(-LOGITS)[:2]
+    assert sample(LOGITS, SamplingParams(temperature=0), [], 0, 0)[0] == best
+    biased = SamplingParams(temperature=0, logit_bias={int(best): -100.0})
+    assert sample(LOGITS, biased, [], 0, 0)[0] == second
+
+
+def test_a_draw_depends_on_seed_and_position_and_nothing_else() -> None:
+    def draws(seed: int) -> list[int]:
+        return [sample(LOGITS, SamplingParams(seed=seed), [1] * p, 0, p)[0] for p in range(64)]
+
+    assert draws(5) == draws(5)
+    assert draws(5) != draws(6)
+    assert len(set(draws(5))) > 1
+    np.random.seed(0)  # the global generator has no part in it
+    assert draws(5) == draws(5)
+
+
+@pytest.mark.parametrize("seed", [-1, 0, 1 << 63, -(1 << 80), 1 << 200])
+def test_any_whole_number_is_a_seed(seed: int) -> None:
+    token = sample(LOGITS, SamplingParams(seed=seed), [], 0, 3)[0]
+    assert 0 <= token < len(LOGITS)
+
+
+def test_logits_a_little_off_give_the_same_draws() -> None:
+    params = SamplingParams(temperature=0.8, top_p=0.95, seed=11)
+    noise = RNG.standard_normal(len(LOGITS)).astype(np.float32) * 1e-6
+    same = sum(sample(LOGITS, params, [], 0, p)[0] == sample(LOGITS + noise, params, [], 0, p)[0] for p in range(500))
+    assert same == 500
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.99, 0.9999])
+@pytest.mark.parametrize("scale", [0.1, 1.0])
+def test_the_short_cut_for_large_vocabularies_changes_nothing(top_p: float, scale: float) -> None:
+    logits = LARGE * np.float32(scale)
+    assert len(logits) > 4 * HEAD
+    ids, probabilities = distribution(logits, SamplingParams(top_p=top_p, seed=1), [])
+    weights = np.exp(logits.astype(np.float64) - logits.max())
+    order = np.argsort(-logits, kind="stable")
+    before = np.concatenate([[0], np.cumsum(weights[order] / weights.sum())[:-1]])
+    want = order[before < top_p]
+    assert abs(len(ids) - len(want)) <= 1
+    assert np.array_equal(ids[: len(want) - 1], want[: len(ids)][: len(want) - 1])
+    assert math.isclose(probabilities.sum(), 1.0)
+
+
+def test_repetition_penalises_prompt_and_answer_presence_and_frequency_the_answer_only() -> None:
+    logits = np.array([2.0, -2.0, 1.0, 1.0], np.float32)
+    history = [0, 1, 3, 3]
+    assert penalised(logits, SamplingParams(repetition_penalty=2.0), history, 2).tolist() == [1.0, -4.0, 1.0, 0.5]
+    got = penalised(logits, SamplingParams(presence_penalty=0.5, frequency_penalty=0.25), history, 2)
+    assert got.tolist() == [2.0, -2.0, 1.0, 0.0]
+
+
+def test_a_bias_outside_the_vocabulary_is_nothing() -> None:
+    assert sample(LOGITS, SamplingParams(temperature=0, logit_bias={10**9: 100.0, -1: 100.0}), [], 0, 0)[0] < 500
+
+
+def test_a_constraint_leaves_only_what_it_allows() -> None:
+    allowed = np.zeros(500, bool)
+    allowed[[7, 9]] = True
+    drawn = {sample(LOGITS, SamplingParams(temperature=5.0), [], 0, p, allowed)[0] for p in range(200)}
+    assert drawn == {7, 9}
+    for top_k, top_p in ((1, 1.0), (400, 0.5), (0, 0.01)):
+        assert sample(LOGITS, SamplingParams(top_k=top_k, top_p=top_p), [], 0, 0, allowed)[0] in {7, 9}
+
+
+def test_log_probabilities_are_the_models_own_and_sorted() -> None:
+    params = SamplingParams(temperature=3.0, logprobs=5, logit_bias={0: 50.0})
+    token, logprob, top = sample(LOGITS, params, [], 0, 0)
+    reference = LOGITS.astype(np.float64) - np.log(np.exp(LOGITS.astype(np.float64)).sum())
+    assert token == 0
+    assert logprob == pytest.approx(reference[0])
+    assert [t for t, _ in top] == np.argsort(-LOGITS)[:5].tolist()
+    assert [p for _, p in top] == pytest.approx(np.sort(reference)[::-1][:5])
+
+
+def test_no_alternatives_are_told_where_only_the_chosen_one_was_asked_for() -> None:
+    assert sample(LOGITS, SamplingParams(logprobs=0), [], 0, 0)[2] == ()
+    assert sample(LOGITS, SamplingParams(), [], 0, 0)[1:] == (None, ())
