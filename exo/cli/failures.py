@@ -17,14 +17,14 @@ class Failure(Exception):
 
 
 def explain(error: BaseException) -> Failure:
-    """The cause a person can act on, wherever it is in the chain; a wrong model name is wrong usage."""
-    from exo.inference.errors import ExoError, ModelNotFound
+    """The cause a person can act on, wherever it is in the chain; what the caller asked wrongly is wrong usage."""
+    from exo.inference.errors import ContextExceeded, ExoError, InvalidRequest
 
     chain = list(_causes(error))
     for cause in chain:
         if isinstance(cause, Failure):
             return cause
-        if isinstance(cause, ModelNotFound):
+        if isinstance(cause, InvalidRequest) and not isinstance(cause, ContextExceeded):
             return Failure(_one_line(cause), USAGE)
     ours = [cause for cause in chain if isinstance(cause, ExoError)]
     system = [cause for cause in chain if isinstance(cause, OSError) and cause.strerror]

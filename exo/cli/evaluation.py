@@ -1,0 +1,78 @@
+"""`exo eval` and `exo bench`: run `exo.inference.evaluate`, print for people and end with one line of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from exo.cli.failures import USAGE, Failure, explain
+from exo.inference import evaluate
+
+
+def logits(model: str, tokens_file: Path, out: Path, engine: str, shards: int, *, batch: bool) -> int:
+    with _progress() as say:
+        result = _run(evaluate.eval_logits(model, tokens_file, out, engine, shards, batch, say))
+    _print(f"{result['lists']} lists, {result['tokens']} tokens -> {out}", result)
+    return 0
+
+
+def perplexity(model: str, text: Path, engine: str) -> int:
+    with _progress() as say:
+        result = _run(evaluate.eval_perplexity(model, text, engine, say))
+    figures = result["figures"]
+    _print(f"perplexity {figures['perplexity']:.4f} over {figures['tokens']} tokens", result)
+    return 0
+
+
+def bench(model: str, engine: str, batch: str, prefill: str) -> int:
+    batches, prefills = numbers("--batch", batch), numbers("--prefill", prefill)
+    with _progress() as say:
+        result = _run(evaluate.bench(model, engine, batches, prefills, say))
+    lines = [f"{name:<14}{value:>10.1f}{_unit(name)}" for name, value in result["figures"].items()]
+    _print("\n".join(lines), result)
+    return 0
+
+
+def numbers(flag: str, text: str) -> list[int]:
+    """`1,4,16`. Raises `Failure` (usage)."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise Failure(f"{flag}: {text!r} is no list of whole numbers like 1,4,16", USAGE)
+    return [int(part) for part in parts]
+
+
+def _unit(name: str) -> str:
+    if name.startswith(("prefill", "decode")):
+        return " tokens/s"
+    return " s" if name.endswith("seconds") else " MiB" if name.endswith("mib") else ""
+
+
+def _run(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return asyncio.run(work)
+    except Exception as error:
+        raise explain(error) from error
+
+
+def _print(text: str, result: dict[str, Any]) -> None:
+    sys.stdout.write(f"{text}\n{json.dumps(result)}\n")
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[evaluate.Say]:
+    """A bar on standard error, where that is a terminal."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("loading", total=None)
+
+        def say(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield say

@@ -1,0 +1,207 @@
+"""`exo serve` as a real process with the real model: probes, answers, latency while busy, and its end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from served import Served, served
+
+NUMPY = ("--engine", "numpy", "--context-length", "1024")
+MODEL = "smollm2-135m"
+QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture(scope="module")
+def starting() -> Iterator[tuple[Served, list[tuple[int, int, str]]]]:
+    """The node, and what its probes said while it started: /livez, /startupz and why."""
+    seen = []
+    with served(*NUMPY) as node:
+
+        def ready() -> bool:
+            status, body = node.get("/startupz")
+            seen.append((node.get("/livez")[0], status, str(body["failing"])))
+            return status == 200 and node.get("/readyz")[0] == 200
+
+        node.until(ready, 60)
+        yield node, seen
+
+
+@pytest.fixture(scope="module")
+def node(starting: tuple[Served, object]) -> Served:
+    return starting[0]
+
+
+@pytest.fixture(scope="module")
+def client(node: Served) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{node.url}/v1", api_key="-", max_retries=0, timeout=60) as made:
+        yield made
+
+
+def test_probes_answer_before_the_model_is_there(starting: tuple[Served, list[tuple[int, int, str]]]) -> None:
+    _, seen = starting
+    assert {live for live, _, _ in seen} == {200}
+    assert [started for _, started, _ in seen] == [503] * (len(seen) - 1) + [200]
+    assert any("loading" in why for _, _, why in seen)
+
+
+def test_it_answers_and_streams_the_same_text(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0)
+    text = whole.choices[0].message.content
+    stream = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, stream=True)
+    pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
+    assert text is not None
+    assert "Paris" in text
+    assert "".join(pieces) == text
+    assert len(pieces) > 4
+
+
+def test_a_seed_repeats_its_text_and_choices_differ(client: openai.OpenAI) -> None:
+    def ask(seed: int) -> list[str | None]:
+        answer = client.chat.completions.create(model=MODEL, messages=QUESTION, seed=seed, n=2, max_tokens=10)
+        return [choice.message.content for choice in answer.choices]
+
+    first = ask(5)
+    assert first == ask(5)
+    assert first[0] != first[1]
+
+
+def test_logprobs_spell_the_answer(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, temperature=0, logprobs=True, top_logprobs=3
+    ).choices[0]
+    assert answer.logprobs is not None
+    assert answer.logprobs.content is not None
+    spelled = b"".join(bytes(token.bytes or []) for token in answer.logprobs.content)
+    assert answer.message.content is not None
+    assert spelled.startswith(answer.message.content.encode())
+    assert all(token.logprob <= 0 and len(token.top_logprobs) == 3 for token in answer.logprobs.content)
+
+
+def test_stop_strings_are_never_shown(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, stop=["France"]).choices[0]
+    assert (answer.message.content, answer.finish_reason) == ("The capital of ", "stop")
+
+
+def test_a_token_that_is_none_is_a_bad_request(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(model=MODEL, prompt=[10**9])
+
+
+def test_a_prompt_longer_than_the_window_is_a_bad_request(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "word " * 3000}])
+    assert refused.value.code == "context_length_exceeded"
+
+
+def test_probes_stay_quick_while_it_generates(node: Served, client: openai.OpenAI) -> None:
+    done = threading.Event()
+
+    def generate() -> None:
+        client.chat.completions.create(
+            model=MODEL, messages=QUESTION, max_tokens=24, n=2, extra_body={"ignore_eos": True}
+        )
+        done.set()
+
+    worker = threading.Thread(target=generate)
+    worker.start()
+    latencies = []
+    while not done.is_set():
+        started = time.monotonic()
+        with urllib.request.urlopen(f"{node.url}/livez", timeout=10) as answer:
+            assert answer.status == 200
+        latencies.append(time.monotonic() - started)
+        time.sleep(0.02)
+    worker.join()
+    latencies.sort()
+    assert len(latencies) >= 10
+    # The machine of the tests is busy with other things: the median says what our own loop does.
+    assert latencies[len(latencies) // 2] < 0.1, latencies[-5:]
+
+
+def test_the_gone_clients_sequence_is_freed(node: Served, client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, stream=True, max_tokens=900, extra_body={"ignore_eos": True}
+    )
+    next(iter(stream))
+    assert len(node.get("/api/v1/requests")[1]["requests"]) == 1
+    stream.close()
+    node.until(lambda: node.get("/api/v1/requests")[1]["requests"] == [], 5)
+
+
+def test_the_views_show_the_ring_and_every_resource(node: Served) -> None:
+    ring = node.get("/api/v1/ring")[1]
+    assert (ring["formed"], ring["model_id"], ring["n_layers"]) == (True, MODEL, 30)
+    assert [(stage["start_layer"], stage["end_layer"]) for stage in ring["stages"]] == [(0, 29)]
+    resources = node.get("/api/v1/resources")[1]["resources"]
+    assert {"inference_engine", "server", "discovery", "node", "api_server"} <= {r["type"] for r in resources.values()}
+    assert node.get("/api/v1/topology")[1]["nodes"][0]["id"] == ring["stages"][0]["node_id"]
+
+
+def test_sigterm_in_mid_stream_ends_the_stream_whole_and_closes_in_order() -> None:
+    with served(*NUMPY) as node:
+        client = openai.OpenAI(base_url=f"{node.ready().url}/v1", api_key="-", max_retries=0, timeout=60)
+        with client:
+            stream = client.chat.completions.create(
+                model=MODEL, messages=QUESTION, stream=True, max_tokens=60, extra_body={"ignore_eos": True}
+            )
+            chunks = [next(iter(stream)) for _ in range(3)]
+            node.signal()
+            node.until(lambda: "draining" in str(node.get("/readyz")), 5)
+            assert node.get("/livez")[0] == 200
+            with pytest.raises(openai.InternalServerError, match="draining"):
+                client.chat.completions.create(model=MODEL, messages=QUESTION)
+            chunks += list(stream)
+        assert chunks[-1].choices[0].finish_reason == "length"
+        assert node.wait() == 0
+        closed = [event["resource_type"] for event in node.events if str(event.get("to")).lower() == "closed"]
+        order = [kind for kind in closed if kind in ("server", "inference_engine", "node", "api_server", "process")]
+        assert order == ["server", "inference_engine", "node", "api_server", "process"]
+
+
+def test_a_second_signal_ends_the_stream_and_still_closes_in_order() -> None:
+    with served(*NUMPY) as node:
+        client = openai.OpenAI(base_url=f"{node.ready().url}/v1", api_key="-", max_retries=0, timeout=60)
+        with client:
+            stream = client.chat.completions.create(
+                model=MODEL, messages=QUESTION, stream=True, max_tokens=900, extra_body={"ignore_eos": True}
+            )
+            next(iter(stream))
+            node.signal()
+            node.until(lambda: node.get("/readyz")[0] == 503, 5)
+            node.signal(signal.SIGINT)
+            with pytest.raises(openai.APIError):
+                list(stream)
+        assert node.wait(15) == 0
+        closed = [event["resource_type"] for event in node.events if str(event.get("to")).lower() == "closed"]
+        assert closed[-3:] == ["health_server", "api_server", "process"]
+
+
+def test_sigterm_while_it_starts_is_a_clean_end() -> None:
+    with served(*NUMPY) as node:
+        assert node.get("/startupz")[0] == 503
+        node.signal()
+        assert node.wait(20) == 0
+        assert "Traceback" not in node.log
+
+
+def test_a_busy_port_ends_with_one_line_and_nothing_left_running() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with served("--engine", "dummy", "--grpc-port", port) as node:
+            assert node.wait(30) == 1
+            assert port in node.log.splitlines()[-1]
+            assert "Traceback" not in node.log
+
+
+def test_a_wrong_model_is_wrong_usage_and_names_the_models() -> None:
+    with served("--model", "gpt-17") as node:
+        assert node.wait(30) == 2
+        assert MODEL in node.log.splitlines()[-1]
