@@ -132,6 +132,8 @@ class CheckpointEngine(InferenceEngine):
                 self.tokenizer = load_tokenizer(checkpoint)
             except CheckpointError as error:
                 self._tokenizer_error = error
+            # Tens of MB of vocabulary, which the tokenizer has now.
+            checkpoint.metadata = {k: v for k, v in checkpoint.metadata.items() if not isinstance(v, list)}
             names = weights.names(shard)
             # A tied head is the embedding: one tensor.
             sizes = {(s.name, s.start): weights.n_bytes(n) for n in names for s in [weights.source(n)]}

@@ -11,12 +11,15 @@ The residual stream is carried as (sum so far, what to add): SkipSimplifiedLayer
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import numpy as np
 
 from exo.inference.onnx.formats import BLOCK, Dense, Matrix, Packed
-from exo.inference.onnx.graph_writer import CONTRIB, GraphWriter
+from exo.inference.onnx.layout import CONTRIB
+
+if TYPE_CHECKING:  # it brings the onnx package, which a warm start does not need
+    from exo.inference.onnx.graph_writer import GraphWriter
 
 Array = np.ndarray[Any, Any]
 
@@ -141,7 +144,7 @@ class DecoderGraph:
         x = self._norm(self._weights.final_norm(), "final")
         matrix, bias = self._weights.head()
         capped = spec.logit_softcap != 0
-        x = self._linear(x, matrix, bias, "head" if capped else "logits")
+        x = self._linear(x, matrix, bias, "head" if capped else "logits", early=True)
         if capped:
             x = self._times(x, 1 / spec.logit_softcap, "head_small")
             self._times(g.node("Tanh", [x], "head_tanh"), spec.logit_softcap, "logits")
@@ -218,19 +221,22 @@ class DecoderGraph:
             act = g.node("Gelu", [gate], f"{name}.act", approximate=approximate)
         return g.node("Mul", [act, up], f"{name}.mlp")
 
-    def _linear(self, x: str, matrix: Matrix, bias: Array | None, out: str) -> str:
+    def _linear(self, x: str, matrix: Matrix, bias: Array | None, out: str, *, early: bool = False) -> str:
         """x (tokens, K) times the transposed matrix plus bias."""
         g = self._g
         bias_name = [] if bias is None else [g.constant(f"{out}.bias", bias)]
         if isinstance(matrix, Dense):
-            return g.node("Gemm", [x, g.constant(f"{out}.weight", matrix.values), *bias_name], out, transB=1)
+            return g.node(
+                "Gemm", [x, g.constant(f"{out}.weight", matrix.values), *bias_name], out, early=early, transB=1
+            )
         inputs = [x, g.constant(f"{out}.codes", matrix.codes), g.constant(f"{out}.scales", matrix.scales)]
         if bias_name:
             inputs += ["", "", *bias_name]
         quantised = out if matrix.offsets is None else f"{out}.q"
         g.node(
             "MatMulNBits", inputs, quantised,
-            domain=CONTRIB, K=matrix.k, N=matrix.n, bits=matrix.bits, block_size=BLOCK, accuracy_level=ACCURACY_LEVEL,
+            domain=CONTRIB, early=early,
+            K=matrix.k, N=matrix.n, bits=matrix.bits, block_size=BLOCK, accuracy_level=ACCURACY_LEVEL,
         )  # fmt: skip
         return quantised if matrix.offsets is None else self._add_offsets(x, matrix, quantised, out)
 

@@ -20,7 +20,7 @@ from exo.inference.memory import default_kv_budget
 from exo.inference.models import Weights, supported_families
 from exo.inference.onnx.conversion_cache import ConversionCache
 from exo.inference.onnx.decoder import DecoderGraph, DecoderSpec
-from exo.inference.onnx.graph_writer import GraphWriter
+from exo.inference.onnx.resident import forget_mapped_pages, trim_heap
 from exo.inference.onnx.sequences import Sequences
 from exo.inference.onnx.session import ShardSession, choose_providers
 from exo.inference.onnx.shard_weights import ShardWeights, WeightFormat, decoder_spec
@@ -92,6 +92,7 @@ class OnnxEngine(CheckpointEngine):
         def build(folder: Path) -> None:
             convert(weights, shard, spec, self._format, folder, advance)
 
+        trim_heap()  # what reading the header and building the tokenizer left
         try:
             key = f"{weights.checkpoint.content_hash()}-{conversion_key(shard, self._format)}"
             session = self._open(cache, key, build, spec, weights)
@@ -168,6 +169,9 @@ def convert(
     advance: Callable[[int], None],
 ) -> None:
     """Write the shard's graph and weights to `folder`. Raises `CheckpointError`, `OSError`."""
+    from exo.inference.onnx.graph_writer import GraphWriter
+
+    files = weights.checkpoint.files()
     writer = GraphWriter(folder)
     try:
         meter = _TensorMeter(weights, shard, advance)
@@ -177,10 +181,13 @@ def convert(
         for position, layer in enumerate(spec.layers):
             graph.layer(position)
             meter.layer(layer)
+            forget_mapped_pages(files)
         graph.end()
         writer.save()
     finally:
         writer.close()
+        forget_mapped_pages(files)
+        trim_heap()
 
 
 class _TensorMeter:

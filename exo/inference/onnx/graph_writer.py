@@ -6,6 +6,7 @@ the file, and drops the mapping of what it has repacked.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -13,11 +14,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from exo.inference.onnx.layout import CONTRIB, MODEL_FILE, WEIGHTS_FILE
+
 Array = np.ndarray[Any, Any]
 
-MODEL_FILE: Final = "model.onnx"
-WEIGHTS_FILE: Final = "weights.bin"
-CONTRIB: Final = "com.microsoft"
 OPSET: Final = 21
 IR_VERSION: Final = 10
 # Tensors up to this many bytes live in the graph itself (shapes, norms).
@@ -36,10 +36,11 @@ class GraphWriter:
         self._folder = folder
         self._file: BinaryIO = (folder / WEIGHTS_FILE).open("wb")
         self._nodes: list[onnx.NodeProto] = []
+        self._early: list[onnx.NodeProto] = []
+        self._written: dict[bytes, int] = {}
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
-        self.bytes_written = 0
 
     def input(self, name: str, dtype: str, shape: list[str | int]) -> str:
         self._inputs.append(helper.make_tensor_value_info(name, _TYPES[dtype], shape))
@@ -62,27 +63,47 @@ class GraphWriter:
         return name
 
     def _write(self, tensor: TensorProto, value: Array) -> None:
-        start = self._file.tell()
-        start += -start % ALIGNMENT
-        self._file.seek(start)
-        self._file.write(value.data)
-        self.bytes_written += value.nbytes
+        # The same bytes twice (a head that is the embedding) are written once.
+        digest = hashlib.blake2b(value.data, digest_size=16).digest()
+        if digest not in self._written:
+            start = self._file.tell()
+            start += -start % ALIGNMENT
+            self._file.seek(start)
+            self._file.write(value.data)
+            self._written[digest] = start
+        self._refer(tensor, self._written[digest], value.nbytes)
+
+    @staticmethod
+    def _refer(tensor: TensorProto, start: int, size: int) -> None:
         tensor.data_location = TensorProto.EXTERNAL
-        for key, text in (("location", WEIGHTS_FILE), ("offset", str(start)), ("length", str(value.nbytes))):
+        for key, text in (("location", WEIGHTS_FILE), ("offset", str(start)), ("length", str(size))):
             entry = tensor.external_data.add()
             entry.key, entry.value = key, text
 
     def node(
-        self, kind: str, inputs: list[str], outputs: list[str] | str, *, domain: str = "", **attributes: Any
+        self,
+        kind: str,
+        inputs: list[str],
+        outputs: list[str] | str,
+        *,
+        domain: str = "",
+        early: bool = False,
+        **attributes: Any,
     ) -> str:
-        """Add a node; returns its first output."""
+        """Add a node; returns its first output.
+
+        ONNX Runtime repacks weights node by node in file order, for a moment holding a matrix twice: with the largest
+        `early`, that moment is when the others are not there yet.
+        """
         outputs = [outputs] if isinstance(outputs, str) else outputs
-        self._nodes.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
+        nodes = self._early if early else self._nodes
+        nodes.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
         return outputs[0]
 
     def save(self) -> None:
         self._file.close()
-        graph = helper.make_graph(self._nodes, "shard", self._inputs, self._outputs, list(self._initializers.values()))
+        nodes, initializers = [*self._early, *self._nodes], list(self._initializers.values())
+        graph = helper.make_graph(nodes, "shard", self._inputs, self._outputs, initializers)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="exo")
         (self._folder / MODEL_FILE).write_bytes(model.SerializeToString())

@@ -24,7 +24,7 @@ from exo.inference.onnx.slots import SHORTEST_PREFIX, SlotTable, grained, window
 Array = np.ndarray[Any, Any]
 
 # Tokens of one pass over one sequence. Smaller chunks also compute less of attention's masked upper half.
-CHUNK: Final = 256
+CHUNK: Final = 128
 # How many request ids to remember that outgrew the short rope factors.
 REMEMBERED: Final = 1024
 

@@ -17,8 +17,9 @@ import onnxruntime
 
 from exo.inference.models import ModelConfig
 from exo.inference.onnx.decoder import DecoderSpec
-from exo.inference.onnx.graph_writer import MODEL_FILE
 from exo.inference.onnx.kv_buffers import KvBuffers
+from exo.inference.onnx.layout import MODEL_FILE, WEIGHTS_FILE
+from exo.inference.onnx.resident import forget_mapped_pages, trim_heap
 from exo.inference.onnx.shard_weights import rotary_caches
 
 Array = np.ndarray[Any, Any]
@@ -57,7 +58,12 @@ class ShardSession:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # A pattern is kept for every shape ever seen, and prompts come in all lengths.
+        options.enable_mem_pattern = False
         self._session = onnxruntime.InferenceSession(str(folder / MODEL_FILE), options, providers=list(providers))
+        # What was repacked is not read again.
+        forget_mapped_pages([folder / WEIGHTS_FILE])
+        trim_heap()
         self.providers: list[str] = self._session.get_providers()
         self._spec = spec
         self._config = config

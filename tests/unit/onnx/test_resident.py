@@ -1,0 +1,34 @@
+"""Giving memory back: mappings are found by file, and forgotten pages are read again as they were."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+from exo.inference.onnx.resident import forget_mapped_pages, mappings, trim_heap
+
+MAPS = """\
+55d0c0a00000-55d0c0a21000 rw-p 00000000 00:00 0                          [heap]
+7f1000000000-7f1000003000 r--s 00000000 08:01 42                         {path}
+7f1000010000-7f1000011000 rw-p 00003000 08:01 42                         {path}
+7f1000020000-7f1000021000 r--p 00000000 08:01 43                         {path}.other
+7f1000030000-7f1000031000 rw-p 00000000 00:00 0
+"""
+
+
+def test_only_mappings_of_the_files_asked_for_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "with space.bin"
+    path.touch()
+    found = mappings(MAPS.format(path=path), [path])
+    assert found == [(0x7F1000000000, 0x3000), (0x7F1000010000, 0x1000)]
+    assert mappings(MAPS.format(path=path), []) == []
+
+
+def test_forgotten_pages_are_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"weights" * 4096)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as area:
+        assert area[:7] == b"weights"
+        forget_mapped_pages([path])
+        assert area[7:14] == b"weights"
+    trim_heap()
