@@ -28,6 +28,7 @@ content_tag() { echo "dev-$(docker image inspect --format '{{.Id}}' "$1" | sed '
 
 # Builds both images, brings them to the cluster, and says in EXO_HELM_ARGS and EXO_NODE_IMAGE what they are called there.
 bring_images() {
+  exec 7>"$CACHE/images.lock"; flock 7        # another run would take away this one's tags
   "$repo/hack/images" node-model operator
   local name reference prefix=${REGISTRY:+$REGISTRY/} all=(exo-node:dev exo-operator:dev)
   if [[ $cluster_kind = kind ]]; then prefix=; fi
@@ -46,5 +47,6 @@ bring_images() {
   docker image ls --format '{{.Repository}}:{{.Tag}}' "*exo-*" | grep -E '/?exo-(node|operator):dev-[0-9a-f]{12}$' |
     grep -vxF "$(printf '%s\n' "${all[@]}")" | xargs -r docker rmi >/dev/null 2>&1 || true
   if [[ $cluster_kind = kind ]]; then "$repo/tests/cluster/cluster" load-image "${all[@]}"; fi
+  exec 7>&-
   export EXO_NODE_IMAGE EXO_HELM_ARGS
 }

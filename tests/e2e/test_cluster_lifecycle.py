@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,19 +28,23 @@ def cluster(*verb: str, timeout: float = 200) -> str:
     return done.stdout + done.stderr
 
 
-def up_killed_after(seconds: float) -> str:
-    """Start `up` and kill its whole process group; what it had said so far."""
+def up_killed(after_words: str, seconds: float) -> str:
+    """Start `up` and kill its whole process group some time after it has said something; what it had said by then."""
     process = subprocess.Popen(
         [str(CLUSTER_DIR / "cluster"), "up"],
         env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
-    try:
-        process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-    said, _ = process.communicate(timeout=10)
-    assert process.returncode == -signal.SIGKILL, f"it ended by itself within {seconds:.1f} s: {said}"
-    return str(said)
+    assert process.stdout is not None
+    said = ""
+    while after_words not in said:
+        line = process.stdout.readline()
+        assert line, f"it ended by itself and never said {after_words!r}: {said}"
+        said += line
+    time.sleep(seconds)
+    assert process.poll() is None, f"it ended by itself within {seconds:.1f} s after {after_words!r}: {said}"
+    os.killpg(process.pid, signal.SIGKILL)
+    rest, _ = process.communicate(timeout=10)
+    return said + rest
 
 
 def machine() -> list[str]:
@@ -54,11 +59,15 @@ def scratch() -> Iterator[None]:
     cluster("down")
 
 
+@pytest.mark.timeout(600)  # four creations of a cluster
 def test_up_killed_at_three_random_moments_then_run_again_succeeds_and_down_leaves_nothing(scratch: None) -> None:
     before = machine()
-    # One moment early, one while kubeadm runs, one while the node is being waited for; on a slow machine all earlier.
-    moments = [random.uniform(0.3, 2), random.uniform(3, 9), random.uniform(10, 17)]
-    said = [up_killed_after(moment) for moment in moments]
+    moments = [
+        ("", random.uniform(0.2, 2)),
+        ("create 1 nodes", random.uniform(0.2, 8)),
+        ("wait until every node", random.uniform(0, 1.5)),
+    ]
+    said = [up_killed(words, seconds) for words, seconds in moments]
     words = cluster("up")
     assert "clear what is left" in words, (moments, said, words)
     nodes = cluster("status")
