@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from exo.inference.sampling import sample
+from exo.inference.sampling_params import SamplingParams
 from exo.networking.messages import Open
 from exo.orchestration.forward_pass import Array, Choice
 
@@ -14,16 +15,31 @@ class SequenceSampler:
         self._params = opened.params
         self._history = list(opened.tokens)
         self._prompt_length = opened.prompt_length
+        self._plain = _is_plain(opened.params)
 
     @property
     def is_cheap(self) -> bool:
-        params = self._params
-        return params.temperature == 0 and params.logprobs is None and params.repetition_penalty == 1.0
+        return self._plain
 
     def choose(self, logits: Array, position: int) -> Choice:
         """Raises `ValueError` for a position that is not the next one."""
         if position != len(self._history):
             raise ValueError(f"position {position} is to be sampled, {len(self._history)} tokens are known")
+        if self._plain:
+            choice = Choice(int(logits.argmax()))
+            self._history.append(choice.token)
+            return choice
         token, logprob, top = sample(logits, self._params, self._history, self._prompt_length, position)
         self._history.append(token)
         return Choice(token, logprob, top)
+
+
+def _is_plain(params: SamplingParams) -> bool:
+    """Whether the choice is the largest logit, whatever came before."""
+    return (
+        params.temperature == 0
+        and params.repetition_penalty == 1.0
+        and not (params.presence_penalty or params.frequency_penalty or params.logit_bias)
+        and params.logprobs is None
+        and params.json_schema is None
+    )
