@@ -140,6 +140,7 @@ class Lifecycle:
                     if flight.stopping or attempt == attempts or time.monotonic() + delay >= deadline:
                         raise
                     await flight.pause(delay)
+                    self._refuse_closing("recover")
                     if flight.stopping:
                         raise
                 else:
@@ -170,6 +171,8 @@ class Lifecycle:
             self.counts.initialize_failures += 1
             failure = self._failure(cause, limit)
             await self._roll_back(flight, cause, failure)
+            if self.machine.state is _S.CLOSING and not isinstance(failure, ResourceClosed):
+                raise self.error(ResourceClosed, "was closed while it rolled back a failed start") from failure
             raise failure from failure.__cause__
         finally:
             self.counts.last_initialize_seconds = time.monotonic() - started
