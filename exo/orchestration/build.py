@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from exo.download import LocalShardDownloader, ModelSource, ShardDownloader
 from exo.inference.catalog import model_id_of
-from exo.inference.factory import create_engine
-from exo.inference.inference_engine import InferenceEngine
+from exo.inference.factory import create_engine, has_onnxruntime
 from exo.networking.discovery import Discovery, PeerFactory
 from exo.networking.dns.dns_discovery import DnsDiscovery
 from exo.networking.grpc.grpc_peer_handle import GRPCPeerHandle
@@ -30,7 +29,7 @@ from exo.topology import NodeOffer
 def build_node(settings: NodeSettings) -> Node:
     """Nothing is opened yet: `initialize` does that. Raises `InvalidRequest` or `ValueError` naming a wrong setting."""
     engine = create_engine(settings.engine)
-    name = engine_name(engine)
+    name = engine_name(settings)
     ring = Ring(first_offer(settings, name))
     membership = Membership(cluster=settings.cluster, secret=settings.secret)
     tls = _tls(settings)
@@ -51,9 +50,11 @@ def build_node(settings: NodeSettings) -> Node:
     )
 
 
-def engine_name(engine: InferenceEngine) -> str:
-    """`NumpyEngine` -> `numpy`."""
-    return type(engine).__name__.removesuffix("Engine").lower()
+def engine_name(settings: NodeSettings) -> str:
+    """What `auto` will most likely be; the offer tells once the model is loaded."""
+    if settings.engine == "auto":
+        return "onnx" if has_onnxruntime() else "numpy"
+    return settings.engine
 
 
 def first_offer(settings: NodeSettings, engine: str) -> NodeOffer:

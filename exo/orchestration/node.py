@@ -45,6 +45,8 @@ TOPOLOGY_SECONDS = 2.0
 CHECK_SECONDS = 1.0
 # What the drain leaves of the time to close the parts in.
 CLOSING_SECONDS = 30.0
+# Interpreter, libraries and buffers of a node that holds no model.
+PROCESS_MIB = 200
 
 
 class Node(AsyncResource):
@@ -140,15 +142,20 @@ class Node(AsyncResource):
         assert self.model.served is not None
         assert self.device_capabilities is not None
         self.ring.view.change(
-            memory_mib=self.device_capabilities.memory_mib,
+            memory_mib=offered_mib(self.device_capabilities),
             cores=self.device_capabilities.cores,
             grpc_port=self.server.port,
         )
-        self.ring.serve(self.model.served.footprint, self.model.load)
+        self.ring.serve(self.model.served.footprint, self._load)
         self._forget_peers = self.discovery.on_change(self.ring.on_peers)
         await self.update_peers(0)
         await self.ring.initialize()
         await self.ring.wait_settled()
+
+    async def _load(self, shard: Shard) -> None:
+        await self.model.load(shard)
+        # `auto` settles on one engine only when it has seen the checkpoint.
+        self.ring.view.change(engine=getattr(self.inference_engine, "active", None) or self.ring.own_offer().engine)
 
     async def drain(self) -> None:
         """Admit nothing more, tell the peers, wait for what runs: at most `drain_seconds`. May be called twice."""
@@ -262,6 +269,8 @@ class Node(AsyncResource):
         if not self.is_usable:
             raise RingUnavailable(f"node {self.id!r} is {self.state.name.lower()}")
         served = self.model.require(request.model_id)
+        if request.params.json_schema is not None:
+            raise InvalidRequest("this node cannot constrain answers to a JSON schema", field="response_format")
         if not request.prompt_tokens:
             raise InvalidRequest("the prompt has no tokens", field="messages")
         wrong = next((token for token in request.prompt_tokens if not 0 <= token < served.vocab), None)
@@ -298,6 +307,14 @@ class Node(AsyncResource):
         if self._drained_by is not None:
             return f"draining: {self.entry.live} requests run"
         return self.model.progress
+
+
+def offered_mib(capabilities: DeviceCapabilities) -> int:
+    """What is left for the model once the process itself has its share; a cap of the user's counts as it is."""
+    most = capabilities.host_memory_mib
+    if capabilities.cgroup_limit_mib is not None:
+        most = min(most, capabilities.cgroup_limit_mib)
+    return max(0, min(capabilities.memory_mib, most - PROCESS_MIB))
 
 
 def _now() -> float:
