@@ -1,6 +1,6 @@
 """The lifecycle behind one `AsyncResource`: single-flight initialize, cleanup, recover and health check.
 
-Theory of operation. `opened` says that an initialize began since the cleanup hook last ran: the cleanup hook runs
+Theory of operation. `opened` says that an init hook began since the cleanup hook last ran: the cleanup hook runs
 exactly when it is set. There are at most three flights: `starting` (initialize or recover), `closing`, and a health
 check. A flight changes the state only while it is the current one, and the state moves synchronously with the call that
 causes it: a caller that sees `cleanup()` begun sees CLOSING. `closing` stops the other two and waits for them before it
@@ -160,7 +160,6 @@ class Lifecycle:
         try:
             if self.opened:
                 await self._close(self.resource.cleanup_timeout, flight)
-            self.opened = True
             self.resource._task_manager.reopen()
             if deadline is not None:
                 limit = max(0.0, min(limit, deadline - time.monotonic()))

@@ -141,6 +141,9 @@ def _start(resource: AsyncResource, name: str) -> tuple[asyncio.Task[Any], Frame
 
 
 async def _call(resource: AsyncResource, name: str, hook: Callable[[], Any]) -> Any:
+    if name == "initialize":
+        # From its first step on there may be something to close; cancelled before that, there is not.
+        resource._lifecycle.opened = True
     result = hook()
     if not inspect.isawaitable(result):
         raise TypeError(f"{type(resource).__name__}._do_{name} of {resource.resource_id!r} must be an async function")

@@ -31,8 +31,9 @@ HISTORY: Final = 64
 TaskFactory: TypeAlias = "Callable[[], Coroutine[Any, Any, Any] | Awaitable[Any]]"
 ErrorHandler: TypeAlias = "Callable[[BaseException], None]"
 
-# The managed task that runs in this context, and the hooks it runs: what a shutdown from inside it must spare.
-_running: Final[contextvars.ContextVar[TaskHandle | None]] = contextvars.ContextVar("exo_task", default=None)
+# The id of the managed task that runs in this context, and whatever it calls: what a shutdown from inside it must
+# spare. An id, not the handle: a task's context that holds its own handle would be a cycle per task.
+_running: Final[contextvars.ContextVar[str | None]] = contextvars.ContextVar("exo_task", default=None)
 _numbers: Final = itertools.count(1)
 
 
@@ -157,7 +158,7 @@ class TaskManager:
         loop = asyncio.get_running_loop()
         handle = TaskHandle(name, priority)
         context = clean_context()
-        context.run(_running.set, handle)
+        context.run(_running.set, handle.id)
         task = loop.create_task(_run(self.owner, name, factory), name=f"{self.owner}:{handle.id}", context=context)
         handle._task = task
         self._handles[handle.id] = handle
@@ -171,7 +172,7 @@ class TaskManager:
         chosen = [h for h in self._handles.values() if (h.name == task if isinstance(task, str) else h is task)]
         for handle in chosen:
             handle.cancel()
-        await self._gone([h for h in chosen if h is not _running.get()], timeout)
+        await self._gone([h for h in chosen if h.id != _running.get()], timeout)
         return bool(chosen)
 
     async def cancel_all_tasks(self, wait: bool = True, timeout: float | None = None) -> int:
@@ -209,7 +210,7 @@ class TaskManager:
 
     def _lowest(self, seen: set[str]) -> list[TaskHandle]:
         caller = _running.get()
-        rest = [h for h in self._handles.values() if h is not caller and h.id not in seen]
+        rest = [h for h in self._handles.values() if h.id != caller and h.id not in seen]
         level = min((h.priority for h in rest), default=None)
         return [h for h in rest if h.priority == level]
 
