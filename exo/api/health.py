@@ -6,11 +6,13 @@ check itself: an answer costs microseconds, whatever the resources do.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from exo.inference.generation import NodeView
+from exo.lifecycle.degradations import degradations
 from exo.utils.health_check import HealthMonitor, HealthReport, ResourceHealth
 
 
@@ -61,6 +63,21 @@ def _some(reasons: Mapping[str, str]) -> dict[str, str]:
 
 def describe(report: HealthReport) -> dict[str, Any]:
     return {name: _describe(health) for name, health in report.resources.items()}
+
+
+def describe_degradations() -> list[dict[str, Any]]:
+    """What runs on a fallback in this process, and why; oldest first."""
+    now = time.monotonic()
+    return [
+        {
+            "name": made.name,
+            "to": made.to,
+            "reason": made.reason,
+            "resource_id": made.resource_id,
+            "age_seconds": round(now - made.since, 1),
+        }
+        for made in degradations()
+    ]
 
 
 def _describe(health: ResourceHealth) -> dict[str, Any]:

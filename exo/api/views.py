@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from exo.api.context import Context
-from exo.api.health import Probe
+from exo.api.health import Probe, describe_degradations
 from exo.inference.errors import ModelNotFound
 from exo.observability.metrics import render
 
@@ -85,6 +85,7 @@ async def resource_list(request: Request) -> Response:
             "progress": context.view.describe_progress(),
             **{name: probe.body() for name, probe in probes.items()},
             "resources": context.probes.resources(),
+            "degradations": describe_degradations(),
         }
     )
 

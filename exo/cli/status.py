@@ -51,6 +51,9 @@ def _head(resources: dict[str, Any], ring: dict[str, Any]) -> Text:
         text.append(f"  {ring['model_id']}", "cyan")
     if ring.get("formed"):
         text.append(f"  epoch {str(ring['epoch'])[:12]}", "dim")
+    for made in resources.get("degradations", []):
+        text.append(f"\n  {made['name']} ", "yellow")
+        text.append(f"runs on {made['to']}: {made['reason']}")
     for name, reason in ready["failing"].items():
         text.append(f"\n  {name}: ", "red")
         text.append(str(reason))
