@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from exo.networking.errors import BadMessage
 from exo.networking.grpc import control_codec
 from exo.networking.grpc import exo_pb2 as pb
-from exo.networking.grpc.codec import decode, encode
+from exo.networking.grpc.codec import MAX_BUNDLE, decode, decode_all, encode
 from exo.networking.grpc.params_codec import decode_params, encode_params
 from exo.networking.manual.peers_file import BadPeersFile, parse_peers
 from exo.networking.messages import Close, Failed, Forward, Open, Token
@@ -22,6 +22,7 @@ much = settings(max_examples=120, derandomize=True, deadline=None)
 
 READERS = [
     decode,
+    decode_all,
     control_codec.read_hello,
     control_codec.read_challenge,
     control_codec.read_proof,
@@ -207,3 +208,13 @@ def test_the_largest_message_is_read_without_a_copy_for_every_claim_it_makes():
     assert len(str(caught.value)) < 200
     honest = Forward(sequence_id="s", epoch="e", position=0, values=np.ones((4, 4), np.float32), sample=False)
     assert decode(encode(honest)).values.base is not None
+
+
+def test_a_bundle_holds_a_bounded_number_of_frames_and_no_bundle():
+    close = pb.Frame(close=pb.Close(sequence_id="s", epoch="e")).SerializeToString()
+    assert len(decode_all(pb.Frame(bundle=pb.Bundle(frames=[close] * MAX_BUNDLE)).SerializeToString())) == MAX_BUNDLE
+    nested = pb.Frame(bundle=pb.Bundle(frames=[close])).SerializeToString()
+    for frames, field in (([close] * (MAX_BUNDLE + 1), "bundle"), ([], "bundle"), ([nested], "kind")):
+        with pytest.raises(BadMessage) as caught:
+            decode_all(pb.Frame(bundle=pb.Bundle(frames=frames)).SerializeToString())
+        assert caught.value.field == field

@@ -31,6 +31,8 @@ from exo.networking.messages import Array, Close, Failed, Forward, Message, Open
 
 MAX_TOKENS = 1 << 20
 MAX_TOP_LOGPROBS = 256
+# As many as a send queue holds; what is in one bundle is handled without a pause.
+MAX_BUNDLE = 1024
 # Room for everything in a `Forward` beside its values.
 _OVERHEAD = 1024
 _DTYPES: dict[int, tuple[np.dtype[Any], int]] = {
@@ -91,6 +93,8 @@ def decode_all(data: bytes) -> list[Message]:
     frame = parse(data)
     if frame.WhichOneof("kind") != "bundle":
         return [from_frame(frame)]
+    if not 1 <= len(frame.bundle.frames) <= MAX_BUNDLE:
+        raise BadMessage("bundle", f"{len(frame.bundle.frames)} frames, must be 1 to {MAX_BUNDLE}")
     return [from_frame(parse(each)) for each in frame.bundle.frames]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from asyncio import timeout
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +52,7 @@ class Connection:
 
     async def close(self) -> None:
         self.cancel()
-        channel, self._channel = self._channel, None
+        channel, self._channel, self.control, self.data = self._channel, None, None, None
         if channel is not None:
             await channel.close()
 
@@ -75,8 +76,10 @@ class Connection:
         try:
             async with timeout(self._hello_timeout):
                 offer = await offer_hello(call, self._membership, self._own_offer(), expected_id, refuse_when)
-        except BaseException:
+        except BaseException as error:
             call.cancel()
+            del call
+            _forget_frames(error)
             raise
         return call, offer
 
@@ -101,3 +104,15 @@ class Connection:
         """To a server whose certificate is valid for `name`."""
         options = [*CLIENT_OPTIONS, ("grpc.ssl_target_name_override", name)]
         return grpc.aio.secure_channel(self._target, client_credentials(tls), options=options)
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Empty the ended frames of its traceback: whoever keeps the error would keep the stream and its socket open."""
+    seen: set[int] = set()
+    chain: list[BaseException | None] = [error]
+    while chain:
+        each = chain.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            traceback.clear_frames(each.__traceback__)
+            chain += [each.__cause__, each.__context__]

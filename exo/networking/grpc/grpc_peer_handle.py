@@ -158,6 +158,7 @@ class GRPCPeerHandle(PeerHandle):
         """Runs `work`; however it ends, other than by our own closing, the peer is lost."""
 
         async def run() -> None:
+            cancelled = False
             try:
                 await work(connection)
                 self._lose("it ended its stream")
@@ -167,6 +168,11 @@ class GRPCPeerHandle(PeerHandle):
                 self._lose(_reason(error))
             except PeerLost:
                 pass  # the queue was closed: somebody else noticed
+            except asyncio.CancelledError:
+                cancelled = True
+            if cancelled:
+                # Anew, because the old one's traceback keeps the stream, and with it the socket, alive.
+                raise asyncio.CancelledError
 
         return run
 
