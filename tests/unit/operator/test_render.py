@@ -41,20 +41,8 @@ options = st.fixed_dictionaries(
         "extraEnv": st.just([{"name": "A", "value": "b"}]),
     },
 )
-ALLOWED_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral"} | {
-    "persistentVolumeClaim",
-    "projected",
-    "secret",
-}
-    "configMap",
-    "csi",
-    "downwardAPI",
-    "emptyDir",
-    "ephemeral",
-    "persistentVolumeClaim",
-    "projected",
-    "secret",
-}
+POD_STORAGE = {"persistentVolumeClaim", "projected", "secret"}
+ALLOWED_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral"} | POD_STORAGE
 
 
 @given(options)
