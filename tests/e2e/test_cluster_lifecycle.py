@@ -20,7 +20,7 @@ ENV = {**os.environ, "CLUSTER_NAME": "exo-scratch", "CLUSTER_WORKERS": "0", "CLU
 ENV.pop("KUBECONFIG", None)
 
 
-def cluster(*verb: str, timeout: float = 200) -> str:
+def cluster(*verb: str, timeout: float = 400) -> str:
     done = subprocess.run(
         [str(CLUSTER_DIR / "cluster"), *verb], env=ENV, capture_output=True, text=True, timeout=timeout, check=False
     )
@@ -59,7 +59,7 @@ def scratch() -> Iterator[None]:
     cluster("down")
 
 
-@pytest.mark.timeout(600)  # four creations of a cluster
+@pytest.mark.timeout(900)  # four creations of a cluster
 def test_up_killed_at_three_random_moments_then_run_again_succeeds_and_down_leaves_nothing(scratch: None) -> None:
     before = machine()
     moments = [
