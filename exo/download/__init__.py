@@ -1,5 +1,8 @@
-"""Where models come from: the bundled one, a path, a mounted folder, a Hugging Face hub."""
+"""Where models come from: the bundled one, a path, a mounted folder; `hub_downloader`: a Hugging Face hub as well.
 
-from exo.download.shard_downloader import LocalShardDownloader, ModelSource, ShardDownloader
+That one is imported where it is needed: it brings an HTTP client along that most nodes never use.
+"""
 
-__all__ = ["LocalShardDownloader", "ModelSource", "ShardDownloader"]
+from exo.download.shard_downloader import DownloadProgress, LocalShardDownloader, ModelSource, ShardDownloader
+
+__all__ = ["DownloadProgress", "LocalShardDownloader", "ModelSource", "ShardDownloader"]

@@ -21,11 +21,15 @@ from exo.lifecycle import AsyncResource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """A model on this machine, perhaps not all of it yet. revision: what pins its content, "" where nothing does."""
+    """A model on this machine. revision: what pins its content, "" where nothing does.
+
+    weights_here: False where only the small files are: `ensure_shard` brings the weights.
+    """
 
     model_id: str
     path: Path
     revision: str = ""
+    weights_here: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

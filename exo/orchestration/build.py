@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from exo.download import LocalShardDownloader, ModelSource, ShardDownloader
+from exo import contract
+from exo.download import LocalShardDownloader, ModelSource, ShardDownloader, hub_names
 from exo.inference.catalog import model_id_of
 from exo.inference.factory import create_engine, has_onnxruntime
 from exo.networking.discovery import Discovery, PeerFactory
@@ -64,7 +67,7 @@ def first_offer(settings: NodeSettings, engine: str) -> NodeOffer:
         incarnation=time.time_ns(),
         address=settings.advertise_host,
         api_port=settings.api_port,
-        model_id=model_id_of(settings.model),
+        model_id=model_id(settings.model),
         engine=engine,
         pinned=settings.pinned,
     )
@@ -72,12 +75,35 @@ def first_offer(settings: NodeSettings, engine: str) -> NodeOffer:
 
 def _read(settings: NodeSettings, engine: str, source: ModelSource) -> ServedModel:
     return read_model(
-        source.model_id, source.path, engine, revision=source.revision, context_length=settings.context_length
+        source.model_id,
+        source.path,
+        engine,
+        revision=source.revision,
+        context_length=settings.context_length,
+        weights_here=source.weights_here,
     )
 
 
 def _downloader(settings: NodeSettings) -> ShardDownloader:
-    return LocalShardDownloader()
+    if not hub_names.is_hub_name(settings.model):
+        return LocalShardDownloader()
+    from exo.download.hub_downloader import HubShardDownloader
+
+    cache = settings.cache_dir or default_cache_dir()
+    return HubShardDownloader(cache, revision=settings.hub_revision, token=settings.hub_token, offline=settings.offline)
+
+
+def default_cache_dir() -> Path:
+    """The image's folder where it can be written to, else the user's."""
+    shared = Path(contract.CACHE_DIR)
+    if shared.is_dir() and os.access(shared, os.W_OK):
+        return shared
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "exo"
+
+
+def model_id(model: str) -> str:
+    """What the API calls it. Raises `InvalidRequest` for a name of a hub that is none."""
+    return hub_names.parse(model).model_id if hub_names.is_hub_name(model) else model_id_of(model)
 
 
 def _tls(settings: NodeSettings) -> TlsFiles | None:

@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Literal
 
 from exo.inference import dummy
-from exo.inference.checkpoint import Checkpoint, open_checkpoint
-from exo.inference.errors import InvalidRequest
+from exo.inference.checkpoint import Checkpoint, RawTensor, open_checkpoint
+from exo.inference.errors import CheckpointError, InvalidRequest
 from exo.inference.models import ModelConfig, read_config
+from exo.inference.safetensors_checkpoint import read_json
 from exo.inference.tokenizers import Tokenizer, load_tokenizer
 from exo.topology import ModelFootprint
 
@@ -41,13 +42,38 @@ class ServedModel:
         return self.tokenizer
 
 
+class ShapeOnly(Checkpoint):
+    """A Hugging Face folder whose weights are not here yet: what it says of itself, and no tensors."""
+
+    FORMAT: ClassVar[Literal["safetensors"]] = "safetensors"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.metadata = read_json(path / "config.json")
+
+    def raw(self, name: str) -> RawTensor:
+        raise CheckpointError(f"tensor {name!r} has not been fetched", path=str(self.path))
+
+    def files(self) -> tuple[Path, ...]:
+        return (self.path / "config.json",)
+
+    def close(self) -> None:
+        pass
+
+
 def read_model(
-    model_id: str, path: Path, engine: str, *, revision: str = "", context_length: int | None = None
+    model_id: str,
+    path: Path,
+    engine: str,
+    *,
+    revision: str = "",
+    context_length: int | None = None,
+    weights_here: bool = True,
 ) -> ServedModel:
     """Blocks on files. Raises `CheckpointError`."""
     if engine == "dummy" and path.name == dummy.MODEL and not path.exists():
         return made_up_model(model_id)
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(path) if weights_here else ShapeOnly(path) as checkpoint:
         config = read_config(checkpoint)
         tokenizer = load_tokenizer(checkpoint)
         return ServedModel(

@@ -21,7 +21,7 @@ from exo.inference.errors import ContextExceeded, InvalidRequest, NodeDraining, 
 from exo.inference.generation import GenerationChunk, GenerationRequest
 from exo.inference.inference_engine import InferenceEngine
 from exo.inference.shard import Shard
-from exo.lifecycle import AsyncResource, ResourceGroup, TaskPriority
+from exo.lifecycle import AsyncResource, ResourceDegraded, ResourceGroup, TaskPriority
 from exo.networking.discovery import Discovery
 from exo.networking.peer_handle import PeerHandle
 from exo.networking.server import Server
@@ -98,8 +98,10 @@ class Node(AsyncResource):
         self._drained_by: float | None = None
         self._forget_peers: Callable[[], None] | None = None
         self.parts = self._compose()
+        # These come back from ERROR by themselves: the engine with its checkpoint loaded again.
+        recover = (inference_engine, server, discovery)
         for part in (*self.parts, ring, self):
-            self.monitor.register(part, interval=CHECK_SECONDS)
+            self.monitor.register(part, interval=CHECK_SECONDS, recover=part in recover)
         self.monitor.add_readiness("ring formed", lambda: ring.reason or None)
 
     def _compose(self) -> ResourceGroup:
@@ -180,8 +182,13 @@ class Node(AsyncResource):
             await close()
 
     async def _do_health_check(self) -> bool:
+        """As healthy as its parts. An ailing part only degrades the node: it recovers or not, the others go on."""
         parts = (self.server, self.discovery, self.inference_engine)
-        return all(await asyncio.gather(*(part.check_health() for part in parts)))
+        healthy = await asyncio.gather(*(part.check_health() for part in parts))
+        ailing = [part.resource_id for part, well in zip(parts, healthy, strict=True) if not well]
+        if ailing:
+            raise ResourceDegraded(f"not healthy: {', '.join(ailing)}", resource_id=self.resource_id, state=self.state)
+        return True
 
     # -- peers and topology -----------------------------------------------------------------------------------------
 

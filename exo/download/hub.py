@@ -1,0 +1,181 @@
+"""One Hugging Face hub through `huggingface_hub`: what a repository has, and its files, each checked by its hash.
+
+Blocks; runs in threads. Files land in the library's own cache, which resumes cut downloads and is safe to share. Faults
+that pass (429, 5xx, cut connections, a wrong hash) are tried again; the others are `CheckpointError` or
+`ModelNotFound` in words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from exo.inference.errors import CheckpointError, ModelNotFound
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+TRANSIENT = (408, 429, 500, 502, 503, 504)
+
+
+class WrongContent(Exception):
+    """A file whose hash is not what the hub says."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """sha256: "" for small files, which the hub keeps in git and names by another hash."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """commit: what the revision asked for is now; everything is fetched of this one."""
+
+    repo: str
+    commit: str
+    files: dict[str, HubFile]
+
+
+class Hub:
+    """endpoint: None: `HF_ENDPOINT` or the public hub. pause: seconds before the first new try; they grow.
+
+    `cancelled` ends waiting and retrying.
+    """
+
+    def __init__(
+        self,
+        cache: Path,
+        *,
+        endpoint: str | None = None,
+        token: str | None = None,
+        offline: bool = False,
+        attempts: int = 6,
+        pause: float = 0.5,
+    ) -> None:
+        self._cache = cache
+        self._endpoint = endpoint
+        self._token: str | bool = token if token is not None else False
+        self._offline = offline
+        self._attempts = attempts
+        self._pause = pause
+        self.cancelled = threading.Event()
+
+    def look_up(self, repo: str, revision: str | None) -> Repository:
+        """Raises `ModelNotFound` for what the hub does not have or show, `CheckpointError` for a hub that fails."""
+        if self._offline:
+            return self._cached(repo, revision)
+        api = HfApi(endpoint=self._endpoint, token=self._token)
+        info = self._try(repo, lambda: api.model_info(repo, revision=revision, files_metadata=True, timeout=30.0))
+        files = {
+            each.rfilename: HubFile(each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else "")
+            for each in info.siblings or ()
+        }
+        return Repository(repo, str(info.sha), files)
+
+    def fetch(self, repository: Repository, name: str) -> Path:
+        """The file, whole and checked."""
+        return self._try(repository.repo, lambda: self._fetch_once(repository, repository.files[name]))
+
+    def _fetch_once(self, repository: Repository, file: HubFile) -> Path:
+        path = Path(hf_hub_download(
+            repository.repo, file.name, revision=repository.commit, cache_dir=self._cache, token=self._token,
+            endpoint=self._endpoint, local_files_only=self._offline,
+        ))  # fmt: skip
+        if file.sha256:
+            self._verify(path.resolve(), file.sha256)
+        return path
+
+    def _verify(self, path: Path, expected: str) -> None:
+        """Once for each file: a mark beside the cache remembers it."""
+        mark = self._cache / "verified" / expected
+        if mark.exists() and mark.stat().st_mtime >= path.stat().st_mtime:
+            return
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != expected:
+            path.unlink(missing_ok=True)
+            raise WrongContent(f"the content has the SHA-256 {found[:16]}…, the hub names {expected[:16]}…")
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+    def _cached(self, repo: str, revision: str | None) -> Repository:
+        """What an earlier run left in the cache."""
+        folder = self._cache / f"models--{repo.replace('/', '--')}"
+        ref = folder / "refs" / (revision or "main")
+        commit = ref.read_text().strip() if ref.is_file() else (revision or "")
+        snapshot = folder / "snapshots" / commit
+        if not commit or not snapshot.is_dir():
+            raise CheckpointError(
+                f"{repo} at {revision or 'main'} is not in the cache, and this node is offline", path=str(self._cache)
+            )
+        files = {each.name: HubFile(each.name, each.stat().st_size, "") for each in snapshot.iterdir()}
+        return Repository(repo, commit, files)
+
+    def _try(self, repo: str, operation: Callable[[], T]) -> T:
+        for attempt in range(1, self._attempts + 1):
+            try:
+                return operation()
+            except Exception as error:
+                if not _passes(error) or attempt == self._attempts or self.cancelled.is_set():
+                    raise _in_words(repo, error) from error
+                pause = _retry_after(error) or self._pause * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)
+                log.warning("%s: try %d failed, again in %.1f s: %s", repo, attempt, pause, error)
+                self.cancelled.wait(min(pause, 60.0))
+        raise AssertionError("the last try returns or raises")
+
+
+def _passes(error: Exception) -> bool:
+    """Whether trying again may help."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response is not None and error.response.status_code in TRANSIENT
+    if isinstance(error, LocalEntryNotFoundError):  # the library's word for "neither network nor cache"
+        cause = error.__cause__
+        return cause is None or not isinstance(cause, Exception) or _passes(cause)
+    if isinstance(error, WrongContent | ConnectionError | TimeoutError) or _is_transport(error):
+        return True
+    return isinstance(error, OSError) and error.errno is None  # "Consistency check failed": cut short
+
+
+def _is_transport(error: Exception) -> bool:
+    """By name: which HTTP client the library uses has changed before, and is none of our dependencies."""
+    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+
+
+def _retry_after(error: Exception) -> float | None:
+    response: Any = getattr(error, "response", None)
+    value = response.headers.get("retry-after", "") if response is not None else ""
+    return float(value) if value.isdecimal() else None
+
+
+def _in_words(repo: str, error: Exception) -> Exception:
+    match error:
+        case GatedRepoError():
+            return CheckpointError("is gated: accept its terms on the hub and give a token (--hub-token)", path=repo)
+        case RepositoryNotFoundError():
+            return ModelNotFound(f"hf:{repo}", ())
+        case RevisionNotFoundError():
+            return CheckpointError("the hub has no such revision", path=repo)
+        case WrongContent():
+            return CheckpointError(f"{error}; the download is damaged or the hub is not to be trusted", path=repo)
+        case OSError() if error.errno is not None:
+            return CheckpointError(f"cannot be stored: {os.strerror(error.errno)}", path=repo)
+    return CheckpointError(f"cannot be fetched: {error}", path=repo)
