@@ -23,8 +23,9 @@ if TYPE_CHECKING:  # it brings the onnx package, which a warm start does not nee
 
 Array = np.ndarray[Any, Any]
 
-# The int8 kernels: activations are quantised per block of 32.
-ACCURACY_LEVEL: Final = 4
+# MatMulNBits: 4 takes the int8 kernels (activations are quantised per block of 32), 1 the float32 ones.
+INT8_ACTIVATIONS: Final = 4
+FLOAT_ACTIVATIONS: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +172,8 @@ class DecoderGraph:
     def _attention(self, x: str, position: int, name: str) -> str:
         spec, g = self._spec, self._g
         index = spec.layers[position]
-        x = self._linear(x, *self._weights.qkv(index), f"{name}.qkv")
+        # More than half of all that int8 activations lose is lost here: attention sinks make the input spiky.
+        x = self._linear(x, *self._weights.qkv(index), f"{name}.qkv", accuracy=FLOAT_ACTIVATIONS)
         x = g.node("Reshape", [x, "qkv_shape"], f"{name}.qkv3")
         cache: list[str | int] = ["slots", spec.n_kv_heads, "capacity", spec.head_dim]
         past = [g.input(f"past_{kind}.{index}", "float32", cache) for kind in ("key", "value")]
@@ -221,7 +223,16 @@ class DecoderGraph:
             act = g.node("Gelu", [gate], f"{name}.act", approximate=approximate)
         return g.node("Mul", [act, up], f"{name}.mlp")
 
-    def _linear(self, x: str, matrix: Matrix, bias: Array | None, out: str, *, early: bool = False) -> str:
+    def _linear(
+        self,
+        x: str,
+        matrix: Matrix,
+        bias: Array | None,
+        out: str,
+        *,
+        early: bool = False,
+        accuracy: int = INT8_ACTIVATIONS,
+    ) -> str:
         """x (tokens, K) times the transposed matrix plus bias."""
         g = self._g
         bias_name = [] if bias is None else [g.constant(f"{out}.bias", bias)]
@@ -236,7 +247,7 @@ class DecoderGraph:
         g.node(
             "MatMulNBits", inputs, quantised,
             domain=CONTRIB, early=early,
-            K=matrix.k, N=matrix.n, bits=matrix.bits, block_size=BLOCK, accuracy_level=ACCURACY_LEVEL,
+            K=matrix.k, N=matrix.n, bits=matrix.bits, block_size=BLOCK, accuracy_level=accuracy,
         )  # fmt: skip
         return quantised if matrix.offsets is None else self._add_offsets(x, matrix, quantised, out)
 
