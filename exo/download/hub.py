@@ -89,6 +89,7 @@ class Hub:
             each.rfilename: HubFile(each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else "")
             for each in info.siblings or ()
         }
+        self._remember(repo, revision, str(info.sha))
         return Repository(repo, str(info.sha), files)
 
     def fetch(self, repository: Repository, name: str) -> Path:
@@ -117,10 +118,22 @@ class Hub:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
 
+    def _ref(self, repo: str, revision: str | None) -> Path:
+        """Where the cache keeps which commit a branch or tag was; the library's own place for it."""
+        return self._cache / f"models--{repo.replace('/', '--')}" / "refs" / (revision or "main")
+
+    def _remember(self, repo: str, revision: str | None, commit: str) -> None:
+        ref = self._ref(repo, revision)
+        try:
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            ref.write_text(commit)
+        except OSError as error:
+            raise CheckpointError(f"cannot be written: {error.strerror or error}", path=str(ref)) from error
+
     def _cached(self, repo: str, revision: str | None) -> Repository:
         """What an earlier run left in the cache."""
         folder = self._cache / f"models--{repo.replace('/', '--')}"
-        ref = folder / "refs" / (revision or "main")
+        ref = self._ref(repo, revision)
         commit = ref.read_text().strip() if ref.is_file() else (revision or "")
         snapshot = folder / "snapshots" / commit
         if not commit or not snapshot.is_dir():

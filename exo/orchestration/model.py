@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from exo.inference.safetensors_checkpoint import read_json
 from exo.inference.tokenizers import Tokenizer, load_tokenizer
 from exo.topology import ModelFootprint
 
+log = logging.getLogger(__name__)
 # Bytes of memory per weight, by engine: float32; 8 bit with its scales; none.
 WEIGHT_BYTES: Final[Mapping[str, float]] = {"numpy": 4.0, "onnx": 1.2, "dummy": 0.0}
 # KV cache (float32) that the plan sets aside for each layer, in tokens; engines use more where there is room.
@@ -75,7 +77,7 @@ def read_model(
         return made_up_model(model_id)
     with open_checkpoint(path) if weights_here else ShapeOnly(path) as checkpoint:
         config = read_config(checkpoint)
-        tokenizer = load_tokenizer(checkpoint)
+        tokenizer = _tokenizer(checkpoint)
         return ServedModel(
             model_id=model_id,
             path=path,
@@ -87,6 +89,15 @@ def read_model(
             footprint=footprint(model_id, config, engine, revision or fingerprint(checkpoint)),
             created=int(path.stat().st_mtime),
         )
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    """None where there is none that we can build: the model then answers to token ids only."""
+    try:
+        return load_tokenizer(checkpoint)
+    except CheckpointError as error:
+        log.warning("no tokenizer: %s", error)
+        return None
 
 
 def made_up_model(model_id: str) -> ServedModel:
