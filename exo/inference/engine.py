@@ -25,6 +25,7 @@ from exo.inference.inference_engine import Array, InferenceEngine, Step
 from exo.inference.models import ModelConfig, Weights, open_weights
 from exo.inference.shard import Shard
 from exo.inference.tokenizers import Tokenizer, load_tokenizer
+from exo.lifecycle import ResourceState
 
 T = TypeVar("T")
 
@@ -53,7 +54,10 @@ class CheckpointEngine(InferenceEngine):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        # A recovery loads the checkpoint again, which takes what it takes.
+        super().__init__(**{"initialize_timeout": 600.0, **options})
+        # What a recovery is to load again; None before the first load and after `cleanup`.
+        self._wanted: tuple[Shard, Path] | None = None
         self.on_progress: Callable[[LoadProgress], None] | None = None
         self.shard: Shard | None = None
         self.path: Path | None = None
@@ -91,8 +95,12 @@ class CheckpointEngine(InferenceEngine):
     async def _do_initialize(self) -> None:
         self._closing = threading.Event()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{self.resource_id}")
+        if self._wanted is not None:
+            await self._load_checkpoint(*self._wanted)
 
     async def _do_cleanup(self) -> None:
+        if self.state is ResourceState.CLOSING:
+            self._wanted = None
         worker, self._worker = self._worker, None
         if worker is None:
             return
@@ -120,6 +128,7 @@ class CheckpointEngine(InferenceEngine):
                 loop.call_soon_threadsafe(self.on_progress, progress)
 
         await self._run(self._load_now, shard, path, report)
+        self._wanted = (shard, path)
 
     def _load_now(self, shard: Shard, path: Path, report: Callable[[LoadProgress], None]) -> None:
         self._unload()
