@@ -53,15 +53,21 @@ class Store:
         return self._objects.get(Ref(kind, namespace, name))
 
     def put(self, obj: Raw, *, watched: bool = False) -> bool:
-        """Take an object in; says whether it was news."""
-        ref = ref_of(obj)
-        if watched:
-            self._watched[ref] = max(version_of(obj), self._watched.get(ref, 0))
+        """Take an object in; says whether it was news: to the cache, or, where a watch brings it, to the watch.
+
+        What we wrote ourselves is in the cache already when the watch brings it, and still concerns others, like the
+        owner of the object.
+        """
+        ref, version = ref_of(obj), version_of(obj)
         if obj["metadata"].get("uid") in self._gone:
             return False
+        fresh = False
+        if watched:
+            fresh = version == 0 or version > self._watched.get(ref, 0)
+            self._watched[ref] = max(version, self._watched.get(ref, 0))
         known = self._objects.get(ref)
-        if known is not None and version_of(known) >= version_of(obj) > 0:
-            return False
+        if known is not None and version_of(known) >= version > 0:
+            return fresh
         # A third of every object is its field managers, which nobody here reads.
         metadata = {key: value for key, value in obj["metadata"].items() if key != "managedFields"}
         self._objects[ref] = obj | {"metadata": metadata}

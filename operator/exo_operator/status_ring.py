@@ -115,8 +115,12 @@ def verdicts(
     suspended = Verdict(True, "Suspended", "spec.suspend is set") if ring.spec.suspend else Verdict(False, "Running")
     failed = Verdict(False, "WithinBudget")
     if used.failed:
+        before = condition(ring.raw, "Failed") or {}
         text = f"{used.used} restarts, allowed are {ring.spec.restart.max_restarts}; set annotation exo.dev/retry"
-        failed = Verdict(True, "RestartBudgetUsedUp", f"{text} to a new value, or change the spec. {bad}".strip())
+        message = f"{text} to a new value, or change the spec. {bad}".strip()
+        # The pods are stopped by now; what they died of is in the message of the moment they failed.
+        message = before["message"] if before.get("status") == "True" else message
+        failed = Verdict(True, "RestartBudgetUsedUp", message)
     if taken:
         text = ", ".join(f"{conflict.kind} {conflict.name}" for conflict in taken)
         main = Verdict(False, "NameTaken", f"belongs to somebody else: {text}")
