@@ -143,7 +143,7 @@ def _probes(spec: ExoNodeSpec) -> Manifest:
             "timeoutSeconds": 2,
             "failureThreshold": math.ceil(render.startup_seconds(spec) / startup_period),
         },
-        # Two in a row: one lost packet does not take a node out; NotReady still comes within about 4 s. Three in a ring:
+        # Two in a row: one lost packet does not take a node out; NotReady still comes in about 4 s. Three in a ring:
         # while it plans anew it holds its requests, and must not leave its Service without nodes.
         "readinessProbe": {
             **action(contract.READY_PATH, contract.READY_SERVICE),
