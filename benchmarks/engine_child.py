@@ -1,7 +1,8 @@
 """One engine in a process of its own, measured on request: JSON lines in on stdin, JSON lines out on stdout.
 
-Kinds: `onnx`, `numpy` (ours, through `InferenceEngine`) and `llama` (llama.cpp through llama-cpp-python's low-level
-calls). A process each, so that peak memory is one engine's, and so that the parent can run them in turn.
+Kinds: `onnx`, `numpy` (ours, through `InferenceEngine`), `llama` (llama.cpp through llama-cpp-python's low-level
+calls) and `matmuls` (only the matrix products of a pass, in numpy and float32: what no numpy engine can beat).
+A process each, so that peak memory is one engine's, and so that the parent can run them in turn.
 Not a benchmark itself; see engine.py and numpy_engine.py.
 """
 
@@ -144,6 +145,41 @@ class LlamaRunner(Runner):
         self._api.llama_memory_clear(self._memory, False)
 
 
+class MatmulRunner(Runner):
+    """Matrices of the model's shapes; a pass multiplies by each once, the head by the last rows only."""
+
+    def __init__(self, model: Path) -> None:
+        from exo.inference.checkpoint import open_checkpoint
+        from exo.inference.models import read_config
+
+        with open_checkpoint(model) as checkpoint:
+            c = read_config(checkpoint)
+        qkv = ((c.heads + 2 * c.kv_heads) * c.head_dim, c.hidden)
+        shapes = [qkv, (c.hidden, c.heads * c.head_dim), (2 * c.ffn, c.hidden), (c.hidden, c.ffn)]
+        rng = np.random.default_rng(0)
+        self._layers = [rng.random(shape, np.float32) for _ in range(c.n_layers) for shape in shapes]
+        self._head = rng.random((c.vocab, c.hidden), np.float32)
+
+    def _pass(self, rows: int, head_rows: int) -> list[int]:
+        inputs = {width: np.ones((rows, width), np.float32) for width in {m.shape[1] for m in self._layers}}
+        for matrix in self._layers:
+            _ = inputs[matrix.shape[1]] @ matrix.T
+        _ = np.ones((head_rows, self._head.shape[1]), np.float32) @ self._head.T
+        return [0] * head_rows
+
+    def prompt(self, sequence: int, tokens: np.ndarray[Any, Any]) -> int:
+        return self._pass(len(tokens), 1)[0]
+
+    def step(self, tokens: Sequence[int], positions: Sequence[int]) -> list[int]:
+        return self._pass(len(tokens), len(tokens))
+
+    def logits(self, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        raise NotImplementedError("there is no model here")
+
+    def clear(self) -> None:
+        pass
+
+
 def ids(n: int, seed: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(seed).integers(100, VOCAB, n)
 
@@ -203,7 +239,7 @@ def negative_log_likelihood(runner: Runner, windows: list[list[int]]) -> tuple[f
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=["onnx", "numpy", "llama"])
+    parser.add_argument("kind", choices=["onnx", "numpy", "llama", "matmuls"])
     parser.add_argument("model", type=Path)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--options", default="{}", help="of our engine, as JSON")
@@ -211,6 +247,8 @@ def main() -> None:
     began = time.perf_counter()
     if arguments.kind == "llama":
         runner: Runner = LlamaRunner(arguments.model, arguments.threads)
+    elif arguments.kind == "matmuls":
+        runner = MatmulRunner(arguments.model)
     else:
         runner = OurRunner(arguments.kind, arguments.model, arguments.threads, json.loads(arguments.options))
     print(json.dumps({"load_seconds": time.perf_counter() - began}), flush=True)

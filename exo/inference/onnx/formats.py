@@ -126,12 +126,12 @@ def dequantize(matrix: Matrix) -> Array:
 def convert(raw: RawTensor, bits: int | None) -> Matrix:
     """A stored matrix in the format asked for.
 
-    bits: 32 float32; 8 or 4 re-quantised to that unless the stored blocks can be taken over as they are or wider;
-    None what the file has where that is a block format of `DIRECT`, else 8.
+    bits: 32 float32; 8 exact where the stored blocks are 8 bit or fewer of a format of `DIRECT`, else rounded to that;
+    4 the same, but without offsets; None what the file has where that is a format of `DIRECT`, else 8.
     """
     if bits == 32:
         return Dense(to_float32(raw).reshape(-1, raw.shape[-1]))
-    if is_direct(raw) and (bits is None or DIRECT[raw.dtype] == bits):
+    if is_direct(raw) and (bits is None or DIRECT[raw.dtype] == bits) and not (bits == 4 and raw.dtype == "Q4_1"):
         return take_over(raw)
     if is_direct(raw) and bits == 8:
         return widen(take_over(raw))
