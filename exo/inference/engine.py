@@ -127,7 +127,11 @@ class CheckpointEngine(InferenceEngine):
             if self.on_progress is not None:
                 loop.call_soon_threadsafe(self.on_progress, progress)
 
-        await self._run(self._load_now, shard, path, report)
+        try:
+            await self._run(self._load_now, shard, path, report)
+        except PassCancelled:
+            await self.ensure_ready()  # it closes: says so
+            raise
         self._wanted = (shard, path)
 
     def _load_now(self, shard: Shard, path: Path, report: Callable[[LoadProgress], None]) -> None:
@@ -167,6 +171,9 @@ class CheckpointEngine(InferenceEngine):
             return await self._run(self._forward, steps, cancel)
         except asyncio.CancelledError:
             cancel.asked = True
+            raise
+        except PassCancelled:
+            await self.ensure_ready()  # it closes: says so
             raise
 
     async def _reuse_prefix(self, request_id: str, tokens: Sequence[int], limit: int) -> int:

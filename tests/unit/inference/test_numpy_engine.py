@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -179,46 +179,71 @@ async def test_the_legacy_calls_go_from_text_to_text(engine: NumpyEngine) -> Non
     assert more.shape == (1, 1, 320)
 
 
+class Gate:
+    """Holds each layer's attention until it is opened; `entered` counts how many have come."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.open = threading.Event()
+        self.entered = 0
+        self._reached = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        attention = model_module.NumpyModel._attention
+
+        def held(model: Any, *arguments: Any) -> Any:
+            self.entered += 1
+            loop.call_soon_threadsafe(self._reached.set)
+            assert self.open.wait(60)
+            return attention(model, *arguments)
+
+        patch.setattr(model_module.NumpyModel, "_attention", held)
+
+    async def reached(self) -> None:
+        """Until a pass is in its first layer; needs an event loop that goes on meanwhile."""
+        await self._reached.wait()
+
+
 async def test_a_cancelled_pass_stops_at_the_next_layer_and_the_sequence_can_go_on(
     engine: NumpyEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (want,) = await engine.infer_batch(SHARD, [Step("x", TOKENS[:11], 0)])
     await engine.infer_batch(SHARD, [Step("a", TOKENS[:10], 0)])
-    layers = 0
-    attention = model_module.NumpyModel._attention
-
-    def slow(self: Any, *arguments: Any) -> Any:
-        nonlocal layers
-        layers += 1
-        time.sleep(0.1)
-        return attention(self, *arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(model_module.NumpyModel, "_attention", slow)
+        gate = Gate(patch)
         task = asyncio.create_task(engine.infer_batch(SHARD, [Step("a", TOKENS[10:11], 10)]))
-        await asyncio.sleep(0.15)
+        await gate.reached()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        (got,) = await engine.infer_batch(SHARD, [Step("a", TOKENS[10:11], 10)])
-    assert layers <= 7  # at most three of the first pass, four of the second
+        gate.open.set()
+        await engine.release("nobody")  # comes behind the pass on the worker
+        assert gate.entered == 1
+    (got,) = await engine.infer_batch(SHARD, [Step("a", TOKENS[10:11], 10)])
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
 async def test_the_event_loop_is_free_while_it_computes(engine: NumpyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    attention = model_module.NumpyModel._attention
-
-    def slow(self: Any, *arguments: Any) -> Any:
-        time.sleep(0.05)
-        return attention(self, *arguments)
-
-    monkeypatch.setattr(model_module.NumpyModel, "_attention", slow)
+    gate = Gate(monkeypatch)
     task = asyncio.create_task(engine.infer_batch(SHARD, [Step("a", TOKENS, 0)]))
-    turns = 0
-    while not task.done():
-        await asyncio.sleep(0.005)
-        turns += 1
-    assert turns > 10
+    await gate.reached()
+    assert not task.done()
+    gate.open.set()
+    await task
+
+
+async def test_closing_stops_a_pass_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = NumpyEngine(kv_budget=1 << 20)
+    await engine.initialize()
+    await engine.load_checkpoint(SHARD, PATH)
+    gate = Gate(monkeypatch)
+    task = asyncio.create_task(engine.infer_batch(SHARD, [Step("a", TOKENS, 0)]))
+    await gate.reached()
+    closing = asyncio.create_task(engine.cleanup())
+    assert await asyncio.to_thread(engine._closing.wait, 60)
+    gate.open.set()
+    await closing
+    with pytest.raises(ResourceClosed):
+        await task
+    assert gate.entered == 1
 
 
 async def test_loading_reports_bytes_and_tensors_to_the_end(engine: NumpyEngine, tmp_path: Path) -> None:
