@@ -17,12 +17,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from exo.download import ShardDownloader
+from exo.inference.constraints import JsonConstraint, check_schema, is_available
 from exo.inference.errors import ContextExceeded, InvalidRequest, NodeDraining, RingUnavailable
 from exo.inference.generation import GenerationChunk, GenerationRequest
 from exo.inference.inference_engine import InferenceEngine
 from exo.inference.shard import Shard
 from exo.lifecycle import AsyncResource, ResourceDegraded, ResourceGroup, TaskPriority
 from exo.networking.discovery import Discovery
+from exo.networking.messages import Open
 from exo.networking.peer_handle import PeerHandle
 from exo.networking.server import Server
 from exo.orchestration import describe
@@ -85,7 +87,7 @@ class Node(AsyncResource):
         self.topology: Topology = ring.view.topology()
         self.model = LocalModel(settings.model, shard_downloader, inference_engine, read_model)
         self.links = Links(_id, ring.deliver, ring.undelivered)
-        self.stage = Stage(_id, inference_engine, self.links.post, SequenceSampler, limits)
+        self.stage = Stage(_id, inference_engine, self.links.post, self._sampler, limits)
         self.entry = Entry(
             _id,
             f"{_id[:64]}.{ring.own_offer().incarnation:x}",  # an id on the wire has 128 characters at most
@@ -245,7 +247,11 @@ class Node(AsyncResource):
 
     async def process_tokens(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
         """See `Backend.process_tokens`."""
-        async with contextlib.aclosing(self.entry.generate(self._check(request))) as chunks:
+        checked, schema = self._check(request), request.params.json_schema
+        if schema is not None:
+            served = self.model.require(request.model_id)
+            await asyncio.to_thread(check_schema, served.tokenizer, schema, served.ends, served.vocab)
+        async with contextlib.aclosing(self.entry.generate(checked)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -276,8 +282,6 @@ class Node(AsyncResource):
         if not self.is_usable:
             raise RingUnavailable(f"node {self.id!r} is {self.state.name.lower()}")
         served = self.model.require(request.model_id)
-        if request.params.json_schema is not None:
-            raise InvalidRequest("this node cannot constrain answers to a JSON schema", field="response_format")
         if not request.prompt_tokens:
             raise InvalidRequest("the prompt has no tokens", field="messages")
         wrong = next((token for token in request.prompt_tokens if not 0 <= token < served.vocab), None)
@@ -289,6 +293,15 @@ class Node(AsyncResource):
         if request.max_tokens <= room:
             return request
         return dataclasses.replace(request, max_tokens=room)
+
+    def _sampler(self, opened: Open) -> SequenceSampler:
+        """The last stage's, of a sequence of any entry. Raises `InvalidRequest`."""
+        schema, served = opened.params.json_schema, self.model.served
+        if schema is None:
+            return SequenceSampler(opened)
+        if served is None or served.tokenizer is None or not is_available():
+            raise InvalidRequest("this stage cannot constrain answers to a JSON schema", field="response_format")
+        return SequenceSampler(opened, JsonConstraint(served.tokenizer, schema, served.ends, served.vocab))
 
     def _transcript(self, request: GenerationRequest) -> Transcript:
         served = self.model.require(request.model_id)

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from exo.inference.sampling import sample
 from exo.inference.sampling_params import SamplingParams
 from exo.networking.messages import Open
 from exo.orchestration.forward_pass import Array, Choice
 
 
+class Constraint(Protocol):
+    """`exo.inference.constraints.JsonConstraint` is one."""
+
+    def allowed(self) -> Array: ...
+
+    def accept(self, *tokens: int) -> None: ...
+
+
 class SequenceSampler:
     """Same parameters, history and logits: same choice, on whatever node (the random number is counter based)."""
 
-    def __init__(self, opened: Open) -> None:
+    def __init__(self, opened: Open, constraint: Constraint | None = None) -> None:
         self._params = opened.params
+        self._constraint = constraint
+        if constraint is not None:
+            constraint.accept(*opened.tokens[opened.prompt_length :])
         self._history = list(opened.tokens)
         self._prompt_length = opened.prompt_length
         self._plain = _is_plain(opened.params)
@@ -29,7 +42,10 @@ class SequenceSampler:
             choice = Choice(int(logits.argmax()))
             self._history.append(choice.token)
             return choice
-        token, logprob, top = sample(logits, self._params, self._history, self._prompt_length, position)
+        allowed = None if self._constraint is None else self._constraint.allowed()
+        token, logprob, top = sample(logits, self._params, self._history, self._prompt_length, position, allowed)
+        if self._constraint is not None:
+            self._constraint.accept(token)
         self._history.append(token)
         return Choice(token, logprob, top)
 
