@@ -6,6 +6,7 @@ It starts before the model is loaded, so that probes have an answer from the fir
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import ClassVar
 
@@ -21,6 +22,8 @@ from exo.utils.health_check import HealthMonitor
 
 _log = structlog.get_logger("exo.api")
 _BACKLOG = 1024
+# How long the last bytes of an answer that was cut may take to leave.
+_LAST_BYTES_SECONDS = 1.0
 
 
 class ApiServer(AsyncResource):
@@ -147,7 +150,11 @@ class _Uvicorn(uvicorn.Server):
         for task in tasks:
             task.cancel("the server stops")
         await asyncio.gather(*tasks, return_exceptions=True)
+        # Closing sends what is still buffered; a client that does not read gets no more.
         for connection in list(self.server_state.connections):
-            # Closing sends what is still buffered; a client that does not read gets no more.
-            transport = connection.transport
-            transport.abort() if transport.get_write_buffer_size() else transport.close()
+            connection.transport.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._answered(), _LAST_BYTES_SECONDS)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # the sockets close in the loop's next turn

@@ -13,6 +13,7 @@ from api_fakes import FakeBackend, Fakes
 from exo.api.context import ApiSettings
 from exo.api.server import ApiServer
 from exo.lifecycle import ResourceInitializationError, ResourceState
+from exo.lifecycle.testing import check_resource
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 
@@ -31,6 +32,10 @@ async def until(true: Callable[[], bool], seconds: float) -> None:
 def refused(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+async def test_it_passes_the_conformance_suite() -> None:
+    await check_resource(lambda: server(Fakes()))
 
 
 async def test_port_zero_is_a_free_port_that_answers() -> None:
