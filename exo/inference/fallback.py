@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from exo.inference.engine import Cancel, CheckpointEngine, PassCancelled
 from exo.inference.inference_engine import Array, Step
 from exo.inference.models import Weights
 from exo.inference.shard import Shard
+from exo.utils.error_handling import degrade, restore
 
+# What the degradation is called in state, metrics and logs.
+DEGRADATION: Final = "engine"
 logger = logging.getLogger(__name__)
 
 
@@ -45,6 +49,13 @@ class FallbackEngine(CheckpointEngine):
     @property
     def sequences(self) -> int:
         return self._inner.sequences if self._inner else 0
+
+    async def _load_checkpoint(self, shard: Shard, path: Path) -> None:
+        await super()._load_checkpoint(shard, path)
+        if self.degraded_reason is None:
+            restore(DEGRADATION, resource=self)
+        else:
+            degrade(DEGRADATION, to=str(self.active), reason=self.degraded_reason, resource=self)
 
     def _load(self, weights: Weights, shard: Shard, advance: Callable[[int], None]) -> None:
         reason: str | None = None

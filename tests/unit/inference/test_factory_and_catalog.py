@@ -21,6 +21,8 @@ from exo.inference.fallback import FallbackEngine
 from exo.inference.inference_engine import Step
 from exo.inference.numpy.engine import NumpyEngine
 from exo.inference.shard import Shard
+from exo.lifecycle import ResourceState
+from exo.utils.error_handling import degradations
 
 SHARD = Shard.whole("tiny", 4)
 PATH = DATA / "tiny-gguf" / "tiny-llama.F32.gguf"
@@ -40,6 +42,9 @@ async def test_where_the_first_engine_cannot_run_the_model_the_next_one_does_and
         await engine.load_checkpoint(SHARD, PATH)
         assert engine.active == "numpy"
         assert engine.degraded_reason == "fast: no kernel for this operator"
+        assert engine.state is ResourceState.DEGRADED
+        (held,) = [d for d in degradations() if d.resource_id == engine.resource_id]
+        assert (held.name, held.to) == ("engine", "numpy")
         (logits,) = await engine.infer_batch(SHARD, [Step("a", np.array([5, 6, 7]), 0)])
         assert logits.shape == (1, 320)
         assert engine.sequences == 1
@@ -52,6 +57,7 @@ async def test_the_first_engine_that_can_is_not_a_degradation() -> None:
     async with FallbackEngine({"fast": numpy_engine, "numpy": CannotLoad}) as engine:
         await engine.load_checkpoint(SHARD, PATH)
         assert (engine.active, engine.degraded_reason) == ("fast", None)
+        assert engine.state is ResourceState.READY
 
 
 async def test_a_fault_of_the_checkpoint_is_the_checkpoints_whatever_the_engine(tmp_path: Path) -> None:
