@@ -21,8 +21,9 @@ step() {
   log=$CACHE/logs/$(tr -cs '[:alnum:]\n' - <<<"$what").log
   if [[ -t 2 ]]; then printf '  … %s' "$what" >&2; else say "  … $what"; fi
   : >"$log"
-  { show_progress "$what" "$log" "$start" $BASHPID & } 2>/dev/null
-  local shower=$!
+  local shell=$BASHPID shower
+  show_progress "$what" "$log" "$start" "$shell" &
+  shower=$!
   set +e; (set -e; "$@") >"$log" 2>&1; rc=$?; set -e
   kill "$shower" 2>/dev/null; wait "$shower" 2>/dev/null || true
   if [[ -t 2 ]]; then printf '\r\033[K' >&2; fi
@@ -38,7 +39,7 @@ show_progress() { # ends by itself when the step's shell has gone
   width=$(tput cols 2>/dev/null || echo 100)
   exec 8>&- >/dev/null              # an inherited lock would outlive the step by a moment
   while kill -0 "$parent" 2>/dev/null; do
-    sleep 1; n=$((n+1))
+    sleep 1 2>/dev/null; n=$((n+1))     # it may outlive us by a moment, and must hold no pipe open
     if [[ -t 2 ]]; then
       line=$(tail -c 400 "$log" | tr '\r' '\n' | sed '/^\s*$/d' | tail -n 1 | tr -dc '[:print:]')
       line="  … $what ($((SECONDS-start)) s) $line"
