@@ -49,23 +49,35 @@ class JsonConstraint:
     def __init__(self, tokenizer: Tokenizer, schema: dict[str, Any], eos_ids: Collection[int], vocab: int) -> None:
         words = _words(tokenizer, vocab, eos_ids)
         self._vocab = vocab
+        self._ends = sorted(i for i in eos_ids if i < vocab)
+        self._over = False
         self._matcher = _library().LLMatcher(words, _grammar(schema), log_level=0)
         if self._matcher.is_error():
-            raise InvalidRequest(f"the JSON schema cannot be used: {self._matcher.get_error()}", field=FIELD)
+            raise InvalidRequest(f"the JSON schema cannot be used: {self._fault()}", field=FIELD)
 
     def allowed(self) -> Array:
         """bool (vocab,): the tokens that may come next; once the answer is whole, an end token is among them."""
+        if self._over or self._matcher.is_stopped():
+            only_ends = np.zeros(self._vocab, bool)
+            only_ends[self._ends] = True
+            return only_ends
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         return np.unpackbits(bits, count=self._vocab, bitorder="little").astype(bool)
 
     def accept(self, *tokens: int) -> None:
-        """What was chosen. Raises `ValueError` for a token that was not allowed."""
-        if not self._matcher.consume_tokens(list(tokens)):
-            raise ValueError(f"tokens {tokens} do not fit the JSON schema: {self._matcher.get_error()}")
+        """What was chosen. Raises `ValueError` for a token that was not allowed; after the end nothing matters."""
+        for token in tokens:
+            self._over = self._over or (token in self._ends and self.is_complete())
+            if not self._over and not self._matcher.consume_token(token):
+                raise ValueError(f"token {token} does not fit the JSON schema: {self._fault()}")
 
     def is_complete(self) -> bool:
         """Whether the answer so far is JSON of the schema."""
-        return bool(self._matcher.is_accepting())
+        return bool(self._over or self._matcher.is_accepting())
+
+    def _fault(self) -> str:
+        lines: list[str] = self._matcher.get_error().splitlines()
+        return lines[0] if lines else "unknown"
 
 
 def is_available() -> bool:

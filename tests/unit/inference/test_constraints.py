@@ -84,13 +84,16 @@ def test_the_empty_schema_is_any_object(smollm2: Tokenizer) -> None:
     constraint.accept(*smollm2.encode("}"))
     assert constraint.is_complete()
     assert constraint.allowed()[2]
+    constraint.accept(2, 2, 5)  # the end, and what a caller that ignores it adds
+    assert constraint.is_complete()
+    assert np.flatnonzero(constraint.allowed()).tolist() == [2]
 
 
 @needs_library
 def test_no_control_token_but_the_end_is_ever_allowed(smollm2: Tokenizer) -> None:
     allowed = JsonConstraint(smollm2, {}, [2], 49152).allowed()
     assert not allowed[sorted(smollm2.control.values())].any()
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="does not fit"):
         JsonConstraint(smollm2, {}, [2], 49152).accept(*smollm2.encode("hello"))
 
 
