@@ -37,10 +37,8 @@ LOCAL = f"http://127.0.0.1:{API_PORT}"
 
 def _serve(ctx: typer.Context, values: dict[str, Any]) -> None:
     """Run a node: HTTP API, dashboard and its part of the ring, until SIGTERM."""
-    from exo.cli.serve import serve, wants_json
-    from exo.observability.logging import configure_logging
+    from exo.cli.serve import serve
 
-    configure_logging("json" if wants_json(values["log_format"]) else "console", level=values["log_level"])
     raise typer.Exit(serve(values))
 
 

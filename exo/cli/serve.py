@@ -20,6 +20,7 @@ from exo.cli.failures import USAGE, Failure, explain
 from exo.inference.errors import NodeDraining
 from exo.lifecycle import ResourceGroup
 from exo.networking.grpc.health_server import HealthServer
+from exo.observability.logging import configure_logging
 from exo.orchestration.build import build_node
 from exo.orchestration.node import Node
 from exo.orchestration.settings import NodeSettings
@@ -73,8 +74,9 @@ def api_settings(values: dict[str, Any]) -> ApiSettings:
 
 
 def serve(values: dict[str, Any]) -> int:
-    """Runs until a signal; the exit code."""
+    """Runs until a signal; the exit code. Wrong settings are refused before anything else happens."""
     node, api = node_settings(values), api_settings(values)
+    configure_logging("json" if wants_json(values["log_format"]) else "console", level=values["log_level"])
     return asyncio.run(_serve(node, api, values["health_port"]))
 
 
