@@ -19,6 +19,8 @@ from exo.inference.shard import Shard
 
 # How many request ids to remember that outgrew the short rope factors.
 REMEMBERED: Final = 1024
+# What is kept for reuse: a quarter of the weights, or this much where they are small.
+SMALLEST_PREFIXES: Final = 128 << 20
 
 
 class NumpyEngine(CheckpointEngine):
@@ -50,7 +52,12 @@ class NumpyEngine(CheckpointEngine):
         config = weights.config
         budget = default_kv_budget() if self._wanted_budget is None else self._wanted_budget
         self._store = kv_cache.KVStore(
-            shard.get_layer_count(), config.kv_heads, config.head_dim, budget, config.context_length
+            shard.get_layer_count(),
+            config.kv_heads,
+            config.head_dim,
+            budget,
+            config.context_length,
+            prefix_budget=min(budget, max(SMALLEST_PREFIXES, model.n_bytes() // 4)),
         )
         self._model = model
 

@@ -52,10 +52,23 @@ class Sequence:
 
 
 class KVStore:
-    """All sequences of one engine. `budget` and `used` count bytes of allocated room, prefixes included."""
+    """All sequences of one engine. `budget` and `used` count bytes of allocated room, prefixes included.
 
-    def __init__(self, n_layers: int, kv_heads: int, head_dim: int, budget: int, context_length: int) -> None:
+    prefix_budget: at most so many bytes are kept for reuse, so that a node with much memory does not fill it all; None
+    is the whole budget.
+    """
+
+    def __init__(
+        self,
+        n_layers: int,
+        kv_heads: int,
+        head_dim: int,
+        budget: int,
+        context_length: int,
+        prefix_budget: int | None = None,
+    ) -> None:
         self._shape = (n_layers, kv_heads, head_dim)
+        self.prefix_budget = budget if prefix_budget is None else prefix_budget
         self.bytes_per_token = n_layers * 2 * kv_heads * head_dim * 4
         self.budget = budget
         self.context_length = context_length
@@ -127,6 +140,8 @@ class KVStore:
         sequence.length = len(sequence.tokens)
         self._prefixes[self._next_prefix] = sequence
         self._next_prefix += 1
+        while sum(s.capacity for s in self._prefixes.values()) * self.bytes_per_token > self.prefix_budget:
+            self._discard(self._prefixes.popitem(last=False)[1])
 
     def borrow(self, sequence: Sequence, tokens: Array, limit: int, keep: Collection[str]) -> int:
         """Fill `sequence`, which holds the KV of the first `length` of `tokens`, from one that begins alike.

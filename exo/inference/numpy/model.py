@@ -66,6 +66,12 @@ class NumpyModel:
             shared = self.config.tied and self.embed is not None
             self.head = self.embed if shared else load.one("head")
 
+    def n_bytes(self) -> int:
+        """Of all weights."""
+        matrices = [m for layer in self.layers for m in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+        tables = {id(t): t for t in (self.embed, self.head) if t is not None}
+        return sum(m.nbytes for m in (*matrices, *tables.values()))
+
     def embed_tokens(self, tokens: Array) -> Array:
         assert self.embed is not None  # the caller has checked the shard
         rows: Array = self.embed[tokens]

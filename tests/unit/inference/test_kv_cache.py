@@ -145,6 +145,17 @@ def test_the_same_request_again_and_again_keeps_one_prefix() -> None:
     assert kv.used == BLOCK * TOKEN
 
 
+def test_only_so_much_is_kept_for_reuse_and_the_oldest_goes_first() -> None:
+    kv = KVStore(2, 1, 4, 100 * BLOCK * TOKEN, 100_000, prefix_budget=3 * BLOCK * TOKEN)
+    for name in "abcde":
+        fill(kv, name, np.random.default_rng(ord(name)).integers(0, 99, 50).tolist())
+        kv.release(name)
+    assert kv.used == 3 * BLOCK * TOKEN
+    for name, held in (("a", 0), ("e", 49)):
+        tokens = np.random.default_rng(ord(name)).integers(0, 99, 50)
+        assert kv.borrow(kv.at(f"again-{name}", 0), tokens, 49, []) == held
+
+
 def test_releasing_what_is_unknown_is_fine() -> None:
     kv = store()
     kv.release("nobody")
