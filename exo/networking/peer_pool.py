@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,8 +21,11 @@ from exo.networking.peer_handle import PeerHandle
 
 log = logging.getLogger(__name__)
 
-FIRST_DELAY = 0.1
+# Between attempts, in seconds: a connection that broke is back before anybody plans anew, a dead peer costs little.
+FIRST_DELAY = 0.01
 LAST_DELAY = 0.7
+# A connection that lived for less counts as a failed attempt.
+STEADY = 5.0
 # A refusal will not change by itself within a moment.
 REFUSED_DELAY = 2.0
 MAX_CANDIDATES = 256
@@ -117,8 +121,9 @@ class PeerPool:
             try:
                 await handle.initialize()
                 self._problems.pop(candidate, None)
-                delay = FIRST_DELAY
+                since = time.monotonic()
                 await self._while_connected(candidate, handle)
+                delay = FIRST_DELAY if time.monotonic() - since > STEADY else min(2 * delay, LAST_DELAY)
             except ResourceError as error:
                 cause = _refusal_in(error)
                 if cause is not None and cause.reason == "self":

@@ -136,7 +136,12 @@ class Ring(AsyncResource):
             self._changed.set()
 
     def on_peer_lost(self, peer_id: str, reason: str) -> None:
-        if self.view.lose(peer_id):
+        handle = self.view.handles.get(peer_id)
+        if handle is not None and handle.is_connected():
+            # Its stream to us broke, ours to it did not (yet): what was under way is lost, the peer may not be.
+            self._interrupt(peer_id, reason)
+            self._changed.set()
+        elif self.view.lose(peer_id):
             self._lose(peer_id, reason)
             self._changed.set()
 
@@ -183,11 +188,16 @@ class Ring(AsyncResource):
         log.warning("node %s is lost: %s", node_id, reason)
         if self._links is not None:
             self._links.drop(node_id, reason)
+        self._interrupt(node_id, reason)
+
+    def _interrupt(self, node_id: str, reason: str) -> None:
+        """What runs through this node begins anew, on the next plan."""
         if self._plan is not None and any(stage.node_id == node_id for stage in self._plan.stages):
             self._plan = None
             self._reason = f"node {node_id!r} is lost ({reason}); planning anew"
         if self._stage is not None and self._entry is not None:
             self._stage.forget_entry(node_id)
+            self._stage.fail_through(node_id, f"node {self.view.own_id!r} lost node {node_id!r}: {reason}")
             self._entry.replay_on([node_id], f"node {node_id!r} is lost: {reason}")
 
     # -- reconcile --------------------------------------------------------------------------------------------------

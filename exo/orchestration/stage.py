@@ -175,6 +175,11 @@ class Stage(AsyncResource):
         for lane in [lane for lane in self._lanes.values() if lane.entry == node_id]:
             self._forget(lane)
 
+    def fail_through(self, node_id: str, reason: str) -> None:
+        """A stream from or to this stage's node broke: what was under way on it is lost, and nobody else may notice."""
+        for lane in [lane for lane in self._lanes.values() if node_id in lane.assignment.nodes]:
+            self._fail(lane, reason, retryable=True)
+
     def fail(self, sequence_id: str, reason: str, *, retryable: bool) -> None:
         """Something this stage sent did not arrive, or was refused."""
         lane = self._lanes.get(sequence_id)

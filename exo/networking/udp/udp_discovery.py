@@ -156,7 +156,8 @@ class _Protocol(asyncio.DatagramProtocol):
         self._received = received
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        self._received(data, str(addr[0]))
+        link_local = len(addr) == 4 and addr[3]  # means nothing without its interface
+        self._received(data, f"{addr[0]}%{addr[3]}" if link_local else str(addr[0]))
 
     def error_received(self, exc: Exception) -> None:
         log.debug("udp: %s", exc)  # an interface without a route, a peer without a listener: the next one may do
