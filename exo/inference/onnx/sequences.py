@@ -23,10 +23,21 @@ from exo.inference.onnx.slots import SHORTEST_PREFIX, SlotTable, grained, window
 
 Array = np.ndarray[Any, Any]
 
-# Tokens of one pass over one sequence. Smaller chunks also compute less of attention's masked upper half.
+# Most and fewest tokens of one pass over one sequence. Small chunks compute less of attention's masked upper half and
+# need less scratch memory; below the fewest, weights would be read too often.
 CHUNK: Final = 128
+MIN_CHUNK: Final = 32
+# Multiplications of a chunk, so that a cancelled prompt of a large model ends within about a second on a few cores.
+CHUNK_WORK: Final = 50e9
 # How many request ids to remember that outgrew the short rope factors.
 REMEMBERED: Final = 1024
+
+
+def chunk_size(spec: DecoderSpec, config: ModelConfig) -> int:
+    """Tokens of one pass over one sequence."""
+    attention = 2 * config.heads * config.head_dim + 2 * config.kv_heads * config.head_dim
+    per_token = len(spec.layers) * config.hidden * (attention + 3 * config.ffn)
+    return int(max(min(MIN_CHUNK, CHUNK), min(CHUNK, CHUNK_WORK // per_token)))
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +62,7 @@ class Sequences:
     ) -> None:
         self._session = session
         self._spec = spec
+        self._chunk = chunk_size(spec, config)
         self._config = config
         self._buffers = KvBuffers(spec.layers, n_slots, spec.n_kv_heads, spec.head_dim, config.context_length)
         self.table = SlotTable(n_slots, kv_budget // self._buffers.bytes_per_token)
@@ -225,9 +237,9 @@ class Sequences:
     def _prefill(self, place: _Place, cancel: Callable[[], None]) -> Array:
         wanted = place.step.rows
         kept: list[Array] = []
-        for start in range(0, len(place.values), CHUNK):
+        for start in range(0, len(place.values), self._chunk):
             cancel()
-            chunk = place.values[start : start + CHUNK]
+            chunk = place.values[start : start + self._chunk]
             is_end = start + len(chunk) == len(place.values)
             slot, long = self._slot(place)
             rows: Array | None = None

@@ -16,10 +16,13 @@ from golden_data import DATA
 from exo.inference.engine import LoadProgress, PassCancelled
 from exo.inference.errors import InvalidRequest, Overloaded, SequenceLost, UnsupportedModel
 from exo.inference.inference_engine import Step
-from exo.inference.onnx import sequences, session
+from exo.inference.models import ModelConfig, RopeConfig
+from exo.inference.onnx import session
 from exo.inference.onnx.engine import OnnxEngine, default_cache_dir
 from exo.inference.onnx.kv_buffers import MIN_CAPACITY, KvBuffers
+from exo.inference.onnx.sequences import CHUNK, MIN_CHUNK, Sequences, chunk_size
 from exo.inference.onnx.session import choose_providers
+from exo.inference.onnx.shard_weights import decoder_spec
 from exo.inference.shard import Shard
 
 Array = np.ndarray[Any, Any]
@@ -53,6 +56,11 @@ async def loaded(cache: Path, **options: Any) -> AsyncIterator[OnnxEngine]:
 async def engine(tmp_path: Path) -> AsyncIterator[OnnxEngine]:
     async with loaded(tmp_path) as engine:
         yield engine
+
+
+def inner(engine: OnnxEngine) -> Sequences:
+    assert engine._sequences is not None
+    return engine._sequences
 
 
 async def alone(engine: OnnxEngine, ids: Array) -> Array:
@@ -108,13 +116,25 @@ async def test_sequences_left_out_of_batches_keep_their_caches(engine: OnnxEngin
 async def test_chunks_give_what_one_pass_gives(engine: OnnxEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = tokens(50)
     want = await alone(engine, ids)
-    monkeypatch.setattr(sequences, "CHUNK", 16)
+    monkeypatch.setattr(inner(engine), "_chunk", 16)
     (got,) = await engine.infer_batch(SHARD, [Step("a", ids, 0, "all")])
     np.testing.assert_allclose(got, want, atol=1e-4)
     (first,) = await engine.infer_batch(SHARD, [Step("b", ids[:30], 0, "none")])
     assert first.shape == (0, VOCAB)
     (rest,) = await engine.infer_batch(SHARD, [Step("b", ids[30:], 30, "all")])
     np.testing.assert_allclose(rest, want[30:], atol=1e-4)
+
+
+def test_large_models_read_prompts_in_smaller_chunks() -> None:
+    rope = RopeConfig(dims=16)
+    sizes = {"head_dim": 16, "vocab": 320, "context_length": 512, "norm_eps": 1e-5, "rope": rope, "tied": True}
+    found = []
+    for n_layers, hidden, ffn in ((4, 64, 160), (32, 1024, 4096), (64, 8192, 28672)):
+        config = ModelConfig(
+            family="llama", n_layers=n_layers, hidden=hidden, heads=hidden // 16, kv_heads=1, ffn=ffn, **sizes
+        )
+        found.append(chunk_size(decoder_spec(config, Shard.whole("m", n_layers)), config))
+    assert found[0] == CHUNK > found[1] > found[2] == MIN_CHUNK
 
 
 async def test_a_sequence_may_outgrow_the_first_buffers(tmp_path: Path) -> None:
@@ -258,10 +278,8 @@ async def test_more_sequences_than_slots_evict_the_oldest(tmp_path: Path) -> Non
 async def test_a_cancelled_pass_leaves_every_sequence_as_it_was(
     engine: OnnxEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sequences, "CHUNK", 8)
+    monkeypatch.setattr(inner(engine), "_chunk", 8)
     await engine.infer_batch(SHARD, [Step("old", tokens(20), 0)])
-    inner = engine._sequences
-    assert inner is not None
     asked = 0
 
     def cancel() -> None:
@@ -271,7 +289,7 @@ async def test_a_cancelled_pass_leaves_every_sequence_as_it_was(
             raise PassCancelled
 
     with pytest.raises(PassCancelled):
-        inner.forward([Step("old", tokens(30, seed=1), 20), Step("new", tokens(30, seed=2), 0)], cancel)
+        inner(engine).forward([Step("old", tokens(30, seed=1), 20), Step("new", tokens(30, seed=2), 0)], cancel)
     assert asked == 3
     assert engine.sequences == 1
     want = await alone(engine, np.concatenate([tokens(20), token(3)]))
