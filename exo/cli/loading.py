@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -11,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from exo.download.shard_downloader import LocalShardDownloader
+from exo.contract import env_name
+from exo.download import DownloadProgress, LocalShardDownloader, ShardDownloader, hub_names
 from exo.inference.checkpoint import open_checkpoint
 from exo.inference.engine import CheckpointEngine, LoadProgress
 from exo.inference.factory import create_engine
@@ -22,16 +24,49 @@ from exo.inference.shard import Shard
 @contextlib.asynccontextmanager
 async def loaded_engine(model: str, engine_name: str) -> AsyncIterator[tuple[CheckpointEngine, Shard]]:
     """Raises `ModelNotFound` or `CheckpointError` before any weight is read."""
-    async with LocalShardDownloader() as downloader:
-        source = await downloader.describe(model)
-        shard = Shard.whole(source.model_id, layers_of(source.path))
-        path = await downloader.ensure_shard(source, shard)
+    async with downloader_of(model) as downloader:
+        with fetch_bar(downloader, model):
+            source = await downloader.describe(model)
+            shard = Shard.whole(source.model_id, layers_of(source.path))
+            path = await downloader.ensure_shard(source, shard)
     engine = create_engine(engine_name)
     assert isinstance(engine, CheckpointEngine)  # all that the factory makes
     async with engine:
         with progress_bar(engine, source.model_id):
             await engine.load_checkpoint(shard, path)
         yield engine, shard
+
+
+def downloader_of(model: str) -> ShardDownloader:
+    """For a hub model one with the cache, token and revision of the environment."""
+    if not hub_names.is_hub_name(model):
+        return LocalShardDownloader()
+    from exo.download.hub_downloader import HubShardDownloader
+    from exo.orchestration.build import default_cache_dir
+
+    def given(setting: str) -> str | None:
+        return os.environ.get(env_name(setting)) or None
+
+    cache = given("cache-dir")
+    return HubShardDownloader(
+        Path(cache) if cache else default_cache_dir(),
+        revision=given("hub-revision"),
+        token=given("hub-token"),
+        offline=(given("offline") or "").lower() in ("1", "true", "yes", "on"),
+    )
+
+
+@contextlib.contextmanager
+def fetch_bar(downloader: ShardDownloader, name: str) -> Iterator[None]:
+    """A bar while files come from the hub; nothing for a model that is here, and without a terminal."""
+    with _bar("fetching") as bar:
+        task = bar.add_task(name, total=None, visible=False)
+
+        def advance(progress: DownloadProgress) -> None:
+            bar.update(task, total=progress.bytes_total, completed=progress.bytes_done, visible=True)
+
+        downloader.on_progress = advance
+        yield
 
 
 def layers_of(path: Path) -> int:
@@ -47,8 +82,7 @@ def progress_bar(engine: CheckpointEngine, name: str) -> Iterator[None]:
         yield
         sys.stderr.write(f"loaded {name} in {time.monotonic() - started:.1f} s\n")
         return
-    columns = (TextColumn("loading {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _bar("loading") as bar:
         task = bar.add_task(name, total=None)
 
         def advance(progress: LoadProgress) -> None:
@@ -57,3 +91,8 @@ def progress_bar(engine: CheckpointEngine, name: str) -> Iterator[None]:
         engine.on_progress = advance
         yield
         engine.on_progress = None
+
+
+def _bar(verb: str) -> Progress:
+    columns = (TextColumn(verb + " {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
