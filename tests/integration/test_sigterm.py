@@ -1,0 +1,117 @@
+"""SIGTERM in every state of a served node: exit 0 within the grace period, the cleanup order in the log."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serve_processes import Served, free_ports
+
+GRACE_SECONDS = 20.0
+# Types in the order in which they may be closed; not every one was up in every state.
+ORDER = (
+    "ring", "discovery", "server", "stage", "links", "model", "inference_engine", "shard_downloader",
+    "health_monitor", "node", "health_server", "api_server", "process",
+)  # fmt: skip
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    monkeypatch.setenv("EXO_FAULT_DIR", str(faults))
+    flags = ["--engine", "dummy", "--model", "dummy", "--discovery", "none", "--drain-seconds", "5"]
+    node = Served("n0", tmp_path, *free_ports(3), flags)
+    yield node
+    node.stop()
+
+
+def events(node: Served) -> list[dict[str, Any]]:
+    """The whole JSON lines of the log so far."""
+    if not node.log.exists():
+        return []
+    lines = node.log.read_text(errors="replace").split("\n")[:-1]
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def saw(node: Served, kind: str, state: str) -> Callable[[], bool]:
+    return lambda: any(e.get("resource_type") == kind and e.get("to") == state for e in events(node))
+
+
+def wait(condition: Callable[[], bool], node: Served, timeout: float = 40.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert node.process is not None
+        assert node.process.poll() is None, node.log.read_text()
+        assert time.monotonic() < deadline, node.log.read_text()
+        time.sleep(0.005)
+
+
+def ends_in_order(node: Served) -> None:
+    """Ends by itself with exit code 0, and has closed its parts in order."""
+    assert node.process is not None
+    assert node.process.wait(GRACE_SECONDS) == 0, node.log.read_text()
+    # What never came up has nothing to close and no place in the order.
+    closed = [e["resource_type"] for e in events(node) if (e.get("from"), e.get("to")) == ("CLOSING", "CLOSED")]
+    closed = [kind for kind in closed if kind != "group"]
+    assert closed == sorted(closed, key=ORDER.index), closed
+    assert closed[-1] == "process"
+    last = {e["resource_id"]: e["to"] for e in events(node) if e.get("event") == "transition"}
+    assert set(last.values()) == {"CLOSED"}, last
+    assert events(node)[-1]["event"] == "stopped"
+
+
+def test_while_initializing(served: Served) -> None:
+    served.start()
+    wait(saw(served, "node", "INITIALIZING"), served)
+    served.signal(signal.SIGTERM)
+    ends_in_order(served)
+
+
+@pytest.mark.parametrize("state", ["DEGRADED", "ERROR"])
+def test_when_the_engine_is_ailing(served: Served, tmp_path: Path, state: str) -> None:
+    served.start()
+    wait(saw(served, "process", "READY"), served)
+    (tmp_path / "faults" / "inference_engine").write_text("pulled the plug")
+    wait(saw(served, "inference_engine", state), served)
+    served.signal(signal.SIGTERM)
+    ends_in_order(served)
+
+
+def test_while_closing(served: Served) -> None:
+    served.start()
+    wait(saw(served, "process", "READY"), served)
+    served.signal(signal.SIGTERM)
+    time.sleep(0.01)
+    served.signal(signal.SIGTERM)
+    ends_in_order(served)
+
+
+def test_a_fault_takes_readiness_away_with_its_reason_and_its_end_brings_it_back(
+    served: Served, tmp_path: Path
+) -> None:
+    def ready() -> tuple[int, str]:
+        answer = httpx.get(f"{served.url}/readyz", timeout=5)
+        return answer.status_code, answer.text
+
+    served.start()
+    wait(saw(served, "process", "READY"), served)
+    wait(lambda: ready()[0] == 200, served)
+    fault = tmp_path / "faults" / "inference_engine"
+    fault.write_text("pulled the plug")
+    wait(lambda: ready()[0] == 503, served, 10)
+    assert "pulled the plug" in ready()[1]
+    wait(saw(served, "inference_engine", "ERROR"), served, 20)
+    assert httpx.get(f"{served.url}/livez", timeout=5).status_code == 200
+    fault.unlink()
+    wait(lambda: ready()[0] == 200, served, 15)
+    served.signal(signal.SIGTERM)
+    ends_in_order(served)
+    closed = {e["resource_type"] for e in events(served) if e.get("to") == "CLOSED"}
+    assert closed >= set(ORDER)
