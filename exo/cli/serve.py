@@ -20,6 +20,7 @@ from exo.cli.failures import USAGE, Failure, explain
 from exo.inference.errors import NodeDraining
 from exo.lifecycle import ResourceGroup
 from exo.networking.grpc.health_server import HealthServer
+from exo.observability.metrics import install as count_lifecycle
 from exo.observability.logging import configure_logging
 from exo.orchestration.build import build_node
 from exo.orchestration.node import Node

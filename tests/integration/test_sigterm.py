@@ -111,6 +111,9 @@ def test_a_fault_takes_readiness_away_with_its_reason_and_its_end_brings_it_back
     assert httpx.get(f"{served.url}/livez", timeout=5).status_code == 200
     fault.unlink()
     wait(lambda: ready()[0] == 200, served, 15)
+    metrics = httpx.get(f"{served.url}/metrics", timeout=5).text
+    assert 'exo_resource_restarts_total{resource_type="inference_engine"} ' in metrics
+    assert 'resource_type="inference_engine",state="ready"} 1.0' in metrics
     served.signal(signal.SIGTERM)
     ends_in_order(served)
     closed = {e["resource_type"] for e in events(served) if e.get("to") == "CLOSED"}
