@@ -52,7 +52,7 @@ async def test_health_server():
 
 async def test_grpc_peer_handle(peer):
     handler = RecordingHandler("a")
-    await check_resource(lambda: make_handle(handler, peer), patience=6.0)
+    await check_resource(lambda: make_handle(handler, peer))
 
 
 async def test_no_discovery():
