@@ -137,7 +137,8 @@ class GGUFCheckpoint(Checkpoint):
         n_tensors, n_values = cursor.scalar("Q", "tensor count"), cursor.scalar("Q", "key-value count")
         # The smallest key-value has 13 bytes, the smallest tensor entry 32.
         if n_values * 13 + n_tensors * 32 > cursor.size:
-            raise _Broken(f"claims {n_tensors} tensors and {n_values} key-values, more than its {cursor.size} bytes")
+            claim = f"{n_tensors} tensors and {n_values} key-values"
+            raise _Broken(f"truncated or damaged: claims {claim}, more than its {cursor.size} bytes can hold")
         metadata: dict[str, Any] = {}
         for i in range(n_values):
             key = cursor.string(f"key {i}")

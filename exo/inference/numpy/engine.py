@@ -15,7 +15,9 @@ from exo.inference.memory import default_kv_budget
 from exo.inference.models import Weights
 from exo.inference.numpy import kv_cache
 from exo.inference.numpy.model import NumpyModel, Rows
+from exo.inference.numpy.threads import limit_threads
 from exo.inference.shard import Shard
+from exo.topology.device_capabilities import device_capabilities
 
 # How many request ids to remember that outgrew the short rope factors.
 REMEMBERED: Final = 1024
@@ -48,6 +50,7 @@ class NumpyEngine(CheckpointEngine):
         return len(self._store) if self._store is not None else 0
 
     def _load(self, weights: Weights, shard: Shard, advance: Callable[[int], None]) -> None:
+        limit_threads(device_capabilities().cores)
         model = NumpyModel(weights, shard, advance)
         config = weights.config
         budget = default_kv_budget() if self._wanted_budget is None else self._wanted_budget

@@ -80,8 +80,8 @@ class KVStore:
 
     @property
     def live_tokens(self) -> int:
-        """Tokens that live sequences have room for."""
-        return sum(s.capacity for s in self._live.values())
+        """Tokens that live sequences have room for. May be asked from another thread: the tuple is made at once."""
+        return sum(s.capacity for s in tuple(self._live.values()))
 
     @property
     def free_tokens(self) -> int:
