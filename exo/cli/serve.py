@@ -20,8 +20,8 @@ from exo.cli.failures import USAGE, Failure, explain
 from exo.inference.errors import NodeDraining
 from exo.lifecycle import ResourceGroup
 from exo.networking.grpc.health_server import HealthServer
-from exo.observability.metrics import install as count_lifecycle
 from exo.observability.logging import configure_logging
+from exo.observability.metrics import install as count_lifecycle
 from exo.orchestration.build import build_node
 from exo.orchestration.node import Node
 from exo.orchestration.settings import NodeSettings
@@ -78,6 +78,7 @@ def serve(values: dict[str, Any]) -> int:
     """Runs until a signal; the exit code. Wrong settings are refused before anything else happens."""
     node, api = node_settings(values), api_settings(values)
     configure_logging("json" if wants_json(values["log_format"]) else "console", level=values["log_level"])
+    count_lifecycle()
     return asyncio.run(_serve(node, api, values["health_port"]))
 
 
