@@ -37,7 +37,9 @@ async def main(argv: list[str]) -> int:
         await cluster.close()
 
 
-async def drain(cluster: Cluster, namespaces: tuple[str, ...], grace: int, timeout: float) -> int:
+async def drain(
+    cluster: Cluster, namespaces: tuple[str, ...], grace: int, timeout: float, *, pause: float = 1.0
+) -> int:
     """Delete in the order clusters, nodes, pods; force what is left when most of the time is over."""
     loop = asyncio.get_running_loop()
     force_at = loop.time() + 0.8 * timeout
@@ -49,11 +51,11 @@ async def drain(cluster: Cluster, namespaces: tuple[str, ...], grace: int, timeo
         if not left:
             log.info("nothing left")
             return 0
-        forced = loop.time() > force_at
+        forced = loop.time() >= force_at
         for obj in left:
             await _delete(cluster, obj, grace, forced)
         log.info("waiting", left=len(left))
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(pause)
 
 
 async def _objects(cluster: Cluster, kind: str, namespace: str) -> list[Raw]:
