@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from starlette.requests import Request
 
 from exo.api.health import Probes
 from exo.api.meters import Totals
-from exo.api.problems import TooLarge
+from exo.api.problems import TooLarge, TooSlow
 from exo.api.replies import Envelope
 from exo.inference.errors import ModelNotFound, NodeDraining, RingUnavailable
 from exo.inference.generation import Backend, NodeView
@@ -26,6 +27,7 @@ class ApiSettings:
     """Raises `ValueError` naming the field.
 
     api_key: where set, `/v1` and `/api/v1` ask for it; health, metrics and the pages themselves do not.
+    body_seconds: how long a request's body may take to come.
     drain_seconds: how long running answers may take to end once the server stops.
     """
 
@@ -33,6 +35,7 @@ class ApiSettings:
     port: int = 0
     api_key: str | None = field(default=None, repr=False)
     max_body_bytes: int = 16 * 2**20
+    body_seconds: float = 60.0
     drain_seconds: float = 30.0
 
     def __post_init__(self) -> None:
@@ -88,8 +91,16 @@ class Context:
 
 
 async def read_body(request: Request) -> bytes:
-    """Raises `TooLarge` as soon as the length, announced or come so far, is over the limit."""
-    limit = request.app.state.context.settings.max_body_bytes
+    """Raises `TooLarge` as soon as the length is over the limit, `TooSlow` where the body does not come."""
+    settings = request.app.state.context.settings
+    try:
+        async with asyncio.timeout(settings.body_seconds):
+            return await _read(request, settings.max_body_bytes)
+    except TimeoutError:
+        raise TooSlow(settings.body_seconds) from None
+
+
+async def _read(request: Request, limit: int) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise TooLarge(limit)

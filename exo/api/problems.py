@@ -37,6 +37,13 @@ class TooLarge(Exception):
         self.limit = limit
 
 
+class TooSlow(Exception):
+    """The body did not come in time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the body did not come within {seconds:g} s")
+
+
 class Unauthorized(Exception):
     """No API key, or a wrong one."""
 
@@ -55,6 +62,8 @@ def problem_of(error: BaseException) -> Problem:
             )
         case TooLarge():
             return Problem(status=413, message=str(error), code="request_too_large")
+        case TooSlow():
+            return Problem(status=408, message=str(error), code="request_timeout")
         case errors.Overloaded():
             return _later(429, error, "rate_limit_error", "overloaded", error.retry_after)
         case errors.NodeDraining():

@@ -106,7 +106,9 @@ class Run:
         meters.TOKENS.labels("completion").inc(new)
 
     def _observe(self) -> None:
-        prompt = sum(choice.prompt_tokens for choice in self.choices)
+        # Choices of one prompt share the tuple of its tokens: it counts once, as in the usage.
+        prompts = {id(r.prompt_tokens): c.prompt_tokens for r, c in zip(self._requests, self.choices, strict=True)}
+        prompt = sum(prompts.values())
         self._totals.prompt_tokens += prompt
         meters.TOKENS.labels("prompt").inc(prompt)
         self._facts |= {

@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -20,10 +21,16 @@ QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 @pytest.fixture(scope="module")
-def starting() -> Iterator[tuple[Served, list[tuple[int, int, str]]]]:
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which a file named like a resource type makes its health checks fail."""
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="module")
+def starting(faults: Path) -> Iterator[tuple[Served, list[tuple[int, int, str]]]]:
     """The node, and what its probes said while it started: /livez, /startupz and why."""
     seen = []
-    with served(*NUMPY) as node:
+    with served(*NUMPY, EXO_FAULT_DIR=str(faults)) as node:
 
         def ready() -> bool:
             status, body = node.get("/startupz")
@@ -145,6 +152,17 @@ def test_the_views_show_the_ring_and_every_resource(node: Served) -> None:
     assert node.get("/api/v1/topology")[1]["nodes"][0]["id"] == ring["stages"][0]["node_id"]
 
 
+def test_readiness_follows_the_health_check_of_one_resource_and_back(node: Served, faults: Path) -> None:
+    (faults / "inference_engine").write_text("pulled the plug")
+    _, body = node.until(lambda: (seen := node.get("/readyz"))[0] == 503 and seen, 10)
+    assert any(
+        name.startswith("inference_engine") and "pulled the plug" in why for name, why in body["failing"].items()
+    )
+    assert (node.get("/livez")[0], node.get("/startupz")[0]) == (200, 200)
+    (faults / "inference_engine").unlink()
+    node.until(lambda: node.get("/readyz")[0] == 200, 15)
+
+
 def test_sigterm_in_mid_stream_ends_the_stream_whole_and_closes_in_order() -> None:
     with served(*NUMPY) as node:
         client = openai.OpenAI(base_url=f"{node.ready().url}/v1", api_key="-", max_retries=0, timeout=60)
@@ -166,22 +184,24 @@ def test_sigterm_in_mid_stream_ends_the_stream_whole_and_closes_in_order() -> No
         assert order == ["server", "inference_engine", "node", "api_server", "process"]
 
 
-def test_a_second_signal_ends_the_stream_and_still_closes_in_order() -> None:
-    with served(*NUMPY) as node:
+@pytest.mark.parametrize("why", ["deadline", "second signal"])
+def test_a_drain_that_is_cut_short_ends_the_stream_with_an_error_and_closes_in_order(why: str) -> None:
+    seconds = "0.2" if why == "deadline" else "60"
+    with served("--engine", "dummy", "--drain-seconds", seconds) as node:
         client = openai.OpenAI(base_url=f"{node.ready().url}/v1", api_key="-", max_retries=0, timeout=60)
         with client:
-            stream = client.chat.completions.create(
-                model=MODEL, messages=QUESTION, stream=True, max_tokens=900, extra_body={"ignore_eos": True}
-            )
+            # Long enough for any machine: it would take the dummy engine seconds.
+            stream = client.chat.completions.create(model=MODEL, messages=QUESTION, stream=True, max_tokens=8000)
             next(iter(stream))
             node.signal()
-            node.until(lambda: node.get("/readyz")[0] == 503, 5)
-            node.signal(signal.SIGINT)
+            if why == "second signal":
+                node.until(lambda: "draining" in str(node.get("/readyz")), 5)
+                node.signal(signal.SIGINT)
             with pytest.raises(openai.APIError):
                 list(stream)
         assert node.wait(15) == 0
         closed = [event["resource_type"] for event in node.events if str(event.get("to")).lower() == "closed"]
-        assert closed[-3:] == ["health_server", "api_server", "process"]
+        assert closed[-4:] == ["node", "health_server", "api_server", "process"]
 
 
 def test_sigterm_while_it_starts_is_a_clean_end() -> None:

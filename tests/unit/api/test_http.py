@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -232,6 +233,15 @@ async def test_a_body_over_the_limit_is_413_also_when_it_comes_in_pieces() -> No
     assert (announced.status_code, streamed.status_code) == (413, 413)
 
 
+async def test_a_body_that_does_not_come_is_408() -> None:
+    async def stuck() -> Any:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with Fakes(settings=ApiSettings(body_seconds=0.01)).http() as http:
+        assert (await http.post("/v1/completions", content=stuck())).status_code == 408
+
+
 async def test_the_request_id_is_the_clients_where_it_is_sane() -> None:
     async with Fakes().http() as http:
         own = await http.get("/v1/models", headers={"X-Request-Id": "abc-1"})
@@ -302,6 +312,12 @@ async def test_totals_count_what_was_answered_and_what_failed() -> None:
         await http.post("/v1/chat/completions", json=CHAT)
         totals = (await http.get("/api/v1/requests")).json()["totals"]
     assert totals == {"answered": 1, "failed": 1, "prompt_tokens": 6, "completion_tokens": 7}
+
+
+async def test_the_log_counts_the_prompt_once_like_the_usage(logs: list[EventDict]) -> None:
+    await ask(Fakes(), "/v1/completions", model="tiny", prompt=["a", "bbb"], n=2, max_tokens=1)
+    (line,) = [event for event in logs if event["event"] == "request"]
+    assert (line["prompt_tokens"], line["completion_tokens"]) == (4, 4)
 
 
 async def test_metrics_count_requests_by_route_and_never_by_path() -> None:

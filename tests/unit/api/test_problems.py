@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.exceptions import HTTPException
 
-from exo.api.problems import TooLarge, Unauthorized, problem_of
+from exo.api.problems import TooLarge, TooSlow, Unauthorized, problem_of
 from exo.inference import errors
 from exo.lifecycle import ResourceClosed
 
@@ -18,6 +18,7 @@ from exo.lifecycle import ResourceClosed
         (errors.ModelNotFound("x", ("a", "b")), 404, "model_not_found"),
         (Unauthorized("no key"), 401, "invalid_api_key"),
         (TooLarge(10), 413, "request_too_large"),
+        (TooSlow(10), 408, "request_timeout"),
         (errors.Overloaded("full", retry_after=2.2), 429, "overloaded"),
         (errors.NodeDraining("leaving"), 503, "draining"),
         (errors.RingUnavailable("no plan"), 503, "unavailable"),
