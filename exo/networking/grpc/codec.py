@@ -35,6 +35,9 @@ MAX_TOP_LOGPROBS = 256
 MAX_BUNDLE = 1024
 # Room for everything in a `Forward` beside its values.
 _OVERHEAD = 1024
+# Field number and "length-delimited", as they begin these fields on the wire.
+_FORWARD_TAG = bytes([pb.Frame.FORWARD_FIELD_NUMBER << 3 | 2])
+_VALUES_TAG = bytes([pb.Forward.VALUES_FIELD_NUMBER << 3 | 2])
 _DTYPES: dict[int, tuple[np.dtype[Any], int]] = {
     pb.Forward.FLOAT32: (np.dtype("<f4"), 2),
     pb.Forward.INT64: (np.dtype("<i8"), 1),
@@ -48,17 +51,15 @@ def rows_per_message(hidden: int) -> int:
 
 def encode(message: Message) -> bytes:
     try:
-        return serialize(_to_frame(message))
+        return _forward_bytes(message) if isinstance(message, Forward) else serialize(_to_frame(message))
     except BadMessage:
         raise
     except (ValueError, TypeError) as error:  # a number that does not fit its field, text that is no Unicode
         raise BadMessage(type(message).__name__, str(error)) from error
 
 
-def _to_frame(message: Message) -> pb.Frame:
+def _to_frame(message: Open | Token | Close | Failed) -> pb.Frame:
     match message:
-        case Forward():
-            return pb.Frame(forward=_encode_forward(message))
         case Token():
             return pb.Frame(token=_encode_token(message))
         case Open():
@@ -106,27 +107,47 @@ def from_frame(frame: pb.Frame) -> Message:
     return decoder(getattr(frame, kind or ""))
 
 
-def _encode_forward(message: Forward) -> pb.Forward:
-    values = message.values
-    if values.dtype == np.float32 and values.ndim == 2:
-        dtype, raw = pb.Forward.FLOAT32, values.astype("<f4", copy=False)
-    elif values.dtype == np.int64 and values.ndim == 1:
-        dtype, raw = pb.Forward.INT64, values.astype("<i8", copy=False)
-    else:
-        raise BadMessage(
-            "values", f"{values.dtype} {values.shape}: only float32 (tokens, hidden) and int64 (tokens,) travel"
-        )
-    if raw.nbytes > MAX_MESSAGE_BYTES - _OVERHEAD:
-        raise BadMessage("values", f"{raw.nbytes} bytes, a message takes at most {MAX_MESSAGE_BYTES}: send it in parts")
-    return pb.Forward(
+def _forward_bytes(message: Forward) -> bytes:
+    """A `Frame` put together by hand, so that the values are copied once and not by each layer of the library."""
+    dtype, values = _checked(message.values)
+    head = pb.Forward(
         sequence_id=message.sequence_id,
         epoch=message.epoch,
         position=message.position,
         dtype=dtype,
         shape=values.shape,
-        values=raw.tobytes(),
         sample=message.sample,
-    )
+    ).SerializeToString()
+    tail = _VALUES_TAG + _varint(values.nbytes)
+    size = _varint(len(head) + len(tail) + values.nbytes)
+    return b"".join((_FORWARD_TAG, size, head, tail, values.data.cast("B")))
+
+
+def _checked(values: Array) -> tuple[Any, Array]:
+    """The dtype on the wire, and the values as they lie there: C order, little endian."""
+    if values.dtype == np.float32 and values.ndim == 2:
+        dtype, raw = pb.Forward.FLOAT32, np.ascontiguousarray(values, "<f4")
+    elif values.dtype == np.int64 and values.ndim == 1:
+        dtype, raw = pb.Forward.INT64, np.ascontiguousarray(values, "<i8")
+    else:
+        raise BadMessage(
+            "values", f"{values.dtype} {values.shape}: only float32 (tokens, hidden) and int64 (tokens,) travel"
+        )
+    if not raw.size:
+        raise BadMessage("values", f"{values.shape}: nothing to send")
+    if raw.nbytes > MAX_MESSAGE_BYTES - _OVERHEAD:
+        raise BadMessage("values", f"{raw.nbytes} bytes, a message takes at most {MAX_MESSAGE_BYTES}: send it in parts")
+    return dtype, raw
+
+
+def _varint(number: int) -> bytes:
+    """Protocol Buffers' base 128 encoding."""
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
 
 def _encode_token(message: Token) -> pb.Token:
