@@ -10,13 +10,14 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
 from exo.api.context import ApiSettings
 from exo.api.server import ApiServer
 from exo.cli.failures import USAGE, Failure, explain
+from exo.cli.startup import LateStderr, startup_bar
 from exo.inference.errors import NodeDraining
 from exo.lifecycle import ResourceGroup
 from exo.networking.grpc.health_server import HealthServer
@@ -77,7 +78,8 @@ def api_settings(values: dict[str, Any]) -> ApiSettings:
 def serve(values: dict[str, Any]) -> int:
     """Runs until a signal; the exit code. Wrong settings are refused before anything else happens."""
     node, api = node_settings(values), api_settings(values)
-    configure_logging("json" if wants_json(values["log_format"]) else "console", level=values["log_level"])
+    form: Literal["json", "console"] = "json" if wants_json(values["log_format"]) else "console"
+    configure_logging(form, level=values["log_level"], stream=LateStderr())  # type: ignore[arg-type]  # is a TextIO
     count_lifecycle()
     return asyncio.run(_serve(node, api, values["health_port"]))
 
@@ -86,14 +88,16 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
     stop = Stop()
     stop.listen()
     node = build_node(settings)
-    group = compose(node, api, health_port)
+    server = ApiServer(node, node, node.monitor, api)
+    group = compose(node, server, health_port)
     starting = asyncio.create_task(group.initialize(), name="start")
     stopping = asyncio.create_task(stop.asked.wait(), name="wait for a signal")
     try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        async with startup_bar(node.describe_progress):
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():
             starting.result()
-            _log.info("ready", node_id=settings.node_id, model=settings.model)
+            _log.info("ready", node_id=settings.node_id, model=settings.model, dashboard=server.url)
             await stopping
     except Exception as error:
         failure = explain(error)
@@ -109,15 +113,14 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
     return 0
 
 
-def compose(node: Node, api: ApiSettings, health_port: int) -> ResourceGroup:
+def compose(node: Node, server: ApiServer, health_port: int) -> ResourceGroup:
     """The whole process as one resource; members start from first to last and close in reverse."""
     group = ResourceGroup(resource_id=f"exo-{node.node_id}", resource_type="process")
-    server = ApiServer(node, node, node.monitor, api)
     node.monitor.register(server, interval=CHECK_SECONDS)
     # The native gRPC probes then say what /readyz says.
     node.monitor.add_readiness("node", node.describe_progress)
     group.add(server, name="api")
-    group.add(HealthServer(node.node_id, api.host, node.monitor, port=health_port), name="health")
+    group.add(HealthServer(node.node_id, server.settings.host, node.monitor, port=health_port), name="health")
     group.add(node, name="node", depends_on=("api", "health"))
     return group
 
