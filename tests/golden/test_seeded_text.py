@@ -32,9 +32,10 @@ async def generate(stages: Stages, params: SamplingParams, *, others: int = 0, r
                 chunk = np.array(tokens[at : min(at + 7, len(tokens) - 1)])
                 await stages.infer([Step("main", chunk, at, "none")])
                 held["main"] += len(chunk)
+        # The others are of all lengths, prefilling and decoding at once.
+        lengths = {f"o{i}": 1 if held[f"o{i}"] else 1 + 3 * i for i in range(others)}
         steps = [Step("main", np.array(tokens[held["main"] :]), held["main"])]
-        for i in range(others):  # of all lengths, prefilling and decoding at once
-            steps.append(Step(f"o{i}", rng.integers(3, 320, 1 + i * 3 if held[f"o{i}"] == 0 else 1), held[f"o{i}"]))
+        steps += [Step(name, rng.integers(3, 320, n), held[name]) for name, n in lengths.items()]
         logits = (await stages.infer(steps))[0][-1]
         for step in steps:
             held[step.request_id] += len(step.values)
