@@ -34,7 +34,7 @@ class ApiSettings:
     host: str = "0.0.0.0"
     port: int = 0
     api_key: str | None = field(default=None, repr=False)
-    max_body_bytes: int = 16 * 2**20
+    max_body_bytes: int = 4 * 2**20
     body_seconds: float = 60.0
     drain_seconds: float = 30.0
 

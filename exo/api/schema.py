@@ -17,6 +17,9 @@ from exo.inference.errors import InvalidRequest
 MAX_STOPS = 4
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
+# Far above what anybody sends; parsing what is longer would hold up everybody else.
+MAX_MESSAGES = 4096
+MAX_BIASES = 1024
 
 
 class _Body(BaseModel):
@@ -44,6 +47,8 @@ def _as_biases(value: Any) -> dict[int, float]:
         return {}
     if not isinstance(value, dict):
         raise _wrong("Input should be an object of token ids and numbers from -100 to 100")
+    if len(value) > MAX_BIASES:
+        raise _wrong(f"Input should have at most {MAX_BIASES} tokens, not {len(value)}")
     biases = {}
     for key, bias in value.items():
         if not (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 10):
@@ -166,7 +171,7 @@ class _Sampling(_Body):
 
 
 class ChatRequest(_Sampling):
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
@@ -252,6 +257,9 @@ def _check_completion(body: CompletionRequest) -> None:
     _check_stream_options(body)
     if body.suffix:
         raise InvalidRequest("'suffix' is not supported by these models.", field="suffix")
+    choices = len(body.prompt) * (body.n or 1)
+    if choices > MAX_CHOICES:
+        raise InvalidRequest(f"Prompts times 'n' should be at most {MAX_CHOICES}, not {choices}.", field="prompt")
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise InvalidRequest("'best_of' other than 'n' is not supported.", field="best_of")
 
