@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from exo.lifecycle import AsyncResource, ResourceError, TaskPriority
-from exo.networking.errors import BadMessage, PeerLost
+from exo.networking.errors import BadMessage, PeerLost, WrongEpoch
 from exo.networking.messages import Forward, Message
 from exo.networking.peer_handle import PeerHandle
 
@@ -87,7 +87,10 @@ class Links(AsyncResource):
 
     def post(self, node_id: str, message: Message) -> None:
         if node_id == self._node_id:
-            self._deliver(node_id, message)
+            try:
+                self._deliver(node_id, message)
+            except WrongEpoch as error:
+                self._undelivered(node_id, message, str(error))
             return
         outbox = self._outboxes.get(node_id)
         if outbox is None:

@@ -44,18 +44,33 @@ def _is_slow(node_id: str, view: Iterable[NodeOffer]) -> bool:
     return all(node_id in offer.slow for offer in others)
 
 
+def without_newcomers(view: list[NodeOffer]) -> list[NodeOffer]:
+    """Where a ring serves already, the view without the nodes that have yet to fetch and load their layers.
+
+    They say that they are ready by being `SERVING`: nobody's stream waits for their download.
+    """
+    if not any(offer.state is NodeState.SERVING for offer in view):
+        return view
+    return [offer for offer in view if not is_newcomer(offer)]
+
+
+def is_newcomer(offer: NodeOffer) -> bool:
+    return offer.state is NodeState.JOINING and not offer.epoch
+
+
 def plan_members(
     view: list[NodeOffer],
     model: ModelFootprint,
     partition: Callable[[Iterable[NodeOffer], ModelFootprint], RingPlan],
 ) -> RingPlan:
-    """The plan of the view, without its slow nodes where the rest can hold the model. Raises `NoPlan`."""
+    """The plan of the view: without newcomers and slow nodes where the rest can hold the model. Raises `NoPlan`."""
     quick = without_slow(view)
-    if len(quick) < len(view):
-        try:
-            return partition(quick, model)
-        except NoPlan:
-            pass  # better slow than not at all
+    for fewer in (without_newcomers(quick), quick):
+        if len(fewer) < len(view):
+            try:
+                return partition(fewer, model)
+            except NoPlan:
+                continue  # better slow than not at all
     return partition(view, model)
 
 

@@ -43,6 +43,8 @@ from exo.utils.health_check import HealthMonitor
 
 log = logging.getLogger(__name__)
 TOPOLOGY_SECONDS = 2.0
+# Nodes that start together find each other within this: planning alone first would load layers twice.
+GATHER_SECONDS = 0.5
 # How often each part is asked for its health: a fault is to be seen in readiness within a few seconds.
 CHECK_SECONDS = 1.0
 # What the drain leaves of the time to close the parts in.
@@ -131,6 +133,7 @@ class Node(AsyncResource):
 
     async def _do_initialize(self) -> None:
         self._drained_by = None
+        self.ring.begin()
         self.entry.admit_again()
         self.device_capabilities = await asyncio.to_thread(device_capabilities, self.settings.memory_mib)
         await self.monitor.initialize()
@@ -152,9 +155,13 @@ class Node(AsyncResource):
         )
         self.ring.serve(self.model.served.footprint, self._load)
         self._forget_peers = self.discovery.on_change(self.ring.on_peers)
+        if self.settings.discovery != "none":
+            await asyncio.sleep(GATHER_SECONDS)
         await self.update_peers(0)
         await self.ring.initialize()
         await self.ring.wait_settled()
+        if self.ring.load_error is not None and not self.peers:
+            raise self.ring.load_error  # with peers it stays: they may hold the model without it
 
     async def _load(self, shard: Shard) -> None:
         await self.model.load(shard)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable
 from typing import ClassVar
 
 from exo.inference.errors import RingUnavailable
@@ -24,6 +23,7 @@ from exo.networking.peer_handle import PeerHandle
 from exo.orchestration import membership
 from exo.orchestration.assignment import Assignment
 from exo.orchestration.entry import Entry
+from exo.orchestration.holder import Holder, Load
 from exo.orchestration.links import Links
 from exo.orchestration.stage import Stage
 from exo.orchestration.view import View
@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 # Changes come in bursts (three nodes start at once): wait this long for the next before planning. Seconds.
 SETTLE = 0.05
 SWEEP = 1.0
-Load = Callable[[Shard], Awaitable[None]]
+# How long a node that could not load its layers stays out of the plans. Seconds.
+TRY_AGAIN = 30.0
 
 
 class Ring(AsyncResource):
@@ -54,14 +55,12 @@ class Ring(AsyncResource):
         self.view = View(offer)
         self._strategy = strategy or RingMemoryWeightedPartitioningStrategy()
         self._model: ModelFootprint | None = None
-        self._load: Load | None = None
+        self._holder: Holder | None = None
         self._links: Links | None = None
         self._stage: Stage | None = None
         self._entry: Entry | None = None
-        self._held: Shard | None = None
         self._adopted: RingPlan | None = None
         self._plan: RingPlan | None = None  # in force
-        self._loading: Shard | None = None
         self._reason = "the node has not started"
         self._changed = asyncio.Event()
         self._moved = asyncio.Event()  # the outcome of a reconcile step; replaced each time
@@ -71,9 +70,13 @@ class Ring(AsyncResource):
     def attach(self, links: Links, stage: Stage, entry: Entry) -> None:
         self._links, self._stage, self._entry = links, stage, entry
 
+    def begin(self) -> None:
+        """Before each life of the node, while no peer can see it: to them a second life is another process."""
+        self.view.change(state=NodeState.JOINING, epoch="", incarnation=self.view.own_offer().incarnation + 1)
+
     def serve(self, model: ModelFootprint, load: Load) -> None:
         """What is to be planned; `load(shard)` makes the engine hold a shard in place of what it holds."""
-        self._model, self._load = model, load
+        self._model, self._holder = model, Holder(load)
         self.view.change(model_id=model.model_id, model_hash=model.model_hash)
         self._changed.set()
 
@@ -82,12 +85,15 @@ class Ring(AsyncResource):
     async def _do_initialize(self) -> None:
         if self._links is None or self._model is None:
             raise RuntimeError("attach the parts and serve a model first")
+        self._steps = 0
         self._changed.set()
         self._task_manager.start_task("reconcile", self._reconcile_forever, priority=TaskPriority.HIGH)
         self._task_manager.start_task("sweep", self._sweep_forever)
 
     async def _do_cleanup(self) -> None:
-        self._plan = self._adopted = self._held = None
+        self._plan = self._adopted = None
+        if self._holder is not None:
+            self._holder.forget()
         self._reason = "the node is closed"
         self.view.change(epoch="")
 
@@ -99,11 +105,12 @@ class Ring(AsyncResource):
     @property
     def reason(self) -> str:
         """Why there is no plan in force; "" while there is one."""
-        return "" if self._plan is not None else self._reason
+        return "" if self._plan is not None else (self._holder and self._holder.fault) or self._reason
 
     @property
-    def loading(self) -> Shard | None:
-        return self._loading
+    def load_error(self) -> Exception | None:
+        """Why this node could not load what was planned for it."""
+        return None if self._holder is None else self._holder.error
 
     async def wait_plan(self, timeout: float) -> RingPlan:
         """Raises `RingUnavailable` with the reason when none came into force in time."""
@@ -210,8 +217,8 @@ class Ring(AsyncResource):
             try:
                 await self._reconcile()
             except Exception as error:  # the next change, or the sweep, tries again
-                log.exception("the ring could not be planned")
-                self._reason = f"planning failed: {error}"
+                log.exception("the plan could not be adopted")
+                self._reason = f"the plan could not be adopted: {error}"
             self._steps += 1
             self._left_planned = self.view.own_offer().state is NodeState.LEAVING
             self._tell()
@@ -224,9 +231,22 @@ class Ring(AsyncResource):
         except NoPlan as error:
             self._without_plan(str(error))
             return
+        if membership.is_newcomer(self.view.own_offer()) and not _has(plan, self.view.own_id):
+            await self._prepare(membership.without_slow(seen))
+            return
         if self._adopted is None or plan.epoch != self._adopted.epoch:
             await self._adopt(plan)
         self._put_in_force()
+
+    async def _prepare(self, seen: list[NodeOffer]) -> None:
+        """The others serve already: load what will be this node's share, then tell them to count it in."""
+        assert self._model is not None
+        assignment = Assignment.of(self._strategy.partition(seen, self._model), self.view.own_id)
+        if assignment is not None:
+            await self._hold(assignment.shard)
+        self._reason = "joining the ring"
+        self._change_offer(state=NodeState.SERVING)
+        self._changed.set()
 
     def _without_plan(self, reason: str) -> None:
         """An adopted plan goes on while all its stages are there (all of them may be leaving)."""
@@ -254,20 +274,32 @@ class Ring(AsyncResource):
     async def _hold(self, shard: Shard) -> None:
         """Make the engine hold the shard. Other epochs end here: their layers are replaced."""
         assert self._stage is not None
-        assert self._load is not None
-        if self._held == shard:
+        assert self._holder is not None
+        if self._holder.held == shard:
             return
         for epoch in self._stage.epochs:
             self._stage.retire(epoch, f"node {self.view.own_id!r} loads other layers")
-        self._plan = self._adopted = self._held = None
+        self._plan = self._adopted = None
         self._reason = f"loading layers {shard.start_layer}-{shard.end_layer}"
-        self._loading = shard
         self._change_offer(epoch="")
         try:
-            await self._load(shard)
-            self._held = shard
-        finally:
-            self._loading = None
+            await self._holder.hold(shard)
+        except Exception:
+            self._bow_out()
+            raise
+
+    def _bow_out(self) -> None:
+        """A node that cannot load its layers offers nothing for a while: the others plan without it."""
+        memory = self.view.own_offer().memory_mib
+        self._change_offer(memory_mib=0)
+
+        async def offer_again() -> None:
+            await asyncio.sleep(TRY_AGAIN)
+            self._change_offer(memory_mib=memory)
+            self._changed.set()
+
+        if memory:
+            self._task_manager.start_task("offer memory again", offer_again)
 
     def _put_in_force(self) -> None:
         plan = self._adopted
@@ -316,10 +348,6 @@ class Ring(AsyncResource):
         mine = self._stage.epochs
         return not any(offer.epoch in mine for offer in self.view.offers.values())
 
-    def come_back(self) -> None:
-        self._change_offer(state=NodeState.SERVING if self._plan is not None else NodeState.JOINING)
-        self._changed.set()
-
     def _change_offer(self, **fields: object) -> None:
         if not self.view.change(**fields):
             return
@@ -350,6 +378,10 @@ class Ring(AsyncResource):
         for epoch in self._stage.epochs:
             if epoch not in keep and self._stage.live(epoch) == 0:
                 self._stage.retire(epoch, "a newer plan is in force")
+
+
+def _has(plan: RingPlan, node_id: str) -> bool:
+    return node_id in plan.standby or any(stage.node_id == node_id for stage in plan.stages)
 
 
 async def _announce(handle: PeerHandle) -> None:

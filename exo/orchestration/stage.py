@@ -134,7 +134,7 @@ class Stage(AsyncResource):
         self._lanes[lane.sequence_id] = lane
         if assignment.next is not None:
             self._post(assignment.next, message)
-        if assignment.is_first:
+        if assignment.is_first and lane.sequence_id in self._lanes:  # else the next stage is not connected
             lane.expected = len(message.tokens)
             self._push(lane, Piece(0, message.tokens, sample=True))
 

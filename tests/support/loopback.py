@@ -86,6 +86,9 @@ class Net:
         for node_id, discovery in self.discoveries.items():
             discovery.tell(self.peers_of(node_id))
 
+    def handle(self, one: str, two: str) -> LoopbackHandle:
+        return self._handles[one, two]
+
     def peers_of(self, node_id: str) -> list[PeerHandle]:
         return [handle for (one, _), handle in sorted(self._handles.items()) if one == node_id]
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from loopback import Net, answer, ask, formed, leftovers, make_node, until, whole
 
 from exo.inference.dummy import DummyEngine
-from exo.inference.errors import NodeDraining, RingUnavailable
+from exo.inference.errors import CheckpointError, NodeDraining, RingUnavailable
 from exo.inference.generation import FinishReason
 from exo.inference.sampling_params import SamplingParams
+from exo.inference.shard import Shard
+from exo.lifecycle import ResourceInitializationError, ResourceState
 from exo.networking.messages import Forward, Message, Token
 from exo.orchestration.node import Node
 
@@ -102,6 +105,85 @@ async def test_a_node_that_joins_takes_its_share_and_disturbs_no_stream() -> Non
     finally:
         await second.cleanup()
         await first.cleanup()
+
+
+class SlowToLoad(DummyEngine):
+    """Loads when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_load = asyncio.Event()
+        self.asked = asyncio.Event()
+
+    async def _load_checkpoint(self, shard: Shard, path: Path) -> None:
+        self.asked.set()
+        await self.may_load.wait()
+        await super()._load_checkpoint(shard, path)
+
+
+async def test_nobody_waits_for_a_newcomers_download() -> None:
+    engine = SlowToLoad()
+    async with ring_of(2) as (net, nodes):
+        epoch = nodes[0].ring.plan.epoch if nodes[0].ring.plan else ""
+        newcomer = make_node(net, "new", engine=engine)
+        starting = asyncio.create_task(newcomer.initialize())
+        await engine.asked.wait()
+        assert await answer(nodes[0], ask(max_tokens=40)) == await answer(nodes[1], ask(max_tokens=40))
+        assert nodes[0].ring.plan is not None
+        assert nodes[0].ring.plan.epoch == epoch
+        engine.may_load.set()
+        await starting
+        await formed([*nodes, newcomer], 3)
+        await newcomer.cleanup()
+
+
+class CannotLoad(DummyEngine):
+    async def _load_checkpoint(self, shard: Shard, path: Path) -> None:
+        raise CheckpointError("tensor 'x' is missing", path="model.gguf")
+
+
+async def test_a_node_that_cannot_load_its_layers_bows_out_and_the_others_serve() -> None:
+    expected = await alone()
+    net = Net()
+    nodes = [make_node(net, "a"), make_node(net, "b", engine=CannotLoad()), make_node(net, "c")]
+    try:
+        await asyncio.gather(*(node.initialize() for node in nodes))
+        await formed(nodes, 2)
+        assert await answer(nodes[0], ask(max_tokens=40)) == expected
+        assert "tensor 'x' is missing" in str(nodes[1].ring.load_error)
+    finally:
+        for node in nodes:
+            await node.cleanup()
+
+
+async def test_a_lone_node_that_cannot_load_its_model_does_not_start() -> None:
+    node = make_node(Net(), "a", engine=CannotLoad())
+    with pytest.raises(ResourceInitializationError, match="tensor 'x' is missing"):
+        await node.initialize()
+    assert node.server.state is ResourceState.CLOSED
+
+
+async def test_a_node_closed_and_started_again_joins_anew() -> None:
+    expected = await alone()
+    async with ring_of(2) as (_, nodes):
+        await nodes[0].cleanup()
+        await formed(nodes[1:], 1)
+        await nodes[0].initialize()
+        await formed(nodes, 2)
+        assert await answer(nodes[0], ask(max_tokens=40)) == expected
+
+
+async def test_a_peer_that_stays_slow_is_planned_without_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exo.orchestration.view.SLOW_SECONDS", 0.0)
+    monkeypatch.setattr("exo.orchestration.view.QUICK_SECONDS", 0.0)
+    monkeypatch.setattr("exo.orchestration.ring.SWEEP", 0.02)
+    async with ring_of(3) as (net, nodes):
+        for name in ("n0", "n1"):
+            net.handle(name, "n2").slow = True
+        await formed(nodes[:2], 2)
+        for name in ("n0", "n1"):
+            net.handle(name, "n2").slow = False
+        await formed(nodes, 3)
 
 
 async def test_a_cut_link_and_its_healing_give_no_wrong_token() -> None:

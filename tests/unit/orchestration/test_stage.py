@@ -216,3 +216,15 @@ async def test_sequences_beyond_the_kv_budget_wait_for_the_others() -> None:
     bench.stage.close("entry", "a")
     await until(lambda: bench.kinds("middle").count("Forward") == 3)
     await bench.stage.cleanup()
+
+
+async def test_an_open_that_the_next_stage_cannot_be_told_fails_the_sequence_at_once(bench: Bench) -> None:
+    def post(node_id: str, message: Message) -> None:
+        bench.posted.append((node_id, message))
+        if node_id == "middle":
+            bench.stage.fail(message.sequence_id, "not connected", retryable=True)
+
+    bench.stage._post = post
+    bench.stage.open("entry", opened())
+    assert [failed.reason for failed in bench.failures()] == ["not connected"]
+    assert bench.stage.live() == 0
