@@ -32,8 +32,8 @@ def available_models() -> tuple[str, ...]:
 def resolve_model(name: str) -> Path:
     """The checkpoint of a bundled model, of a folder under the models folder, or at a path.
 
-    Something with a separator, or that ends in .gguf, is a path. Raises `ModelNotFound` with the names there are; for
-    a path that is not there, `CheckpointError`.
+    Something with a separator, or that ends in .gguf, is a path; so is, where no model has the name, a checkpoint's
+    folder right here. Raises `ModelNotFound` with the names there are; for a path that is not there, `CheckpointError`.
     """
     if os.sep in name or name.endswith(".gguf") or name in {".", ".."}:
         path = Path(name)
@@ -46,6 +46,8 @@ def resolve_model(name: str) -> Path:
     bundled = _bundled(name)
     if bundled is not None:
         return bundled
+    if name and Path(name).is_dir() and _is_checkpoint(Path(name)):
+        return Path(name)
     raise ModelNotFound(name, available_models())
 
 

@@ -41,6 +41,10 @@ class Stages:
         self.engines = engines
         self.config = config
 
+    def engine_name(self, asked: str) -> str:
+        """The engine that runs: with `auto`, the one it chose."""
+        return str(getattr(self.engines[0][0], "active", None) or asked)
+
     async def infer(self, steps: Sequence[Step]) -> list[Array]:
         out: list[Array] = []
         for engine, shard in self.engines:
@@ -166,10 +170,11 @@ async def eval_perplexity(model: str | Path, text: Path, engine: str = "auto", s
             total += _negative_log_likelihood(logits[:-1], part[1:])
             counted += len(part) - 1
         say("perplexity", len(ids), len(ids))
+        used = stages.engine_name(engine)
     return {
         "name": "perplexity",
         "model": model_id_of(str(model)),
-        "engine": engine,
+        "engine": used,
         "figures": {
             "perplexity": float(np.exp(total / counted)),
             "nll": total / counted,
@@ -217,7 +222,8 @@ async def bench(
             figures[f"decode_{n}"] = await _decode_rate(stages, n, rng)
         say("bench", total, total)
         figures["rss_mib"] = resident_bytes() / (1 << 20)
-    return {"name": "bench", "model": model_id_of(str(model)), "engine": engine, "figures": figures, "ratios": {}}
+        used = stages.engine_name(engine)
+    return {"name": "bench", "model": model_id_of(str(model)), "engine": used, "figures": figures, "ratios": {}}
 
 
 async def _prefill_rate(stages: Stages, n: int, rng: np.random.Generator) -> float:

@@ -121,6 +121,15 @@ def test_what_looks_like_a_path_is_one(name: str, tmp_path: Path, monkeypatch: p
             resolve_model(name)
 
 
+def test_a_checkpoint_folder_right_here_needs_no_separator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "here")
+    assert resolve_model("here") == Path("here")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelNotFound):
+        resolve_model("empty")
+
+
 def test_a_model_is_called_by_the_last_part_of_its_path() -> None:
     assert model_id_of("/models/x/tiny.gguf") == "tiny"
     assert model_id_of("smollm2-135m") == "smollm2-135m"
