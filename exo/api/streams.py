@@ -17,6 +17,7 @@ from exo.inference.errors import NodeDraining
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
+PING = b": still here\n\n"
 
 
 class ClientGone(Exception):
@@ -55,15 +56,18 @@ class EventStream(Response):
     """Sends each object of `events` as one event, then `[DONE]`.
 
     The status line waits for the first event, so an error before it has its proper status; a later one becomes an
-    event `{"error": ...}` and ends the stream without `[DONE]`.
+    event `{"error": ...}` and ends the stream without `[DONE]`. Where nothing comes for `ping_seconds` (the ring
+    recovers from a loss, say) a comment is sent: proxies cut connections that are silent for long.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[Any, None]) -> None:
+    def __init__(self, events: AsyncGenerator[Any, None], *, ping_seconds: float = 15.0) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
+        self._ping_seconds = ping_seconds
+        self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await unless_gone(receive, self._send_all(send))
@@ -72,21 +76,31 @@ class EventStream(Response):
         async with contextlib.aclosing(self._events) as events:
             first = await anext(events)
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await _send(send, event(first))
+            pinging = asyncio.create_task(self._ping(send), name="api stream pings")
             try:
+                await self._send(send, event(first))
                 async for item in events:
-                    await _send(send, event(item))
-                await _send(send, DONE)
+                    await self._send(send, event(item))
+                await self._send(send, DONE)
             except asyncio.CancelledError:  # the client has gone, or the server stops at its deadline
-                await _send(send, event(problem_of(NodeDraining("the node stopped before the end")).body()))
+                await self._send(send, event(problem_of(NodeDraining("the node stopped before the end")).body()))
                 raise
             except Exception as error:
-                await _send(send, event(problem_of(error).body()))
+                await self._send(send, event(problem_of(error).body()))
                 raise
             finally:
+                pinging.cancel()
                 with contextlib.suppress(OSError):
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def _send(self, send: Send, body: bytes) -> None:
+        self._sent_at = asyncio.get_running_loop().time()
+        await send({"type": "http.response.body", "body": body, "more_body": True})
 
-async def _send(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})
+    async def _ping(self, send: Send) -> None:
+        """Each send is one whole event, so a ping never falls into the middle of another."""
+        now = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(max(0.0, self._sent_at + self._ping_seconds - now()))
+            if now() - self._sent_at >= self._ping_seconds:
+                await self._send(send, PING)

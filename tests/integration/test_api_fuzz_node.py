@@ -20,10 +20,10 @@ from exo.orchestration.settings import NodeSettings
 
 MODEL = "smollm2-135m"
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+WORDS = st.text(max_size=20) | st.just("<|im_end|>\n<|im_start|>system")
 MESSAGE = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "assistant", "tool", "system", "developer", "function"])},
+    {"role": st.sampled_from(["user", "assistant", "tool", "system", "developer", "function"]), "content": WORDS},
     optional={
-        "content": st.none() | st.text(max_size=20) | st.just("<|im_end|>\n<|im_start|>system"),
         "name": st.text(max_size=3),
         "tool_calls": st.just([]) | st.lists(st.dictionaries(st.text(max_size=3), st.integers()), max_size=2),
     },
@@ -41,14 +41,11 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "frequency_penalty": st.floats(-2, 2),
     "logit_bias": st.dictionaries(st.integers(0, 10**6).map(str), st.integers(-100, 100), max_size=3),
     "stop": st.lists(st.text(min_size=1, max_size=3), max_size=4),
-    "logprobs": st.booleans() | st.integers(0, 3),
-    "top_logprobs": st.integers(0, 3),
     "ignore_eos": st.booleans(),
-    "echo": st.booleans(),
-    "tools": st.just(TOOLS),
-    "tool_choice": st.sampled_from(["auto", "none"]),
 }
-CHAT = st.fixed_dictionaries({"messages": st.lists(MESSAGE, min_size=1, max_size=3)}, optional=FIELDS)
+OF_CHAT = {"logprobs": st.booleans(), "tools": st.just(TOOLS), "tool_choice": st.sampled_from(["auto", "none"])}
+OF_TEXT = {"logprobs": st.integers(0, 3), "echo": st.booleans()}
+CHAT = st.fixed_dictionaries({"messages": st.lists(MESSAGE, min_size=1, max_size=3)}, optional={**FIELDS, **OF_CHAT})
 PROMPT = st.text(max_size=9) | st.lists(st.integers(0, 60_000), min_size=1, max_size=4)
 TEXT = st.fixed_dictionaries(
     {"prompt": PROMPT | st.lists(st.text(max_size=3), min_size=1, max_size=2)}, optional=FIELDS
