@@ -50,3 +50,11 @@ bring_images() {
   exec 7>&-
   export EXO_NODE_IMAGE EXO_HELM_ARGS
 }
+
+# A run killed in mid-upgrade leaves its release marked as pending, and helm refuses every later one. Nobody else installs
+# into a cluster of our own, so a pending release there has no owner any more.
+clear_pending_release() {
+  [[ $cluster_kind = kind ]] || return 0
+  kubectl delete secret --namespace "$1" --ignore-not-found \
+    --selector "owner=helm,name=exo-operator,status in (pending-install,pending-upgrade,pending-rollback)"
+}
