@@ -27,6 +27,10 @@ class PeerRefused(PeerLost):
     """The hello failed: another cluster, protocol, model or secret. Trying again soon is of no use."""
 
 
+class PeerStuck(PeerLost):
+    """Not gone, but of no use: stopped, starved or deadlocked. Dialled again only now and then."""
+
+
 class BadMessage(ValueError):
     """Bytes that are no message of ours; `field` is the name of the first field that is wrong."""
 

@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from exo.lifecycle import ResourceError, TaskHandle, TaskManager
 from exo.networking.discovery import ChangeListener, PeerFactory
-from exo.networking.errors import PeerRefused
+from exo.networking.errors import PeerLost, PeerRefused, PeerStuck
 from exo.networking.peer_handle import PeerHandle
+from exo.utils.circuit_breaker import CircuitBreaker, CircuitOpen
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,10 @@ STEADY = 5.0
 # A refusal will not change by itself within a moment.
 REFUSED_DELAY = 2.0
 MAX_CANDIDATES = 256
+# A peer that got stuck twice in a row is left alone for this long: each time it comes and goes costs a new plan.
+STUCK_PAUSE = 10.0
+
+Lost = TypeVar("Lost", bound=PeerLost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,29 +117,50 @@ class PeerPool:
             await self._tasks.cancel_task(keeper)
 
     async def _keep(self, candidate: Candidate) -> None:
+        breaker = CircuitBreaker(
+            f"peer {candidate.address}:{candidate.port}", failures=2, reset_after=STUCK_PAUSE, counts=(PeerStuck,)
+        )
         delay = FIRST_DELAY
         while True:
             if self._is_taken(candidate):
                 await asyncio.sleep(LAST_DELAY)
                 continue
-            handle = self._create(candidate.node_id, candidate.address, candidate.port)
-            handle.refuse_when(lambda node_id: self._claim(candidate, node_id))
             try:
-                await handle.initialize()
-                self._problems.pop(candidate, None)
-                since = time.monotonic()
-                await self._while_connected(candidate, handle)
-                delay = FIRST_DELAY if time.monotonic() - since > STEADY else min(2 * delay, LAST_DELAY)
+                lived = await breaker.call(lambda: self._one_life(candidate))
+                delay = FIRST_DELAY if lived > STEADY else min(2 * delay, LAST_DELAY)
+            except CircuitOpen as error:
+                delay = error.retry_after
+            except PeerStuck as error:
+                self._note(candidate, str(error))
             except ResourceError as error:
-                cause = _refusal_in(error)
-                if cause is not None and cause.reason == "self":
+                refusal = _in_chain(error, PeerRefused)
+                if refusal is not None and refusal.reason == "self":
                     return
-                self._note(candidate, str(cause or error.__cause__ or error))
-                delay = REFUSED_DELAY if cause is not None else min(2 * delay, LAST_DELAY)
-            finally:
-                self._release(candidate)
-                await _close(handle)
+                self._note(candidate, str(refusal or error.__cause__ or error))
+                delay = REFUSED_DELAY if refusal is not None else min(2 * delay, LAST_DELAY)
             await asyncio.sleep(delay * random.uniform(0.7, 1.3))
+
+    async def _one_life(self, candidate: Candidate) -> float:
+        """Connect, stay until the peer is lost, close; seconds it lived. Raises `PeerStuck` where that was the end."""
+        handle = self._create(candidate.node_id, candidate.address, candidate.port)
+        handle.refuse_when(lambda node_id: self._claim(candidate, node_id))
+        try:
+            await handle.initialize()
+            self._problems.pop(candidate, None)
+            since = time.monotonic()
+            await self._while_connected(candidate, handle)
+        except ResourceError as error:
+            stuck = _in_chain(error, PeerStuck)
+            if stuck is not None:
+                raise stuck from None
+            raise
+        finally:
+            self._release(candidate)
+            await _close(handle)
+        lost = handle.lost()
+        if isinstance(lost, PeerStuck):
+            raise lost
+        return time.monotonic() - since
 
     def _is_taken(self, candidate: Candidate) -> bool:
         node_id = candidate.node_id or self._learned.get(candidate, "")
@@ -185,8 +212,9 @@ class PeerPool:
         self._problems[candidate] = problem
 
 
-def _refusal_in(error: BaseException | None) -> PeerRefused | None:
-    while error is not None and not isinstance(error, PeerRefused):
+def _in_chain(error: BaseException | None, kind: type[Lost]) -> Lost | None:
+    """The first of this kind among the error and its causes."""
+    while error is not None and not isinstance(error, kind):
         error = error.__cause__
     return error
 

@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 
 from exo.lifecycle import ResourceDegraded, ResourceTimeout
-from exo.networking.errors import BadMessage, PeerLost
+from exo.networking.errors import BadMessage, PeerLost, PeerStuck
 from exo.networking.grpc import control_codec as wire
 from exo.networking.grpc import tls as tls_files
 from exo.networking.grpc.codec import bundle, encode
@@ -105,7 +105,8 @@ class GRPCPeerHandle(PeerHandle):
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise PeerLost(self.id(), _reason(error)) from error
         except TimeoutError as error:
-            raise PeerLost(self.id(), f"no answer from {self.addr()} to the hello") from error
+            kind = PeerStuck if await self._port_answers() else PeerLost
+            raise kind(self.id(), f"no answer from {self.addr()} to the hello") from error
         self._peer_id = offer.node_id
         self._queue = SendQueue()
         self._heard_offer(offer)
@@ -176,10 +177,10 @@ class GRPCPeerHandle(PeerHandle):
 
         return run
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, reason: str, kind: type[PeerLost] = PeerLost) -> None:
         if self._lost is not None or self._queue is None:
             return
-        self._lost = PeerLost(self.id(), reason, state=self.state)
+        self._lost = kind(self.id(), reason, state=self.state)
         self._queue.close(self._lost)
         for answer in self._answers.values():
             if not answer.done():
@@ -248,7 +249,7 @@ class GRPCPeerHandle(PeerHandle):
             await asyncio.sleep(self._timings.tick)
             self._liveness.tick(time.monotonic())
             if self._liveness.is_stuck():
-                self._lose(f"silent for {self._liveness.silence:.0f} s, though its port answers")
+                self._lose(f"silent for {self._liveness.silence:.0f} s, though its port answers", PeerStuck)
                 return
             if self._liveness.is_silent() and not await self._port_answers():
                 self._lose(f"no heartbeat for {self._liveness.silence:.1f} s and its port does not answer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from exo.lifecycle import ResourceInitializationError, ResourceState
 from exo.networking.discovery import Discovery
 from exo.networking.dns.dns_discovery import DnsDiscovery, resolve
 from exo.networking.hello import Membership
+from exo.networking.liveness import Timings
 from exo.networking.manual.manual_discovery import ManualDiscovery
 from exo.networking.messages import Close
 from exo.networking.pooled_discovery import NoDiscovery
@@ -237,8 +239,6 @@ async def test_the_system_resolver_knows_localhost():
 
 @pytest.fixture
 def udp_port():
-    import socket
-
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("0.0.0.0", 0))
         return sock.getsockname()[1]
@@ -304,3 +304,22 @@ async def test_the_seed_names_work():
     assert discovery.state is ResourceState.READY
     await discovery.stop()
     assert discovery.state is ResourceState.CLOSED
+
+
+async def test_a_peer_that_takes_connections_and_never_answers_is_soon_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("exo.networking.peer_pool.STUCK_PAUSE", 30.0)
+    dials = []
+    path = tmp_path / "peers.json"
+    with socket.create_server(("127.0.0.1", 0)) as stopped:
+        write_peers(path, {"b": stopped.getsockname()[1]})
+
+        def connect(node_id, address, port):
+            dials.append(node_id)
+            return make_handle(RecordingHandler("a"), port, node_id=node_id, timings=Timings(connect_timeout=0.1))
+
+        async with ManualDiscovery("a", path, connect) as discovery:
+            await eventually(lambda: len(dials) == 2)
+            await asyncio.sleep(0.5)
+            assert len(dials) == 2
+            (problem,) = discovery.problems().values()
+            assert "no answer" in problem
