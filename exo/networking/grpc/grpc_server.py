@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -57,6 +58,8 @@ class GRPCServer(Server):
         self._server: Any = None
         self._sessions = Sessions(handler.on_peer_lost)
         self._hellos: Counter[str] = Counter()
+        self._warned_at = -1.0
+        self._unwarned = 0
 
     def inbound_peers(self) -> list[str]:
         """Ids of the peers that have a stream open to this node."""
@@ -115,7 +118,7 @@ class GRPCServer(Server):
         try:
             offer = await self._accept(context)
         except (BadMessage, PeerLost, TimeoutError) as error:
-            log.warning("hello from %s refused: %s", context.peer(), str(error) or "too slow")
+            self._warn(f"hello from {context.peer()} refused: {str(error) or 'too slow'}")
             await context.abort(code_of(error), str(error) or "the hello took too long")
             return
         peer = offer.node_id
@@ -125,7 +128,7 @@ class GRPCServer(Server):
                 await loop(peer, context)
             except BadMessage as error:
                 ended.reason = f"it sent a bad message: {error}"
-                log.warning("stream of %s ended: bad message: %s", peer, str(error))
+                self._warn(f"stream of {peer} ended: bad message: {error}")
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             except asyncio.CancelledError:
                 if not ended.by_us:
@@ -150,6 +153,16 @@ class GRPCServer(Server):
             self._hellos[host] -= 1
             if not self._hellos[host]:
                 del self._hellos[host]
+
+    def _warn(self, problem: str) -> None:
+        """At most one line a second: strangers must not fill the log."""
+        now = time.monotonic()
+        if now - self._warned_at < 1.0:
+            self._unwarned += 1
+            return
+        more = f" (and {self._unwarned} more like it)" if self._unwarned else ""
+        log.warning("%s%s", problem, more)
+        self._warned_at, self._unwarned = now, 0
 
     def _decide(self, hello: Hello) -> HelloReply:
         if not self._sessions.has_room(hello.offer.node_id, self._max_peers):
