@@ -13,8 +13,9 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from engine_peers import Peer, best_of_rounds, cores, has_llama
+from engine_peers import Peer, best_of_rounds, cores, has_llama, llama_options
 
 from exo.inference.catalog import resolve_model
 
@@ -23,6 +24,8 @@ PREFILL = (128, 512, 2048)
 # What `memory` runs before it reads the peak.
 MEMORY_PROMPT, MEMORY_STEPS = 512, 16
 Figures = dict[str, float]
+# The engines beside ours: kind -> options.
+Others = dict[str, dict[str, Any]]
 
 
 def throughput(peers: list[Peer], quick: bool) -> dict[str, dict[str, float]]:
@@ -37,27 +40,27 @@ def throughput(peers: list[Peer], quick: bool) -> dict[str, dict[str, float]]:
     return table
 
 
-def loads(model: Path, threads: int, cache: Path, kinds: list[str]) -> Figures:
+def loads(model: Path, threads: int, cache: Path, others: Others) -> Figures:
     """Seconds until the engine can compute: cold without converted weights, warm with them."""
     figures: Figures = {}
     for name in ("onnx_load_cold", "onnx_load_warm"):
         with Peer("onnx", model, threads, cache_dir=str(cache)) as peer:
             figures[f"{name}_seconds"] = peer.load_seconds
-    for kind in kinds:
-        with Peer(kind, model, threads) as peer:
+    for kind, options in others.items():
+        with Peer(kind, model, threads, **options) as peer:
             figures[f"{kind}_load_seconds"] = peer.load_seconds
     return figures
 
 
-def memory(model: Path, threads: int, cache: Path, kinds: list[str]) -> Figures:
+def memory(model: Path, threads: int, cache: Path, others: Others) -> Figures:
     """Peak resident bytes of a process that loads, reads a prompt and answers."""
     figures: Figures = {}
     with tempfile.TemporaryDirectory() as empty:
         for name, options in {"onnx_cold": {"cache_dir": empty}, "onnx": {"cache_dir": str(cache)}}.items():
             with Peer("onnx", model, threads, **options) as peer:
                 figures[f"{name}_peak_bytes"] = run_for_memory(peer)
-    for kind in kinds:
-        with Peer(kind, model, threads) as peer:
+    for kind, options in others.items():
+        with Peer(kind, model, threads, **options) as peer:
             figures[f"{kind}_peak_bytes"] = run_for_memory(peer)
     return figures
 
@@ -69,10 +72,10 @@ def run_for_memory(peer: Peer) -> float:
 
 
 @contextlib.contextmanager
-def started(model: Path, threads: int, cache: Path, kinds: list[str]) -> Iterator[list[Peer]]:
+def started(model: Path, threads: int, cache: Path, others: Others) -> Iterator[list[Peer]]:
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(Peer("onnx", model, threads, cache_dir=str(cache)))]
-        peers += [stack.enter_context(Peer(kind, model, threads)) for kind in kinds]
+        peers += [stack.enter_context(Peer(kind, model, threads, **options)) for kind, options in others.items()]
         yield peers
 
 
@@ -119,14 +122,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=cores())
     arguments = parser.parse_args()
     model = resolve_model(arguments.model)
-    kinds = (["llama"] if has_llama() else []) + ([] if arguments.quick else ["numpy"])
-    if not has_llama():
+    others: Others = {}
+    if has_llama():
+        others["llama"] = llama_options(model, arguments.threads)
+    else:
         print("llama-cpp-python is not installed (requirements/bench.lock): no ratios against llama.cpp")
+    if not arguments.quick:
+        others["numpy"] = {}
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
-        figures = loads(model, arguments.threads, cache, kinds)
-        figures |= memory(model, arguments.threads, cache, kinds)
-        with started(model, arguments.threads, cache, kinds) as peers:
+        figures = loads(model, arguments.threads, cache, others)
+        figures |= memory(model, arguments.threads, cache, others)
+        with started(model, arguments.threads, cache, others) as peers:
             table = throughput(peers, arguments.quick)
     # The first token of a short chat prompt: the time of a 128-token prefill.
     figures |= {f"{kind}_first_token_seconds": 128 / rate for kind, rate in table["prefill_128"].items()}

@@ -94,7 +94,9 @@ class OurRunner(Runner):
 
 
 class LlamaRunner(Runner):
-    def __init__(self, model: Path, threads: int) -> None:
+    """extra_buffers: whether it may repack weights for the processor (AMX); see `engine_peers.llama_options`."""
+
+    def __init__(self, model: Path, threads: int, *, extra_buffers: bool = True) -> None:
         import llama_cpp
 
         self._api: Any = llama_cpp
@@ -102,7 +104,9 @@ class LlamaRunner(Runner):
         self._log = api.llama_log_callback(lambda level, text, data: None)
         api.llama_log_set(self._log, None)
         api.llama_backend_init()
-        self._model = api.llama_model_load_from_file(str(model).encode(), api.llama_model_default_params())
+        model_params = api.llama_model_default_params()
+        model_params.use_extra_bufts = extra_buffers
+        self._model = api.llama_model_load_from_file(str(model).encode(), model_params)
         params = api.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_seq_max = POSITIONS, 2048, MAX_SEQUENCES
         params.n_threads = params.n_threads_batch = threads
@@ -246,7 +250,7 @@ def main() -> None:
     arguments = parser.parse_args()
     began = time.perf_counter()
     if arguments.kind == "llama":
-        runner: Runner = LlamaRunner(arguments.model, arguments.threads)
+        runner: Runner = LlamaRunner(arguments.model, arguments.threads, **json.loads(arguments.options))
     elif arguments.kind == "matmuls":
         runner = MatmulRunner(arguments.model)
     else:

@@ -22,6 +22,17 @@ def has_llama() -> bool:
     return importlib.util.find_spec("llama_cpp") is not None
 
 
+def llama_options(model: Path, threads: int) -> dict[str, Any]:
+    """Its own defaults, unless it crashes with them: version 0.3.36 does in its AMX code on some processors."""
+    try:
+        with Peer("llama", model, threads) as peer:
+            peer.ask("prefill", length=64, seed=0)
+    except RuntimeError as error:
+        print(f"llama.cpp with repacked weights: {error}; measured without them")
+        return {"extra_buffers": False}
+    return {}
+
+
 class Peer:
     """One engine in its process. Use as a context manager."""
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+from typing import Any
 
-from engine_peers import Peer, best_of_rounds, cores, has_llama
+from engine_peers import Peer, best_of_rounds, cores, has_llama, llama_options
 
 from exo.inference.catalog import resolve_model
 
@@ -23,10 +24,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=cores())
     arguments = parser.parse_args()
     model = resolve_model(arguments.model)
-    kinds = ["numpy", "matmuls"] + (["llama"] if has_llama() else [])
+    kinds: dict[str, dict[str, Any]] = {"numpy": {}, "matmuls": {}}
+    if has_llama():
+        kinds["llama"] = llama_options(model, arguments.threads)
     rounds = 2 if arguments.quick else 5
     with contextlib.ExitStack() as stack:
-        peers = [stack.enter_context(Peer(kind, model, arguments.threads)) for kind in kinds]
+        peers = [
+            stack.enter_context(Peer(kind, model, arguments.threads, **options)) for kind, options in kinds.items()
+        ]
         decode = best_of_rounds(peers[:2], rounds, "decode", batch=1, steps=8 if arguments.quick else 16)
         prefill = best_of_rounds(peers, max(2, rounds - 2), "prefill", length=512)
         peak = float(peers[0].ask("peak_bytes"))

@@ -13,7 +13,7 @@ import math
 import tempfile
 from pathlib import Path
 
-from engine_peers import Peer, cores, has_llama
+from engine_peers import Peer, cores, has_llama, llama_options
 
 from exo.inference.catalog import resolve_model
 from exo.inference.checkpoint import open_checkpoint
@@ -54,7 +54,7 @@ def main() -> None:
             if kind == "llama" and not has_llama():
                 print("llama-cpp-python is not installed (requirements/bench.lock)")
                 continue
-            extra = {"cache_dir": cache, **options} if kind == "onnx" else {}
+            extra = {"cache_dir": cache, **options} if kind == "onnx" else llama_options(model, arguments.threads)
             with Peer(kind, model, arguments.threads, **extra) as peer:
                 total, count = peer.ask("nll", windows=windows)
             perplexity[name] = math.exp(total / count)
