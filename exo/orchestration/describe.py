@@ -28,8 +28,15 @@ def topology(ring: Ring) -> dict[str, Any]:
             }
             for offer in known.nodes()
         ],
-        "edges": [{"from": one, "to": two} for one, two in known.edges()],
+        "edges": [{"from": one, "to": two, **_latency(ring, one, two)} for one, two in known.edges()],
     }
+
+
+def _latency(ring: Ring, one: str, two: str) -> dict[str, float]:
+    """Of this node's own connections; the others know theirs."""
+    handle = ring.view.handles.get(two) if one == ring.own_offer().node_id else None
+    seconds = handle.latency() if handle is not None else None
+    return {} if seconds is None else {"latency_ms": round(seconds * 1000, 3)}
 
 
 def ring(ring: Ring, model_id: str, n_layers: int) -> dict[str, Any]:

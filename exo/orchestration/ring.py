@@ -25,6 +25,7 @@ from exo.orchestration.assignment import Assignment
 from exo.orchestration.entry import Entry
 from exo.orchestration.holder import Holder, Load
 from exo.orchestration.links import Links
+from exo.orchestration.sequence import is_entry_of
 from exo.orchestration.stage import Stage
 from exo.orchestration.view import View
 from exo.topology import (
@@ -174,9 +175,11 @@ class Ring(AsyncResource):
             case Forward():
                 self._stage.forward(sender, message)
             case Open():
-                self._stage.open(sender, message)
+                if is_entry_of(message.entry, message.sequence_id):
+                    self._stage.open(sender, message)
             case Close():
-                self._stage.close(sender, message.sequence_id)
+                if is_entry_of(sender, message.sequence_id):
+                    self._stage.close(sender, message.sequence_id)
             case Failed():
                 self._entry.failed(sender, message)
                 self._stage.fail(message.sequence_id, f"{message.node}: {message.reason}", retryable=message.retryable)

@@ -9,7 +9,7 @@ entry nodes (round robin), first come first served within one.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ class Limits:
 
     micro_batch: below this many decoding lanes a pass takes all of them; above, `stages` passes share them, so that
     every stage of a longer ring has work (a smaller batch costs about as much as a larger one: weights are read once).
+    max_waiting: lanes that wait for memory; max_per_owner: lanes of one entry, so that none takes all the places.
     """
 
     capacity_tokens: int = 1 << 20
@@ -30,6 +31,7 @@ class Limits:
     pass_tokens: int = 512
     micro_batch: int = 8
     max_waiting: int = 1024
+    max_per_owner: int = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +67,7 @@ class Scheduler:
         self.limits = limits or Limits()
         self.reserved = 0
         self._lanes: dict[str, _Lane] = {}
+        self._owned: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[_Lane]] = OrderedDict()
         self._running: set[str] = set()
         # Lanes that have a piece and are admitted, least recently served first.
@@ -101,15 +104,17 @@ class Scheduler:
         """
         if lane_id in self._lanes:
             raise ValueError(f"lane {lane_id!r} is open already")
+        if self._owned[owner] >= self.limits.max_per_owner:
+            raise Overloaded(f"{self._owned[owner]} sequences of {owner!r} are here already")
         # A lane larger than the whole budget runs alone; the engine says what does not fit.
         lane = _Lane(lane_id, owner, group, min(max(reserve, 1), self.limits.capacity_tokens))
         if not wait or (not self._waiting and self._fits(lane)):
-            self._lanes[lane_id] = lane
+            self._enter(lane)
             self._admit(lane)
             return
         if self.waiting >= self.limits.max_waiting:
             raise Overloaded(f"{self.waiting} sequences wait for memory already")
-        self._lanes[lane_id] = lane
+        self._enter(lane)
         self._waiting.setdefault(owner, deque()).append(lane)
 
     def push(self, lane_id: str, piece: Piece) -> None:
@@ -124,6 +129,9 @@ class Scheduler:
         lane = self._lanes.pop(lane_id, None)
         if lane is None:
             return False
+        self._owned[lane.owner] -= 1
+        if not self._owned[lane.owner]:
+            del self._owned[lane.owner]
         self._decoding.pop(lane_id, None)
         self._prefilling.pop(lane_id, None)
         if lane_id in self._running:
@@ -179,6 +187,10 @@ class Scheduler:
     def _ready(self, lane: _Lane) -> None:
         kind = self._decoding if len(lane.pieces[0].values) == 1 else self._prefilling
         kind[lane.lane_id] = lane
+
+    def _enter(self, lane: _Lane) -> None:
+        self._lanes[lane.lane_id] = lane
+        self._owned[lane.owner] += 1
 
     def _fits(self, lane: _Lane) -> bool:
         return self.reserved + lane.reserve <= self.limits.capacity_tokens

@@ -94,3 +94,12 @@ class OwnedSequence:
         if self.phase is not Phase.COMPLETE:
             self.error = error
             self.wake.set()
+
+
+def is_entry_of(node_id: str, lane_id: str) -> bool:
+    """Whether the lane's id was given out by that node: `NODE.INCARNATION/NUMBER/ATTEMPT` (see `Entry`'s prefix).
+
+    Ids can be guessed. Without this check a peer could open or close what is another's.
+    """
+    key = lane_id.rsplit("/", 2)[0]
+    return key.rpartition(".")[0] == node_id[:64]

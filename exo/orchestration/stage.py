@@ -32,16 +32,19 @@ SamplerFactory = Callable[[Open], TokenSampler]
 log = logging.getLogger(__name__)
 # Closed sequences whose messages may still be under way; one that is older is answered "unknown".
 TOMBSTONES = 4096
+# Of a sequence that did not say how long it may become.
+MAX_LENGTH = 1 << 20
 
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """expected: position of the next token or forward that is in order; length: tokens known here."""
+    """expected: position of the next token or forward that is in order; limit: what it said it can grow to."""
 
     sequence_id: str
     entry: str
     assignment: Assignment
     expected: int
+    limit: int
     sampler: TokenSampler | None
 
 
@@ -120,11 +123,13 @@ class Stage(AsyncResource):
             return log.warning("%s may not open %s here", sender, message.sequence_id)
         if message.sequence_id in self._closed or message.sequence_id in self._lanes:
             return None
-        lane = _Lane(message.sequence_id, message.entry, assignment, 0, None)
+        reserve = max(message.max_length, len(message.tokens))
+        lane = _Lane(
+            message.sequence_id, message.entry, assignment, 0, reserve if message.max_length else MAX_LENGTH, None
+        )
         try:
             if assignment.is_last:
                 lane.sampler = self._samplers(message)
-            reserve = max(message.max_length, len(message.tokens))
             self._scheduler.open(
                 lane.sequence_id, owner=lane.entry, group=lane.assignment.epoch, reserve=reserve,
                 wait=assignment.is_first,
@@ -160,7 +165,8 @@ class Stage(AsyncResource):
         if message.position != lane.expected:
             return
         lane.expected += 1
-        self._push(lane, Piece(message.position, (message.token,), sample=True))
+        if lane.expected < lane.limit:  # else it was the last one: the entry closes the sequence
+            self._push(lane, Piece(message.position, (message.token,), sample=True))
 
     def close(self, sender: str, sequence_id: str) -> None:
         """The entry is done with a sequence, known here or still on its way."""
@@ -260,6 +266,9 @@ class Stage(AsyncResource):
         return assignment
 
     def _push(self, lane: _Lane, piece: Piece) -> None:
+        if piece.position + len(piece.values) > lane.limit:
+            # Memory was set aside for what it said: more would be taken from the others.
+            return self._fail(lane, f"longer than the {lane.limit} tokens it was opened for", retryable=False)
         self._scheduler.push(lane.sequence_id, piece)
         self._wake.set()
 

@@ -146,6 +146,18 @@ def test_more_than_the_queue_holds_is_overload() -> None:
     assert "c" not in one
 
 
+def test_one_entry_cannot_take_all_the_places() -> None:
+    one = scheduler(max_per_owner=2)
+    add(one, "a", owner="greedy")
+    add(one, "b", owner="greedy")
+    with pytest.raises(Overloaded, match="2 sequences of 'greedy'"):
+        add(one, "c", owner="greedy")
+    add(one, "d", owner="modest")
+    one.close("a")
+    add(one, "c", owner="greedy")
+    assert len(one) == 3
+
+
 def test_closing_a_waiting_sequence_lets_the_others_in() -> None:
     one = scheduler(capacity_tokens=10)
     add(one, "a")

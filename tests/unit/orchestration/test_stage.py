@@ -228,3 +228,21 @@ async def test_an_open_that_the_next_stage_cannot_be_told_fails_the_sequence_at_
     bench.stage.open("entry", opened())
     assert [failed.reason for failed in bench.failures()] == ["not connected"]
     assert bench.stage.live() == 0
+
+
+async def test_the_last_token_allowed_is_no_further_step(bench: Bench) -> None:
+    bench.stage.open("entry", opened())
+    for position in range(3, 30):
+        bench.stage.token("last", Token(sequence_id="s", epoch="e1", position=position, token=9))
+    await until(lambda: bench.kinds("middle").count("Forward") == 17)
+    await until(lambda: not bench.stage._scheduler.has_work)
+    assert [m.position for _, m in bench.posted if isinstance(m, Forward)] == [0, *range(3, 19)]
+    assert bench.failures() == []
+
+
+@at("middle")
+async def test_a_sequence_that_grows_beyond_what_it_said_is_ended(bench: Bench) -> None:
+    bench.stage.open("first", opened())
+    bench.stage.forward("first", forward(rows=21))
+    (failed,) = bench.failures()
+    assert (failed.retryable, failed.reason) == (False, "longer than the 20 tokens it was opened for")
