@@ -87,6 +87,11 @@ def add_global_listener(listener: GlobalListener) -> Callable[[], None]:
     return remove
 
 
+def is_heard() -> bool:
+    """Whether anyone listens: an event that nobody hears need not be made."""
+    return bool(_listeners)
+
+
 def publish(event: LifecycleEvent) -> None:
     """Tell every global listener; one that raises is logged and bothers nobody."""
     for listener in tuple(_listeners):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -41,19 +42,22 @@ async def settled(future: asyncio.Future[Any], timeout: float | None = None) -> 
 class Flight(Generic[T]):
     """One run. `stop_reason` is set once it was asked to end early; `on_stop` is what it does then."""
 
-    __slots__ = ("_abandonable", "_task", "_waiters", "on_stop", "stop_reason")
+    __slots__ = (
+        *("_abandonable", "_error", "_result", "_task", "_traceback", "_waiters"),
+        *("done", "on_stop", "stop_reason"),
+    )
 
     def __init__(self, run: Callable[[Flight[T]], Coroutine[Any, Any, T]], *, name: str, abandonable: bool) -> None:
         self.stop_reason: str | None = None
         self.on_stop: Callable[[], None] | None = None
+        self.done = False
         self._abandonable = abandonable
-        self._waiters = 0
-        self._task: asyncio.Task[T] = asyncio.get_running_loop().create_task(run(self), name=name)
-        self._task.add_done_callback(_retrieve)
-
-    @property
-    def done(self) -> bool:
-        return self._task.done()
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        self._traceback: TracebackType | None = None
+        # One future per waiter, True for those that count.
+        self._waiters: dict[asyncio.Future[None], bool] = {}
+        self._task = asyncio.get_running_loop().create_task(self._fly(run), name=name)
 
     @property
     def stopping(self) -> bool:
@@ -68,25 +72,46 @@ class Flight(Generic[T]):
 
     async def join(self, timeout: float | None = None) -> T:
         """The shared result or failure. TimeoutError when this caller's own `timeout` seconds are over."""
-        self._waiters += 1
-        left = False
-        try:
-            await settled(self._task, timeout)
-        except (TimeoutError, asyncio.CancelledError):
-            left = True
-            self._waiters -= 1
-            if self._waiters == 0 and self._abandonable and not self._task.done():
-                self.stop("nobody waits for it any more")
-                await settled(self._task)
-            raise
-        finally:
-            if not left:
-                self._waiters -= 1
-        return self._task.result()
+        if not self.done:
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+            timer = None if timeout is None else loop.call_later(timeout, _expire, waiter)
+            self._waiters[waiter] = True
+            try:
+                await waiter
+            except (TimeoutError, asyncio.CancelledError):
+                del self._waiters[waiter]
+                await self._left()
+                raise
+            finally:
+                if timer is not None:
+                    timer.cancel()
+            del self._waiters[waiter]
+        if self._error is not None:
+            # The same error for everyone: without this each raise would lengthen its traceback.
+            raise self._error.with_traceback(self._traceback)
+        return self._result  # type: ignore[return-value]  # set with done, where there is no error
+
+    async def _left(self) -> None:
+        """A waiter has gone; the last one asks the run to stop and stays until it has."""
+        if self._abandonable and not self.done and True not in self._waiters.values():
+            self.stop("nobody waits for it any more")
+            await self.settle()
 
     async def settle(self, timeout: float | None = None) -> None:
         """Wait for the end without being counted as a waiter; TimeoutError after `timeout` seconds."""
-        await settled(self._task, timeout)
+        if self.done:
+            return
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        timer = None if timeout is None else loop.call_later(timeout, _expire, waiter)
+        self._waiters[waiter] = False
+        try:
+            await waiter
+        finally:
+            del self._waiters[waiter]
+            if timer is not None:
+                timer.cancel()
 
     async def pause(self, seconds: float) -> None:
         """For the run itself: sleep, but wake as soon as it is asked to stop."""
@@ -106,8 +131,18 @@ class Flight(Generic[T]):
         finally:
             self.on_stop = None
 
+    async def _fly(self, run: Callable[[Flight[T]], Coroutine[Any, Any, T]]) -> None:
+        """Never raises: waiters may all have left, and an error nobody retrieves is asyncio's to complain about."""
+        try:
+            self._result = await run(self)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # kept for the waiters
+            self._error, self._traceback = error, error.__traceback__
+        self.done = True
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    # Waiters may all have left: look at the outcome, so that asyncio does not report it as never retrieved.
-    if not task.cancelled():
-        task.exception()
+
+def _expire(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())

@@ -193,24 +193,36 @@ class ResourceGroup(AsyncResource):
 
         A member never started stays as it is. Where the time runs out, the rest begin their cleanup unobserved.
         """
-        deadline = time.monotonic() + self.cleanup_timeout * 0.95
-        members = [member for level in _levels(self, self._members) for member in level]
+        deadline = time.monotonic() + self.cleanup_timeout * 0.8
+        left = [member for level in _levels(self, self._members) for member in level]
         errors: list[Exception] = []
-        for member in reversed(members):
-            if member.resource.state in (ResourceState.UNINITIALIZED, ResourceState.CLOSED):
-                continue
-            closing = asyncio.ensure_future(member.resource.cleanup())
-            await asyncio.wait({closing}, timeout=max(0.0, deadline - time.monotonic()))
-            if not closing.done():
-                closing.add_done_callback(_error_of)
-                errors.append(TimeoutError(f"member {member.name!r} is still closing"))
-            elif isinstance(error := _error_of(closing), Exception):
-                error.add_note(f"member {member.name!r} of group {self.resource_id!r}")
-                errors.append(error)
+        try:
+            while left:
+                error = await self._close_member(left.pop(), deadline)
+                if error is not None:
+                    errors.append(error)
+        except asyncio.CancelledError:
+            for member in reversed(left):
+                asyncio.ensure_future(member.resource.cleanup()).add_done_callback(_error_of)
+            raise
         if errors:
             raise self._lifecycle.error(
                 ResourceError, f"closed with {len(errors)} failing member(s)"
             ) from ExceptionGroup(f"group {self.resource_id!r}: cleanup", errors)
+
+    async def _close_member(self, member: _Member, deadline: float) -> Exception | None:
+        if member.resource.state in (ResourceState.UNINITIALIZED, ResourceState.CLOSED):
+            return None
+        closing = asyncio.ensure_future(member.resource.cleanup())
+        closing.add_done_callback(_error_of)
+        await asyncio.wait({closing}, timeout=max(0.0, deadline - time.monotonic()))
+        if not closing.done():
+            return TimeoutError(f"member {member.name!r} is still closing")
+        error = _error_of(closing)
+        if not isinstance(error, Exception):
+            return None
+        error.add_note(f"member {member.name!r} of group {self.resource_id!r}")
+        return error
 
     async def _do_health_check(self) -> bool:
         """True when all required members are healthy; an ailing optional one only degrades the group."""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from exo.lifecycle.errors import ReentrantCall
-from exo.lifecycle.events import HookRun, Outcome, publish
+from exo.lifecycle.events import HookRun, Outcome, is_heard, publish
 
 if TYPE_CHECKING:
     from exo.lifecycle.flight import Flight
@@ -95,7 +95,14 @@ async def run_hook(
     A hook that had to be cancelled counts as timed out or stopped whatever it returns afterwards.
     """
     started = time.monotonic()
-    task, frame = _start(resource, name)
+    hook = getattr(resource, f"_do_{name}")
+    if getattr(hook, "does_nothing", False):
+        # The default: no task to run, nothing that could take time or fail.
+        if name == "initialize":
+            resource._lifecycle.opened = True
+        publish(HookRun(resource.resource_id, resource.resource_type, name, 0.0, "ok"))
+        return True
+    task, frame = _start(resource, name, hook)
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def wake(_: object = None) -> None:
@@ -110,7 +117,12 @@ async def run_hook(
             wake()
     outcome: Outcome = "ok"
     try:
-        stopped = await _wait_or_cancelled(ended)
+        stopped = False
+        try:
+            await ended
+        except asyncio.CancelledError:
+            # Nobody cancels a flight; the event loop is being closed. What is open is still rolled back.
+            stopped = True
         if task.done():
             outcome = _outcome(task)
             return task.result()
@@ -124,15 +136,15 @@ async def run_hook(
         flight.on_stop = None
         timer.cancel()
         frame.close()
-        seconds = time.monotonic() - started
-        publish(HookRun(resource.resource_id, resource.resource_type, name, seconds, outcome))
+        if is_heard():
+            seconds = time.monotonic() - started
+            publish(HookRun(resource.resource_id, resource.resource_type, name, seconds, outcome))
 
 
-def _start(resource: AsyncResource, name: str) -> tuple[asyncio.Task[Any], Frame]:
+def _start(resource: AsyncResource, name: str, hook: Callable[[], Any]) -> tuple[asyncio.Task[Any], Frame]:
     frame = Frame(resource, name, current.get())
     context = contextvars.copy_context()
     context.run(current.set, frame)
-    hook = getattr(resource, f"_do_{name}")
     task = asyncio.get_running_loop().create_task(
         _call(resource, name, hook), name=f"{resource.resource_id}:{name}", context=context
     )
@@ -148,15 +160,6 @@ async def _call(resource: AsyncResource, name: str, hook: Callable[[], Any]) -> 
     if not inspect.isawaitable(result):
         raise TypeError(f"{type(resource).__name__}._do_{name} of {resource.resource_id!r} must be an async function")
     return await result
-
-
-async def _wait_or_cancelled(ended: asyncio.Future[None]) -> bool:
-    """Whether the run itself was cancelled, which happens when the event loop is being closed."""
-    try:
-        await ended
-    except asyncio.CancelledError:
-        return True
-    return False
 
 
 async def _cancel(task: asyncio.Task[Any], timeout: float) -> bool:

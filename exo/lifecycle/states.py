@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from exo.lifecycle.errors import IllegalTransition
-from exo.lifecycle.events import publish
+from exo.lifecycle.events import is_heard, publish
 
 log = logging.getLogger("exo.lifecycle")
 
@@ -28,6 +28,9 @@ class ResourceState(Enum):
     ERROR = "error"
     CLOSING = "closing"
     CLOSED = "closed"
+
+    # Members are singletons: the default hash, by name, is many times slower, and states are looked up all the time.
+    __hash__ = object.__hash__
 
 
 _S = ResourceState
@@ -74,8 +77,9 @@ class StateMachine:
         self.state = ResourceState.UNINITIALIZED
         self.since = time.monotonic()
         self.reason = "constructed"
-        self._listeners: list[Listener] = []
-        self._waiters: list[tuple[frozenset[ResourceState], asyncio.Future[ResourceState]]] = []
+        # Tuples, replaced as a whole: most resources have neither, and who iterates sees one moment.
+        self._listeners: tuple[Listener, ...] = ()
+        self._waiters: tuple[tuple[frozenset[ResourceState], asyncio.Future[ResourceState]], ...] = ()
 
     def move(self, new: ResourceState, reason: str) -> None:
         """Change the state and tell the waiters and listeners; an illegal move raises and changes nothing."""
@@ -87,27 +91,34 @@ class StateMachine:
                 state=old,
             )
         now = time.monotonic()
-        change = StateChange(self.resource_id, self.resource_type, old, new, reason, now, now - self.since)
+        lasted = now - self.since
         self.state = new
         self.since = now
         self.reason = reason
-        self._wake(new)
-        for listener in tuple(self._listeners):
+        if self._waiters:
+            self._wake(new)
+        if self._listeners or is_heard():
+            self._tell(StateChange(self.resource_id, self.resource_type, old, new, reason, now, lasted))
+
+    def _tell(self, change: StateChange) -> None:
+        for listener in self._listeners:
             try:
                 listener(change)
             except Exception:
-                log.exception("a listener of %s %r failed on %s", self.resource_type, self.resource_id, new.name)
+                log.exception("a listener of %s %r failed on %s", self.resource_type, self.resource_id, change.new.name)
         publish(change)
 
     def add_listener(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` after each change; the returned function removes it (twice is fine)."""
         if not callable(listener):
             raise TypeError(f"{self.resource_type} {self.resource_id!r}: listener must be callable, got {listener!r}")
-        self._listeners.append(listener)
+        self._listeners += (listener,)
 
         def remove() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
+            kept = list(self._listeners)
+            if listener in kept:
+                kept.remove(listener)
+                self._listeners = tuple(kept)
 
         return remove
 
@@ -117,14 +128,13 @@ class StateMachine:
             return self.state
         future: asyncio.Future[ResourceState] = asyncio.get_running_loop().create_future()
         entry = (states, future)
-        self._waiters.append(entry)
+        self._waiters += (entry,)
         try:
             return await future
         finally:
-            if entry in self._waiters:
-                self._waiters.remove(entry)
+            self._waiters = tuple(other for other in self._waiters if other is not entry)
 
     def _wake(self, new: ResourceState) -> None:
-        for states, future in tuple(self._waiters):
+        for states, future in self._waiters:
             if new in states and not future.done():
                 future.set_result(new)

@@ -99,7 +99,7 @@ class TaskManager:
     def __init__(self, owner: str = "tasks") -> None:
         self.owner = arguments.text("TaskManager", "owner", owner)
         self._handles: dict[str, TaskHandle] = {}
-        self._history: deque[TaskHandle] = deque(maxlen=HISTORY)
+        self._history: deque[TaskHandle] | None = None
         self._closed = False
         self._started = 0
         self._ended: dict[Outcome, int] = {"ok": 0, "failed": 0, "cancelled": 0, "abandoned": 0}
@@ -112,7 +112,7 @@ class TaskManager:
     @property
     def history(self) -> tuple[TaskHandle, ...]:
         """The latest ended tasks, oldest first; bounded."""
-        return tuple(self._history)
+        return tuple(self._history or ())
 
     @property
     def closed(self) -> bool:
@@ -227,6 +227,8 @@ class TaskManager:
 
     def _finish(self, handle: TaskHandle, task: asyncio.Task[Any], on_error: ErrorHandler | None) -> None:
         was_abandoned = self._handles.pop(handle.id, None) is None
+        if self._history is None:
+            self._history = deque(maxlen=HISTORY)
         self._history.append(handle)
         error = None if task.cancelled() else task.exception()
         outcome: Outcome = "cancelled" if task.cancelled() else "ok" if error is None else "failed"

@@ -182,8 +182,8 @@ async def test_cleanup_attempts_every_member_and_collects_the_errors():
 
 
 async def test_a_member_that_hangs_at_the_end_does_not_keep_the_others_from_closing():
-    group = ResourceGroup(cleanup_timeout=0.1)
-    first, hanging = Specimen("first"), Specimen("hanging", cleanup_timeout=0.3)
+    group = ResourceGroup(cleanup_timeout=0.5)
+    first, hanging = Specimen("first"), Specimen("hanging", cleanup_timeout=0.8)
     group.add(first)
     group.add(hanging, depends_on=["first"])
     await group.initialize()
@@ -193,6 +193,24 @@ async def test_a_member_that_hangs_at_the_end_does_not_keep_the_others_from_clos
     assert "hanging" in repr(failed.value.__cause__)
     assert await first.wait_for(S.CLOSED, timeout=5)
     assert await hanging.wait_for(S.CLOSED, timeout=5)
+
+
+async def test_when_the_groups_own_cleanup_is_cut_off_the_rest_is_still_attempted():
+    group = ResourceGroup()
+    members = [Specimen(name) for name in "abc"]
+    for member in members:
+        group.add(member)
+    await group.initialize()
+    members[2].gates["cleanup"].clear()
+    hook = asyncio.create_task(group._do_cleanup())
+    await members[2].inside["cleanup"].wait()
+    hook.cancel()
+    await asyncio.wait({hook})
+    for member in members[:2]:
+        assert await member.wait_for(S.CLOSED, timeout=5)
+    members[2].gates["cleanup"].set()
+    await members[2].cleanup()
+    await group.cleanup()
 
 
 async def test_timeouts_are_by_default_long_enough_for_all_members():

@@ -141,7 +141,7 @@ async def test_wait_for_gives_up_after_its_timeout_and_leaves_nothing_behind():
     part = Specimen()
     with pytest.raises(ResourceTimeout, match="READY"):
         await part.wait_for(S.READY, timeout=0.01)
-    assert part._state_machine._waiters == []
+    assert part._state_machine._waiters == ()
     for bad in ((), ("READY",)):
         with pytest.raises(TypeError, match="ResourceState"):
             await part.wait_for(*bad)  # type: ignore[arg-type]
