@@ -9,6 +9,7 @@ import time
 from serve_processes import free_ports
 
 from exo.api.context import ApiSettings
+from exo.api.server import ApiServer
 from exo.cli.serve import compose
 from exo.lifecycle import ResourceState
 from exo.lifecycle.leaks import Holdings, gained_since
@@ -23,7 +24,8 @@ async def test_a_hundred_lives_of_a_node_on_the_same_ports_leak_no_task_socket_t
     api, grpc, health = free_ports(3)
     settings = NodeSettings(node_id="n0", engine="dummy", model="dummy", host="127.0.0.1", grpc_port=grpc)
     node = build_node(settings)
-    group = compose(node, ApiSettings(host="127.0.0.1", port=api), health)
+    server = ApiServer(node, node, node.monitor, ApiSettings(host="127.0.0.1", port=api))
+    group = compose(node, server, health)
     begun = time.monotonic()
     before: Holdings | None = None
     for cycle in range(CYCLES):
