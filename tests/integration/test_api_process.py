@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageFunctionToolCall
 from served import Served, served
 
 NUMPY = ("--engine", "numpy", "--context-length", "1024")
@@ -37,7 +39,7 @@ def starting(faults: Path) -> Iterator[tuple[Served, list[tuple[int, int, str]]]
             seen.append((node.get("/livez")[0], status, str(body["failing"])))
             return status == 200 and node.get("/readyz")[0] == 200
 
-        node.until(ready, 60)
+        node.until(ready, 100)
         yield node, seen
 
 
@@ -48,7 +50,7 @@ def node(starting: tuple[Served, object]) -> Served:
 
 @pytest.fixture(scope="module")
 def client(node: Served) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{node.url}/v1", api_key="-", max_retries=0, timeout=60) as made:
+    with openai.OpenAI(base_url=f"{node.url}/v1", api_key="-", max_retries=0, timeout=100) as made:
         yield made
 
 
@@ -97,6 +99,39 @@ def test_stop_strings_are_never_shown(client: openai.OpenAI) -> None:
     assert (answer.message.content, answer.finish_reason) == ("The capital of ", "stop")
 
 
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Rome"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+def test_an_answer_is_json_of_the_schema_asked_for(client: openai.OpenAI) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "capital", "schema": CITY}}
+    answer = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, temperature=0, max_tokens=60, response_format=form
+    ).choices[0]
+    assert answer.finish_reason == "stop"
+    assert json.loads(answer.message.content or "") == {"city": "Paris"}
+
+
+def test_a_required_tool_is_called_by_a_model_that_knows_no_tools(client: openai.OpenAI) -> None:
+    tools: Any = [{"type": "function", "function": {"name": "weather", "parameters": CITY}}]
+    answer = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, temperature=0, max_tokens=60, tools=tools, tool_choice="required"
+    ).choices[0]
+    (call,) = answer.message.tool_calls or []
+    assert isinstance(call, ChatCompletionMessageFunctionToolCall)
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Paris"})
+
+
+def test_a_schema_that_is_none_is_a_bad_request(client: openai.OpenAI) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model=MODEL, messages=QUESTION, response_format=form)
+
+
 def test_a_token_that_is_none_is_a_bad_request(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError):
         client.completions.create(model=MODEL, prompt=[10**9])
@@ -140,7 +175,7 @@ def test_the_gone_clients_sequence_is_freed(node: Served, client: openai.OpenAI)
     next(iter(stream))
     assert len(node.get("/api/v1/requests")[1]["requests"]) == 1
     stream.close()
-    node.until(lambda: node.get("/api/v1/requests")[1]["requests"] == [], 5)
+    node.until(lambda: node.get("/api/v1/requests")[1]["requests"] == [], 20)
 
 
 def test_the_views_show_the_ring_and_every_resource(node: Served) -> None:
@@ -154,25 +189,25 @@ def test_the_views_show_the_ring_and_every_resource(node: Served) -> None:
 
 def test_readiness_follows_the_health_check_of_one_resource_and_back(node: Served, faults: Path) -> None:
     (faults / "inference_engine").write_text("pulled the plug")
-    _, body = node.until(lambda: (seen := node.get("/readyz"))[0] == 503 and seen, 10)
+    _, body = node.until(lambda: (seen := node.get("/readyz"))[0] == 503 and seen, 20)
     assert any(
         name.startswith("inference_engine") and "pulled the plug" in why for name, why in body["failing"].items()
     )
     assert (node.get("/livez")[0], node.get("/startupz")[0]) == (200, 200)
     (faults / "inference_engine").unlink()
-    node.until(lambda: node.get("/readyz")[0] == 200, 15)
+    node.until(lambda: node.get("/readyz")[0] == 200, 30)
 
 
 def test_sigterm_in_mid_stream_ends_the_stream_whole_and_closes_in_order() -> None:
     with served(*NUMPY) as node:
-        client = openai.OpenAI(base_url=f"{node.ready().url}/v1", api_key="-", max_retries=0, timeout=60)
+        client = openai.OpenAI(base_url=f"{node.ready().url}/v1", api_key="-", max_retries=0, timeout=100)
         with client:
             stream = client.chat.completions.create(
                 model=MODEL, messages=QUESTION, stream=True, max_tokens=60, extra_body={"ignore_eos": True}
             )
             chunks = [next(iter(stream)) for _ in range(3)]
             node.signal()
-            node.until(lambda: "draining" in str(node.get("/readyz")), 5)
+            node.until(lambda: "draining" in str(node.get("/readyz")), 20)
             assert node.get("/livez")[0] == 200
             with pytest.raises(openai.InternalServerError, match="draining"):
                 client.chat.completions.create(model=MODEL, messages=QUESTION)
@@ -188,18 +223,18 @@ def test_sigterm_in_mid_stream_ends_the_stream_whole_and_closes_in_order() -> No
 def test_a_drain_that_is_cut_short_ends_the_stream_with_an_error_and_closes_in_order(why: str) -> None:
     seconds = "0.2" if why == "deadline" else "60"
     with served("--engine", "dummy", "--drain-seconds", seconds) as node:
-        client = openai.OpenAI(base_url=f"{node.ready().url}/v1", api_key="-", max_retries=0, timeout=60)
+        client = openai.OpenAI(base_url=f"{node.ready().url}/v1", api_key="-", max_retries=0, timeout=100)
         with client:
             # Long enough for any machine: it would take the dummy engine seconds.
             stream = client.chat.completions.create(model=MODEL, messages=QUESTION, stream=True, max_tokens=8000)
             next(iter(stream))
             node.signal()
             if why == "second signal":
-                node.until(lambda: "draining" in str(node.get("/readyz")), 5)
+                node.until(lambda: "draining" in str(node.get("/readyz")), 20)
                 node.signal(signal.SIGINT)
             with pytest.raises(openai.APIError):
                 list(stream)
-        assert node.wait(15) == 0
+        assert node.wait(60) == 0
         closed = [event["resource_type"] for event in node.events if str(event.get("to")).lower() == "closed"]
         assert closed[-4:] == ["node", "health_server", "api_server", "process"]
 
@@ -208,7 +243,7 @@ def test_sigterm_while_it_starts_is_a_clean_end() -> None:
     with served(*NUMPY) as node:
         assert node.get("/startupz")[0] == 503
         node.signal()
-        assert node.wait(20) == 0
+        assert node.wait(60) == 0
         assert "Traceback" not in node.log
 
 
@@ -216,12 +251,12 @@ def test_a_busy_port_ends_with_one_line_and_nothing_left_running() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         with served("--engine", "dummy", "--grpc-port", port) as node:
-            assert node.wait(30) == 1
+            assert node.wait(60) == 1
             assert port in node.log.splitlines()[-1]
             assert "Traceback" not in node.log
 
 
 def test_a_wrong_model_is_wrong_usage_and_names_the_models() -> None:
     with served("--model", "gpt-17") as node:
-        assert node.wait(30) == 2
+        assert node.wait(60) == 2
         assert MODEL in node.log.splitlines()[-1]

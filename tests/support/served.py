@@ -45,7 +45,7 @@ class Served:
     def url(self) -> str:
         """Waits until the process listens."""
         if not self._url:
-            self._url = self.until(lambda: re.search(r'"url": "(http[^"]+)"', self.log), 30)[1]
+            self._url = self.until(lambda: re.search(r'"url": "(http[^"]+)"', self.log), 60)[1]
         return self._url
 
     def get(self, path: str) -> tuple[int, Any]:
@@ -56,7 +56,7 @@ class Served:
             return error.code, json.load(error)
 
     def ready(self) -> Served:
-        self.until(lambda: self.get("/readyz")[0] == 200, 60)
+        self.until(lambda: self.get("/readyz")[0] == 200, 100)
         return self
 
     def until(self, true: Any, seconds: float) -> Any:
@@ -73,7 +73,7 @@ class Served:
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
 
-    def wait(self, seconds: float = 30) -> int:
+    def wait(self, seconds: float = 60) -> int:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
