@@ -17,6 +17,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageFunctionToolCall
 from served import Served, served
 
+pytestmark = pytest.mark.timeout(300)
 NUMPY = ("--engine", "numpy", "--context-length", "1024")
 MODEL = "smollm2-135m"
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
