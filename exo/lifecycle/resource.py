@@ -7,10 +7,11 @@ each public operation. Few private names are taken on an instance, so that subcl
 from __future__ import annotations
 
 import uuid
+import warnings
 from abc import ABC
 from collections.abc import Callable
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from exo.lifecycle import arguments
 from exo.lifecycle.core import Lifecycle, backoff, log
@@ -29,6 +30,13 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
     RECOVER_ATTEMPTS: ClassVar[int] = 3
     RECOVER_BASE_DELAY: ClassVar[float] = 0.1
     RECOVER_MAX_DELAY: ClassVar[float] = 5.0
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "_check_health" in vars(cls) and "_do_health_check" not in vars(cls):
+            # Nothing would ever call it, and the resource would always be healthy.
+            message = f"{cls.__name__}._check_health is no hook of AsyncResource: name it _do_health_check"
+            warnings.warn(message, stacklevel=2)
 
     def __init__(
         self,

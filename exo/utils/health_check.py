@@ -174,9 +174,13 @@ class HealthMonitor(AsyncResource):
 
     async def _run(self, entry: Entry) -> None:
         while True:
-            await self._check(entry)
-            if entry.recover and entry.resource.state is ResourceState.ERROR:
-                await self._recover(entry)
+            try:
+                await self._check(entry)
+                if entry.recover and entry.resource.state is ResourceState.ERROR:
+                    await self._recover(entry)
+            except Exception:
+                # A resource that breaks the contract of check_health is no reason to check it never again.
+                log.exception("the check of %s failed in an unforeseen way", entry.resource.resource_id)
             await asyncio.sleep(entry.interval * random.uniform(0.9, 1.1))
 
     async def _check(self, entry: Entry) -> None:

@@ -256,3 +256,11 @@ def test_live_resources_are_held_weakly_and_listed_by_type_oldest_first():
     del kept[1]
     gc.collect()
     assert [r.resource_id for r in live_resources("rare")] == ["r0", "r2"]
+
+
+def test_a_health_hook_under_its_old_name_is_told_at_class_creation():
+    with pytest.warns(UserWarning, match=r"Old\._check_health is no hook of AsyncResource: name it _do_health_check"):
+
+        class Old(AsyncResource):
+            async def _check_health(self) -> bool:
+                return False

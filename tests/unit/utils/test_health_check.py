@@ -254,6 +254,44 @@ async def test_subscribers_hear_of_changes_and_history_is_kept():
         assert [record.healthy for record in monitor.history("part")].count(False) >= 1
 
 
+async def test_a_monitor_started_again_checks_each_part_in_one_loop_only():
+    async with Part() as part:
+        monitor = HealthMonitor()
+        monitor.register(part, interval=FAST)
+        for _ in range(3):
+            await monitor.initialize()
+            names = [task.name for task in monitor._task_manager.tasks]
+            assert sorted(names) == ["check:part", "heartbeat"]
+            assert await monitor.check_health()
+            await monitor.cleanup()
+        assert not [task for task in asyncio.all_tasks() if "check:" in task.get_name()]
+
+
+async def test_a_part_whose_check_breaks_the_contract_is_still_checked_again(caplog: pytest.LogCaptureFixture):
+    class Breaking(Part):
+        async def check_health(self) -> bool:
+            self.checks += 1
+            raise RuntimeError("not in the contract")
+
+    async with Breaking() as part, HealthMonitor() as monitor:
+        monitor.register(part, interval=FAST)
+        await until(lambda: part.checks >= 3)
+    assert "unforeseen" in caplog.text
+
+
+async def test_a_thousand_parts_are_reported_quickly():
+    parts = [Part(f"p{i}") for i in range(1000)]
+    monitor = HealthMonitor()
+    for part in parts:
+        monitor.register(part)
+        await part.initialize()
+    started = time.perf_counter()
+    report = monitor.report()
+    assert time.perf_counter() - started < 0.5
+    assert len(report.resources) == 1000
+    assert all(health.healthy for health in report.resources.values())
+
+
 async def test_a_fault_file_makes_the_named_parts_check_fail_and_its_removal_heals(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("EXO_FAULT_DIR", str(tmp_path))
     async with Part("p") as part, Part("q") as other:
