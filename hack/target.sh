@@ -30,24 +30,27 @@ content_tag() { echo "dev-$(docker image inspect --format '{{.Id}}' "$1" | sed '
 bring_images() {
   exec 7>"$CACHE/images.lock"; flock 7        # another run would take away this one's tags
   "$repo/hack/images" node-model operator
-  local name reference prefix=${REGISTRY:+$REGISTRY/} all=(exo-node:dev exo-operator:dev)
+  local name reference prefix=${REGISTRY:+$REGISTRY/} all=(exo-node:dev exo-operator:dev) pushed=()
   if [[ $cluster_kind = kind ]]; then prefix=; fi
   EXO_HELM_ARGS=
   for name in exo-node exo-operator; do
     reference=$prefix$name:$(content_tag "$name:dev")
     docker tag "$name:dev" "$reference"
     all+=("$reference")
-    if [[ $cluster_kind = existing ]]; then step "Image $reference: push" docker push "$reference"; fi
+    pushed+=("$reference")
     case $name in
       exo-node) EXO_NODE_IMAGE=$reference; EXO_HELM_ARGS+=" --set-string nodeImage.repository=$prefix$name,nodeImage.tag=${reference##*:}";;
       exo-operator) EXO_HELM_ARGS+=" --set-string image.repository=$prefix$name,image.tag=${reference##*:}";;
     esac
   done
   # Tags of earlier contents would keep their layers for ever.
-  docker image ls --format '{{.Repository}}:{{.Tag}}' "*exo-*" | grep -E '/?exo-(node|operator):dev-[0-9a-f]{12}$' |
+  docker image ls --format '{{.Repository}}:{{.Tag}}' | grep -E '^exo-(node|operator):dev-[0-9a-f]{12}$' |
     grep -vxF "$(printf '%s\n' "${all[@]}")" | xargs -r docker rmi >/dev/null 2>&1 || true
   if [[ $cluster_kind = kind ]]; then "$repo/tests/cluster/cluster" load-image "${all[@]}"; fi
   exec 7>&-
+  if [[ $cluster_kind = existing ]]; then
+    for reference in "${pushed[@]}"; do step "Image $reference: push" docker push "$reference"; done
+  fi
   export EXO_NODE_IMAGE EXO_HELM_ARGS
 }
 
