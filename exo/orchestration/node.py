@@ -187,8 +187,14 @@ class Node(AsyncResource):
         if self._forget_peers is not None:
             self._forget_peers()
             self._forget_peers = None
+        errors: list[Exception] = []
         for close in (self.ring.cleanup, self.parts.cleanup, self.monitor.cleanup):
-            await close()
+            try:
+                await close()
+            except Exception as error:  # noqa: BLE001 - the rest is closed all the same, and all of it is raised
+                errors.append(error)
+        if errors:
+            raise ExceptionGroup(f"node {self.id!r}: cleanup", errors)
 
     async def _do_health_check(self) -> bool:
         """As healthy as its parts. An ailing part only degrades the node: it recovers or not, the others go on."""
