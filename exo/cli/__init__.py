@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +38,9 @@ LOCAL = f"http://127.0.0.1:{API_PORT}"
 
 def _serve(ctx: typer.Context, values: dict[str, Any]) -> None:
     """Run a node: HTTP API, dashboard and its part of the ring, until SIGTERM."""
+    # While the modules load nothing is open yet. Without this the kernel drops the signal for a container's first
+    # process, and the pod would only end at the end of its grace.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from exo.cli.serve import serve
 
     raise typer.Exit(serve(values))

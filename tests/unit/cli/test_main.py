@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def exo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def exo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Run]:
     """Runs `exo ARGS` in this process: exit code, standard output, standard error."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
     monkeypatch.setenv("TERMINAL_WIDTH", "200")
@@ -28,7 +29,9 @@ def exo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         said = capsys.readouterr()
         return int(ended.value.code or 0), said.out, said.err
 
-    return run
+    before = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, before)
 
 
 COMMANDS = ("serve", "run", "chat", "status", "models", "doctor", "config", "bench", "eval", "version")
@@ -56,6 +59,17 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_a_sigterm_while_the_modules_of_serve_load_is_a_clean_end() -> None:
+    code = (
+        "import os, signal, sys\nfrom exo.cli import main\n"
+        "class Killer:\n    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'exo.cli.serve':\n            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.meta_path.insert(0, Killer())\nsys.argv = ['exo', 'serve']\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_version_is_printed(exo: Run) -> None:
