@@ -22,6 +22,7 @@ from exo.lifecycle.errors import (
     ResourceInitializationTimeout,
     ResourceTimeout,
     ResourceUnavailable,
+    let_go,
 )
 from exo.lifecycle.events import Recovered, publish
 from exo.lifecycle.flight import Flight
@@ -169,6 +170,7 @@ class Lifecycle:
         except (Exception, asyncio.CancelledError) as cause:  # noqa: BLE001  # a hook may raise anything
             self.counts.initialize_failures += 1
             failure = self._failure(cause, limit)
+            let_go(cause)
             await self._roll_back(flight, cause, failure)
             if self.machine.state is _S.CLOSING and not isinstance(failure, ResourceClosed):
                 raise self.error(ResourceClosed, "was closed while it rolled back a failed start") from failure
@@ -244,6 +246,7 @@ class Lifecycle:
             await self._close(self.resource.cleanup_timeout, flight)
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001  # a hook may raise anything
             error = self._cleanup_failure(raised)
+            let_go(error)
             self.last_error = error
         finally:
             self.closing = None

@@ -13,6 +13,7 @@ ResourceError
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,3 +59,21 @@ class IllegalTransition(ResourceError):
 
 class ReentrantCall(ResourceError):
     """A hook called its own resource's lifecycle, which would wait for itself."""
+
+
+def let_go(error: BaseException) -> None:
+    """Drop the local variables that the error's traceback holds, in the whole chain; its text stays as it is.
+
+    A kept error (`last_error`) would else keep alive, and open, what a failed hook had in its hands.
+    """
+    seen: set[int] = set()
+    chain: list[BaseException | None] = [error]
+    while chain:
+        each = chain.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        traceback.clear_frames(each.__traceback__)
+        chain += [each.__cause__, each.__context__]
+        if isinstance(each, BaseExceptionGroup):
+            chain += each.exceptions

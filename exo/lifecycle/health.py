@@ -10,7 +10,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from exo.lifecycle.errors import ResourceDegraded, ResourceError, ResourceTimeout, ResourceUnavailable
+from exo.lifecycle.errors import ResourceDegraded, ResourceError, ResourceTimeout, ResourceUnavailable, let_go
 from exo.lifecycle.faults import injected_fault
 from exo.lifecycle.flight import Flight
 from exo.lifecycle.hooks import HookStopped, HookTimeout, run_hook
@@ -88,6 +88,7 @@ class Health:
             if self._core.machine.state is _S.DEGRADED:
                 self._core.machine.move(_S.READY, "healthy again")
             return True
+        let_go(failure)
         self._core.last_error = failure
         if isinstance(failure, ResourceDegraded):
             counts.consecutive_health_failures = 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
+import weakref
 
 import pytest
 from specimens import Specimen, Stubborn, turns
@@ -283,3 +285,25 @@ async def test_a_cleanup_error_is_raised_when_the_body_is_fine():
     with pytest.raises(OSError, match="cleanup"):
         async with Specimen() as part:
             part.fails["cleanup"] = OSError("cleanup")
+
+
+async def test_a_kept_error_keeps_nothing_open_that_the_hook_had_in_its_hands():
+    class Held:
+        pass
+
+    held: list[weakref.ref[Held]] = []
+
+    class Dropping(Specimen):
+        async def _do_initialize(self) -> None:
+            in_hand = Held()
+            held.append(weakref.ref(in_hand))
+            try:
+                raise KeyError("inner")
+            except KeyError as error:
+                raise OSError("outer") from error
+
+    part = Dropping()
+    with pytest.raises(ResourceInitializationError) as failed:
+        await part.initialize()
+    assert held[0]() is None
+    assert "raise OSError" in "".join(traceback.format_exception(failed.value)), "the text stays"
