@@ -18,6 +18,7 @@ from exo.api.context import ApiSettings
 from exo.api.server import ApiServer
 from exo.cli.failures import USAGE, Failure, explain
 from exo.cli.startup import LateStderr, startup_bar
+from exo.contract import env_name
 from exo.inference.errors import NodeDraining
 from exo.lifecycle import ResourceGroup
 from exo.networking.grpc.health_server import HealthServer
@@ -78,6 +79,8 @@ def api_settings(values: dict[str, Any]) -> ApiSettings:
 def serve(values: dict[str, Any]) -> int:
     """Runs until a signal; the exit code. Wrong settings are refused before anything else happens."""
     node, api = node_settings(values), api_settings(values)
+    if values["models_dir"] is not None:  # the catalog looks there, for whoever asks it
+        os.environ[env_name("models-dir")] = str(values["models_dir"])
     form: Literal["json", "console"] = "json" if wants_json(values["log_format"]) else "console"
     configure_logging(form, level=values["log_level"], stream=LateStderr())  # type: ignore[arg-type]  # is a TextIO
     count_lifecycle()

@@ -257,7 +257,9 @@ def test_a_busy_port_ends_with_one_line_and_nothing_left_running() -> None:
             assert "Traceback" not in node.log
 
 
-def test_a_wrong_model_is_wrong_usage_and_names_the_models() -> None:
-    with served("--model", "gpt-17") as node:
+def test_a_wrong_model_is_wrong_usage_and_names_the_models(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    with served("--model", "gpt-17", "--models-dir", str(tmp_path)) as node:
         assert node.wait(60) == 2
-        assert MODEL in node.log.splitlines()[-1]
+        assert f"mine, {MODEL}" in node.log.splitlines()[-1]
