@@ -37,4 +37,4 @@ def kube(operator: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
     yield cluster
     if request.session.testsfailed and os.environ.get("KEEP_FAILED"):
         return
-    cluster.call("delete", "namespace", name, "--wait=true", timeout=120)
+    cluster.call("delete", "namespace", name, "--wait=false")
