@@ -50,6 +50,10 @@ class FallbackEngine(CheckpointEngine):
     def sequences(self) -> int:
         return self._inner.sequences if self._inner else 0
 
+    @property
+    def max_sequences(self) -> int | None:
+        return self._inner.max_sequences if self._inner else None
+
     async def _load_checkpoint(self, shard: Shard, path: Path) -> None:
         await super()._load_checkpoint(shard, path)
         if self.degraded_reason is None:

@@ -106,6 +106,11 @@ class InferenceEngine(AsyncResource, ABC):
         """Live sequences."""
         return 0
 
+    @property
+    def max_sequences(self) -> int | None:
+        """How many sequences can be live at once, whatever their length; None where there is no bound."""
+        return None
+
     @abstractmethod
     async def _load_checkpoint(self, shard: Shard, path: Path) -> None: ...
 

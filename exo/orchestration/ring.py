@@ -182,7 +182,10 @@ class Ring(AsyncResource):
                     self._stage.close(sender, message.sequence_id)
             case Failed():
                 self._entry.failed(sender, message)
-                self._stage.fail(message.sequence_id, f"{message.node}: {message.reason}", retryable=message.retryable)
+                assignment = self._stage.epochs.get(message.epoch)
+                if assignment is not None and sender in (self.view.own_id, *assignment.nodes):
+                    reason = f"{message.node}: {message.reason}"
+                    self._stage.fail(message.sequence_id, reason, retryable=message.retryable)
 
     def undelivered(self, node_id: str, message: Message, reason: str) -> None:
         if self._stage is None or self._entry is None or isinstance(message, Close | Failed):

@@ -18,8 +18,8 @@ from exo.inference.errors import Overloaded
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """capacity_tokens: KV budget. chunk_tokens: longest prefill of one lane in a pass; pass_tokens: of all lanes.
-
+    """capacity_tokens: KV budget; max_lanes: sequences that fit in it at once.
+    chunk_tokens: longest prefill of one lane in a pass; pass_tokens: of all lanes.
     micro_batch: below this many decoding lanes a pass takes all of them; above, `stages` passes share them, so that
     every stage of a longer ring has work (a smaller batch costs about as much as a larger one: weights are read once).
     max_waiting: lanes that wait for memory; max_per_owner: lanes of one entry, so that none takes all the places.
@@ -32,6 +32,7 @@ class Limits:
     micro_batch: int = 8
     max_waiting: int = 1024
     max_per_owner: int = 512
+    max_lanes: int = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +75,7 @@ class Scheduler:
         self._decoding: OrderedDict[str, _Lane] = OrderedDict()
         self._prefilling: OrderedDict[str, _Lane] = OrderedDict()
         self._decoded_last = False
+        self._admitted: list[str] = []
 
     def __contains__(self, lane_id: str) -> bool:
         return lane_id in self._lanes
@@ -81,9 +83,9 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._lanes)
 
-    def resize(self, capacity_tokens: int) -> None:
-        """The engine holds other layers now: the budget in tokens is another."""
-        self.limits = replace(self.limits, capacity_tokens=max(1, capacity_tokens))
+    def resize(self, capacity_tokens: int, max_lanes: int) -> None:
+        """The engine holds other layers now: its room is another."""
+        self.limits = replace(self.limits, capacity_tokens=max(1, capacity_tokens), max_lanes=max(1, max_lanes))
         self._admit_waiting()
 
     @property
@@ -142,6 +144,20 @@ class Scheduler:
         self._admit_waiting()
         return True
 
+    def take_admitted(self) -> list[str]:
+        """The lanes admitted since this was last asked, those that are closed again left out."""
+        admitted, self._admitted = self._admitted, []
+        return [lane_id for lane_id in admitted if lane_id in self._running]
+
+    def skip(self, lane_id: str, tokens: int) -> None:
+        """The first `tokens` of a lane that has not run yet need no pass: the engine knows them already."""
+        lane = self._lanes[lane_id]
+        first = lane.pieces[0]
+        lane.pieces[0] = Piece(first.position + tokens, first.values[tokens:], first.sample)
+        self._decoding.pop(lane_id, None)
+        self._prefilling.pop(lane_id, None)
+        self._ready(lane)
+
     def next_batch(self, stages: int = 1) -> list[Work]:
         """What the next pass runs; [] when nothing is ready. `stages`: of the ring, for micro-batches."""
         if not self.has_work:
@@ -193,10 +209,13 @@ class Scheduler:
         self._owned[lane.owner] += 1
 
     def _fits(self, lane: _Lane) -> bool:
-        return self.reserved + lane.reserve <= self.limits.capacity_tokens
+        return (
+            self.reserved + lane.reserve <= self.limits.capacity_tokens and len(self._running) < self.limits.max_lanes
+        )
 
     def _admit(self, lane: _Lane) -> None:
         self._running.add(lane.lane_id)
+        self._admitted.append(lane.lane_id)
         self.reserved += lane.reserve
         if lane.pieces:
             self._ready(lane)

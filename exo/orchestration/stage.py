@@ -34,17 +34,23 @@ log = logging.getLogger(__name__)
 TOMBSTONES = 4096
 # Of a sequence that did not say how long it may become.
 MAX_LENGTH = 1 << 20
+# Engines give out memory in blocks: a sequence may take up to one more than it has tokens for.
+GRAIN = 64
 
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """expected: position of the next token or forward that is in order; limit: what it said it can grow to."""
+    """expected: position of the next token or forward that is in order; limit: what it said it can grow to.
+
+    tokens: those it was opened with.
+    """
 
     sequence_id: str
     entry: str
     assignment: Assignment
     expected: int
     limit: int
+    tokens: tuple[int, ...]
     sampler: TokenSampler | None
 
 
@@ -95,9 +101,10 @@ class Stage(AsyncResource):
     def serve(self, assignment: Assignment) -> None:
         """Accept messages of this epoch from now on. The engine must hold its layers."""
         self._epochs[assignment.epoch] = assignment
-        capacity = getattr(self._engine, "kv_tokens_total", None)
-        if capacity:
-            self._scheduler.resize(capacity)
+        limits = self._scheduler.limits
+        self._scheduler.resize(
+            self._engine.kv_tokens_total or limits.capacity_tokens, self._engine.max_sequences or limits.max_lanes
+        )
 
     def retire(self, epoch: str, reason: str) -> None:
         """Accept nothing of this epoch any more; its sequences are freed and their entries told to go on elsewhere."""
@@ -124,14 +131,13 @@ class Stage(AsyncResource):
         if message.sequence_id in self._closed or message.sequence_id in self._lanes:
             return None
         reserve = max(message.max_length, len(message.tokens))
-        lane = _Lane(
-            message.sequence_id, message.entry, assignment, 0, reserve if message.max_length else MAX_LENGTH, None
-        )
+        limit = reserve if message.max_length else MAX_LENGTH
+        lane = _Lane(message.sequence_id, message.entry, assignment, 0, limit, message.tokens, None)
         try:
             if assignment.is_last:
                 lane.sampler = self._samplers(message)
             self._scheduler.open(
-                lane.sequence_id, owner=lane.entry, group=lane.assignment.epoch, reserve=reserve,
+                lane.sequence_id, owner=lane.entry, group=lane.assignment.epoch, reserve=reserve + GRAIN,
                 wait=assignment.is_first,
             )  # fmt: skip
         except (Overloaded, InvalidRequest, ValueError) as error:
@@ -200,9 +206,26 @@ class Stage(AsyncResource):
             self._wake.clear()
             await self._release_closed()
             while self._scheduler.has_work:
+                await self._reuse_prefixes()
                 await self._pass(self._scheduler.next_batch(self._stages()))
                 await self._release_closed()
                 await asyncio.sleep(0)  # an engine that never waits must not keep the event loop to itself
+
+    async def _reuse_prefixes(self) -> None:
+        """What an earlier sequence has computed (the same system prompt, the turns before) is not computed again.
+
+        Where this node has all layers: the stages of a longer ring would have to agree on how much they still know.
+        """
+        for lane_id in self._scheduler.take_admitted():
+            lane = self._lanes.get(lane_id)
+            if lane is None or not (lane.assignment.is_first and lane.assignment.is_last):
+                continue
+            try:
+                known = await self._engine.reuse_prefix(lane_id, lane.tokens)
+            except (Overloaded, ResourceError):
+                continue  # the pass itself will tell
+            if known and lane_id in self._lanes:
+                self._scheduler.skip(lane_id, known)
 
     def _stages(self) -> int:
         return max((len(assignment.nodes) for assignment in self._epochs.values()), default=1)

@@ -81,6 +81,10 @@ class OnnxEngine(CheckpointEngine):
         return self._sequences.table.n_live if self._sequences else 0
 
     @property
+    def max_sequences(self) -> int:
+        return self._max_sequences
+
+    @property
     def evictions(self) -> int:
         """Live sequences whose KV had to go since the checkpoint was loaded."""
         return self._sequences.table.evictions if self._sequences else 0

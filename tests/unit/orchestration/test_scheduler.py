@@ -146,6 +146,32 @@ def test_more_than_the_queue_holds_is_overload() -> None:
     assert "c" not in one
 
 
+def test_no_more_sequences_run_than_the_engine_has_places_for() -> None:
+    one = scheduler(max_lanes=1)
+    add(one, "a")
+    add(one, "b")
+    assert (one.is_running("b"), one.waiting) == (False, 1)
+    one.close("a")
+    assert one.is_running("b")
+
+
+def test_what_the_engine_knows_of_a_prompt_is_skipped() -> None:
+    one = scheduler(chunk_tokens=4)
+    add(one, "a", 10)
+    add(one, "b", 3)
+    assert one.take_admitted() == ["a", "b"]
+    assert one.take_admitted() == []
+    one.skip("a", 7)
+    one.skip("b", 2)
+    prefill, decode = sorted((one.next_batch() for _ in range(2)), key=lambda batch: batch[0].lane_id)
+    assert [(w.lane_id, w.piece.position, list(w.piece.values)) for w in (*prefill, *decode)] == [
+        ("a", 7, [7, 8, 9]), ("b", 2, [2]),
+    ]  # fmt: skip
+    add(one, "closed", 4)
+    one.close("closed")
+    assert one.take_admitted() == []
+
+
 def test_one_entry_cannot_take_all_the_places() -> None:
     one = scheduler(max_per_owner=2)
     add(one, "a", owner="greedy")
@@ -175,7 +201,7 @@ def test_a_larger_budget_admits_who_waits() -> None:
     one = scheduler(capacity_tokens=10)
     add(one, "a")
     add(one, "b")
-    one.resize(20)
+    one.resize(20, 64)
     assert one.is_running("b")
 
 

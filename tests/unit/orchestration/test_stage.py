@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 import pytest
@@ -207,7 +207,7 @@ async def test_a_sequence_that_breaks_the_engine_takes_no_other_with_it() -> Non
 
 
 async def test_sequences_beyond_the_kv_budget_wait_for_the_others() -> None:
-    bench = Bench("first", DummyEngine(kv_tokens=45))
+    bench = Bench("first", DummyEngine(kv_tokens=200))
     await bench.begin()
     for name in "abc":
         bench.stage.open("entry", opened(name))
@@ -246,3 +246,26 @@ async def test_a_sequence_that_grows_beyond_what_it_said_is_ended(bench: Bench) 
     bench.stage.forward("first", forward(rows=21))
     (failed,) = bench.failures()
     assert (failed.retryable, failed.reason) == (False, "longer than the 20 tokens it was opened for")
+
+
+class Remembering(DummyEngine):
+    """Says that it knows the first two tokens of whatever begins."""
+
+    async def _reuse_prefix(self, request_id: str, tokens: Sequence[int], limit: int) -> int:
+        await self._infer_batch(self.whole, [Step(request_id, np.asarray(tokens[:2]), 0, "none")])
+        return 2
+
+    whole = Shard("dummy", 0, 7, 8)
+
+
+async def test_a_node_of_all_layers_begins_behind_what_its_engine_knows_and_says_the_same() -> None:
+    tokens = []
+    for engine in (DummyEngine(), Remembering()):
+        bench = Bench("first", engine)
+        bench.assignment = Assignment("e1", Remembering.whole, ("first",), 0)
+        await bench.begin()
+        bench.stage.open("entry", opened())
+        await until(lambda bench=bench: bench.kinds("entry"))
+        tokens.append(bench.posted[0][1])
+        await bench.stage.cleanup()
+    assert tokens[0] == tokens[1]
