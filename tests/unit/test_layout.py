@@ -68,3 +68,14 @@ def test_no_file_names(what: str, pattern: str) -> None:
             continue
         found += [f"{path.relative_to(ROOT)}: {m.group()}" for m in re.finditer(pattern, text, re.MULTILINE)]
     assert found == [], what
+
+
+def test_every_file_that_the_architecture_page_names_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = [cells for line in text.splitlines() if line.startswith("| ") and (cells := line.split("|")[2])]
+    missing = []
+    for name in re.findall(r"`((?:exo|operator|charts|tests|examples)/[^`]*)`", "\n".join(rows)):
+        stem, _, rest = name.partition("{")
+        choices = [stem + choice + rest.partition("}")[2] for choice in rest.partition("}")[0].split(",")]
+        missing += [choice for choice in choices if not (ROOT / choice).exists()]
+    assert missing == []
