@@ -36,26 +36,26 @@ class ChatReply:
 
     def __init__(self, context: Context, body: ChatRequest, envelope: Envelope) -> None:
         self._context = context
-        self._body = body
+        self.body = body
         self._envelope = envelope
         self.facts: dict[str, Any] = {}
-        self._names = {tool.function.name for tool in body.tools or []} if body.tool_choice != "none" else set()
-        self._token_bytes = partial(context.backend.token_bytes, body.model)
+        self.names = {tool.function.name for tool in body.tools or []} if body.tool_choice != "none" else set()
+        self.token_bytes = partial(context.backend.token_bytes, body.model)
 
     async def whole(self) -> Json:
         run = await self._run()
         await run.finish()
         choices = []
         for index, choice in enumerate(run.choices):
-            text, calls = self._read(index, choice.text)
+            text, calls = self.read(index, choice.text)
             choices.append(
-                replies.chat_choice(index, choice, text, calls, self._token_bytes, logprobs=bool(self._body.logprobs))
+                replies.chat_choice(index, choice, text, calls, self.token_bytes, logprobs=bool(self.body.logprobs))
             )
         return self._envelope.wrap("chat.completion", choices, usage=replies.usage(run.choices))
 
     async def events(self) -> AsyncGenerator[Json, None]:
         run = await self._run()
-        deltas = [_Deltas(self, index) for index in range(self._body.n or 1)]
+        deltas = [_Deltas(self, index) for index in range(self.body.n or 1)]
         async with contextlib.aclosing(run.steps()) as steps:
             opened = False
             async for index, chunk in steps:
@@ -69,7 +69,7 @@ class ChatReply:
             yield self._envelope.wrap("chat.completion.chunk", [], usage=replies.usage(run.choices))
 
     async def _run(self) -> Run:
-        body, backend = self._body, self._context.backend
+        body, backend = self.body, self._context.backend
         model = self._context.model(body.model)
         prompt = await backend.render_chat(body.model, params.chat_messages(body.messages), params.chat_tools(body))
         requests = params.sequences(
@@ -84,17 +84,17 @@ class ChatReply:
 
     @property
     def _wants_usage(self) -> bool:
-        options = self._body.stream_options
+        options = self.body.stream_options
         return bool(options and options.include_usage)
 
     def _chunk(self, choice: Json) -> Json:
         rest: dict[str, Any] = {"usage": None} if self._wants_usage else {}
         return self._envelope.wrap("chat.completion.chunk", [choice], **rest)
 
-    def _read(self, index: int, text: str) -> tuple[str, list[ToolCall]]:
-        if not self._names:
+    def read(self, index: int, text: str) -> tuple[str, list[ToolCall]]:
+        if not self.names:
             return text, []
-        return parse_calls(text, self._names, id_prefix=f"{self._envelope.id.removeprefix('chatcmpl-')[:24]}_{index}_")
+        return parse_calls(text, self.names, id_prefix=f"{self._envelope.id.removeprefix('chatcmpl-')[:24]}_{index}_")
 
 
 class _Deltas:
@@ -115,19 +115,19 @@ class _Deltas:
         self._held_chunks.append(chunk)
         if chunk.finish_reason is not None:
             return self._closing(chunk)
-        if not self._held or (self._reply._names and may_hold_calls(self._held, at_start=not self._sent)):
+        if not self._held or (self._reply.names and may_hold_calls(self._held, at_start=not self._sent)):
             return []
         return [self._flush(self._held)]
 
     def _flush(self, text: str) -> Json:
         logprobs = None
-        if self._reply._body.logprobs:
-            logprobs = replies.chat_logprobs(self._held_chunks, self._reply._token_bytes)
+        if self._reply.body.logprobs:
+            logprobs = replies.chat_logprobs(self._held_chunks, self._reply.token_bytes)
         self._held, self._held_chunks, self._sent = "", [], True
         return replies.chat_delta(self._index, {"content": text}, logprobs=logprobs)
 
     def _closing(self, chunk: GenerationChunk) -> list[Json]:
-        text, calls = self._reply._read(self._index, self._held)
+        text, calls = self._reply.read(self._index, self._held)
         out = [self._flush(text)] if text or any(c.logprob for c in self._held_chunks) else []
         out += [
             replies.chat_delta(self._index, {"tool_calls": [{"index": at, **call.to_dict()}]})
