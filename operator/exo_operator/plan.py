@@ -16,7 +16,7 @@ from exo_operator.render import Defaults, Manifest, NodeRef
 
 # A pod that is still there this long after its grace ended sits on a machine that does not answer: its name is needed.
 OVERDUE: Final = timedelta(seconds=15)
-UNFORMED_AFTER_S: Final = 6.0
+UNFORMED_AFTER_S: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True)

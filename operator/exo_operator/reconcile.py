@@ -37,6 +37,7 @@ POLL_READY_S = 2.0
 POLL_DOUBT_S = 0.25
 NODES_PER_POLL_SECOND = 50
 FIGURES_EVERY_S = 10.0
+NAMESPACE_GOES_S = 5.0
 # A ring with used restarts is looked at now and then: time gives the budget back.
 RING_LOOK_S = 60.0
 
@@ -187,6 +188,10 @@ class Reconciler:
 
     async def _failed(self, key: Key, error: Exception) -> None:
         delay = self.backoff.failed(key)
+        if isinstance(error, ClusterError) and "being terminated" in error.message:
+            # Its namespace is going: what disappears there is not to be made anew, and nothing is wrong.
+            self.queue.add(key, NAMESPACE_GOES_S)
+            return
         if isinstance(error, ClusterError) and error.retry_after is not None:
             delay = max(delay, error.retry_after)
         expected = isinstance(error, ClusterError | OSError | TimeoutError)

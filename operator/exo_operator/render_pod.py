@@ -143,13 +143,13 @@ def _probes(spec: ExoNodeSpec) -> Manifest:
             "timeoutSeconds": 2,
             "failureThreshold": math.ceil(render.startup_seconds(spec) / startup_period),
         },
-        # Two in a row: one lost packet does not take a node out; NotReady still comes in about 4 s. Three in a ring:
-        # while it plans anew it holds its requests, and must not leave its Service without nodes.
+        # Two in a row: one lost packet does not take a node out; NotReady still comes in about 4 s. Four in a ring: while
+        # it plans anew it holds its requests, and must not leave its Service without nodes.
         "readinessProbe": {
             **action(contract.READY_PATH, contract.READY_SERVICE),
             "periodSeconds": probes.readiness_period_seconds,
             "timeoutSeconds": 2,
-            "failureThreshold": 3 if in_ring(spec) else 2,
+            "failureThreshold": 4 if in_ring(spec) else 2,
             "successThreshold": 1,
         },
         # Long enough for a busy node on a crowded machine, short enough for one that hangs.

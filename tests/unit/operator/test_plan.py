@@ -138,6 +138,16 @@ def test_the_gate_follows_what_the_node_says_of_its_ring(formed: bool | None, ex
     assert [a.ready for a in actions if isinstance(a, SetGate)] == expected
 
 
+def test_an_open_gate_closes_only_when_the_ring_has_been_gone_for_a_while() -> None:
+    raw = in_cluster()
+    world = everything(raw)
+    world[-1]["status"]["conditions"].append({"type": "exo.dev/ring-formed", "status": "True"})
+    report = NodeReport(reachable=True, ring_formed=False)
+    for seconds, expected in ((0.0, []), (7.9, []), (8.0, [False])):
+        actions = plan.plan(node_ref(raw), observed(*world, report=report, unformed_s=seconds), DEFAULTS)
+        assert [a.ready for a in actions if isinstance(a, SetGate)] == expected
+
+
 def test_a_node_that_does_not_answer_leaves_its_gate_as_it_is() -> None:
     raw = in_cluster()
     report = NodeReport(reachable=False, ring_formed=False)

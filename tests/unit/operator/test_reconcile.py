@@ -185,6 +185,17 @@ async def test_a_refused_pod_backs_off_and_says_why_with_the_time_of_the_next_tr
     assert "nextRetryTime" not in world.live("ExoNode", "paris")["status"]
 
 
+async def test_a_namespace_that_goes_is_no_failure_to_tell_of(world: World) -> None:
+    world.make("ExoNode", "paris", BUNDLED)
+    await world.settle()
+    world.kube.refuse["Pod"] = ClusterError(403, "forbidden: namespace x is being terminated")
+    world.kube.collect(Ref("Pod", "default", "paris"))
+    world.kube.writes.clear()
+    world.kube.events.clear()
+    await world.settle(4)
+    assert (world.kube.writes, world.kube.events) == ([], [])
+
+
 async def test_a_server_that_asks_to_wait_is_obeyed(world: World) -> None:
     key = world.make("ExoNode", "paris", BUNDLED)
     world.kube.refuse["Service"] = ClusterError(429, "slow down", retry_after=120.0)

@@ -154,7 +154,7 @@ def test_grpc_probes_ask_the_three_services_on_the_health_port() -> None:
 def test_a_pod_is_not_ready_within_ten_seconds_of_the_first_bad_answer() -> None:
     for cluster in ("", "ring"):
         probe = container(cluster=cluster)["readinessProbe"]
-        assert probe["periodSeconds"] * probe["failureThreshold"] + probe["timeoutSeconds"] < 10
+        assert probe["periodSeconds"] * probe["failureThreshold"] < 10
 
 
 def test_a_hung_node_need_not_be_given_time_to_drain() -> None:
