@@ -143,8 +143,8 @@ def _probes(spec: ExoNodeSpec) -> Manifest:
             "timeoutSeconds": 2,
             "failureThreshold": math.ceil(render.startup_seconds(spec) / startup_period),
         },
-        # Two in a row: one lost packet does not take a node out; NotReady still comes in about 4 s. Four in a ring: while
-        # it plans anew it holds its requests, and must not leave its Service without nodes.
+        # Two in a row: one lost packet does not take a node out; NotReady still comes in about 4 s. Four in a ring:
+        # while it plans anew it holds its requests, and must not leave its Service without nodes.
         "readinessProbe": {
             **action(contract.READY_PATH, contract.READY_SERVICE),
             "periodSeconds": probes.readiness_period_seconds,
