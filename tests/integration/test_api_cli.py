@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from api_fakes import Fakes
 from httpx import AsyncClient
 
 from exo.api.context import ApiSettings
 from exo.api.server import ApiServer
+from exo.cli.status import show
 from exo.cli.terminal import Talk
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """The server's log would be taken for what the command says."""
+    with structlog.testing.capture_logs():
+        yield
 
 
 def exo(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -39,10 +51,6 @@ def test_run_reads_the_prompt_from_a_pipe_and_stops_at_the_limit() -> None:
 
 @pytest.mark.parametrize("as_json", [False, True])
 async def test_status_shows_a_running_node(as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    import asyncio
-
-    from exo.cli.status import show
-
     fakes = Fakes(settings=ApiSettings(host="127.0.0.1"))
     async with ApiServer(fakes.backend, fakes.view, fakes.monitor, fakes.settings) as api:  # type: ignore[arg-type]
         assert await asyncio.to_thread(show, api.url, None, as_json=as_json) == 0
@@ -52,9 +60,6 @@ async def test_status_shows_a_running_node(as_json: bool, capsys: pytest.Capture
 
 
 async def test_chat_answers_each_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import asyncio
-    import io
-
     fakes = Fakes(settings=ApiSettings(host="127.0.0.1", api_key="k"))
     monkeypatch.setattr(sys, "stdin", io.StringIO("hi\n/new\nagain\n"))
     async with ApiServer(fakes.backend, fakes.view, fakes.monitor, fakes.settings) as api:  # type: ignore[arg-type]
