@@ -10,6 +10,7 @@ closes anything. `life` counts attempts and cleanups: a health result of an earl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -160,7 +161,7 @@ class Lifecycle:
         self.counts.initializations += 1
         try:
             if self.opened:
-                await self._close(self.resource.cleanup_timeout, flight)
+                await self._close_the_old(flight)
             self.resource._task_manager.reopen()
             if deadline is not None:
                 limit = max(0.0, min(limit, deadline - time.monotonic()))
@@ -181,6 +182,13 @@ class Lifecycle:
         self.counts.consecutive_health_failures = 0
         self.machine.move(_S.READY, "initialized")
         self.health.show_declared()
+
+    async def _close_the_old(self, flight: Flight[None]) -> None:
+        """Before a recovery. What is broken often fails to close: counted, said, and no obstacle."""
+        try:
+            await self._close(self.resource.cleanup_timeout, flight)
+        except Exception as error:  # noqa: BLE001  # a hook may raise anything
+            log.warning("%s: closing before it starts anew failed: %r", self.resource, error)
 
     def _failure(self, cause: BaseException, limit: float) -> ResourceError:
         if self.machine.state is _S.CLOSING:
@@ -241,7 +249,9 @@ class Lifecycle:
         try:
             for other in (self.starting, self.health.running):
                 if other is not None:
-                    await other.settle()
+                    # Cancelled only when the event loop is being closed: what is open is closed all the same.
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await other.settle()
             self.health.running = None
             await self._close(self.resource.cleanup_timeout, flight)
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001  # a hook may raise anything

@@ -253,3 +253,19 @@ async def test_a_background_task_started_from_the_init_hook_is_not_inside_it():
     await turns()
     assert part._task_manager.statistics().failed == 0
     await part.cleanup()
+
+
+def test_an_event_loop_that_is_shut_down_during_a_cleanup_still_closes():
+    part = Stubborn("initialize", initialize_timeout=30)
+    tasks: list[asyncio.Task[object]] = []
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(part.initialize()))
+        await part.inside["initialize"].wait()
+        tasks.append(asyncio.create_task(part.cleanup()))
+        await asyncio.sleep(0)
+        part.stubborn = ""
+        assert part.state is S.CLOSING
+
+    asyncio.run(main())
+    assert part.state is S.CLOSED

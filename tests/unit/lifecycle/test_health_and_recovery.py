@@ -186,6 +186,18 @@ async def test_recover_after_a_failed_start_has_nothing_to_clean():
     assert (part.initialized, part.cleaned, part.last_error) == (2, 1, None)
 
 
+async def test_what_fails_to_close_is_still_started_anew(caplog: pytest.LogCaptureFixture):
+    part = Specimen(failure_threshold=1)
+    await part.initialize()
+    part.healthy = False
+    await part.check_health()
+    part.fails["cleanup"] = BrokenPipeError("the other side is gone")
+    await part.ensure_ready()
+    assert (part.state, part.initialized, part.cleaned) == (S.READY, 2, 1)
+    assert part.statistics().cleanup_failures == 1
+    assert "the other side is gone" in caplog.text
+
+
 async def test_recover_tries_again_after_growing_pauses_and_then_raises():
     part = Specimen()
     part.fails["initialize"] = OSError("broken")
