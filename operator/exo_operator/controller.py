@@ -5,8 +5,8 @@ watches are alive.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
+from typing import Any
 
 import structlog
 
@@ -34,7 +34,8 @@ class Controller:
         self._store = reconciler.store
         self._health = health
         self._namespaces = namespaces or ("",)
-        self.last_event = time.monotonic()
+        # What of each custom resource was last acted upon: all but its status, which is our own word.
+        self._asked: dict[Ref, Any] = {}
 
     def seen(self, obj: Raw) -> None:
         """An object was listed, added or modified."""
@@ -49,9 +50,9 @@ class Controller:
         if obj["kind"] == "Pod":
             self._reconciler.forget_pod(str(obj["metadata"].get("uid")))
         self._enqueue(obj)
+        self._asked.pop(ref_of(obj), None)
 
     def _count(self, obj: Raw) -> None:
-        self.last_event = time.monotonic()
         self._reconciler.metrics.events.labels(obj["kind"]).inc()
         self._reconciler.metrics.objects.set(len(self._store))
 
@@ -61,10 +62,14 @@ class Controller:
         self._reconciler.metrics.queue.set(len(self._reconciler.queue))
 
     def keys(self, obj: Raw) -> Iterator[Key]:
-        """The custom resources that an object concerns: itself, its owners, and the rest of its ring."""
+        """The custom resources that an object concerns: itself, its owners, and the rest of its ring.
+
+        Itself only where more than its status changed: else each status that we write would wake us up again, past any
+        back-off.
+        """
         metadata = obj["metadata"]
         namespace = metadata.get("namespace", "")
-        if obj["kind"] in OWN_KINDS:
+        if obj["kind"] in OWN_KINDS and self._is_new_wish(obj):
             yield Key(obj["kind"], namespace, metadata["name"])
         for owner in metadata.get("ownerReferences") or ():
             if owner.get("kind") in OWN_KINDS and str(owner.get("apiVersion", "")).startswith(f"{contract.GROUP}/"):
@@ -75,6 +80,15 @@ class Controller:
         if cluster and new_or_gone:
             for member in self._store.nodes_of_cluster(namespace, cluster):
                 yield Key(names.KIND_NODE, namespace, member["metadata"]["name"])
+
+    def _is_new_wish(self, obj: Raw) -> bool:
+        metadata = obj["metadata"]
+        parts = ("uid", "generation", "labels", "annotations", "deletionTimestamp")
+        wish = [metadata.get(part) for part in parts]
+        if self._asked.get(ref_of(obj)) == wish:
+            return False
+        self._asked[ref_of(obj)] = wish
+        return True
 
     async def resync_for_ever(self, every: float) -> None:
         """Compare with the API server every so often. A failure is logged and tried again."""
@@ -106,7 +120,10 @@ class Controller:
             await self._forget_gone(known)
         for kind in OWN_KINDS:
             for obj in self._store.of_kind(kind):
-                self._enqueue(obj)
+                key = Key(kind, obj["metadata"]["namespace"], obj["metadata"]["name"])
+                # One that backs off is looked at when its time has come.
+                if not self._reconciler.backoff.failures(key):
+                    self._reconciler.queue.add(key)
         self._count_nodes()
         self._health.synced = True
         return late
@@ -124,8 +141,7 @@ class Controller:
             try:
                 await self._reconciler.cluster.get(*ref)
             except NotFound:
-                self._store.remove(obj)
-                self._enqueue(obj)
+                self.deleted(obj)
 
     def _judge_watches(self, late: dict[Ref, int]) -> None:
         """Unhealthy when a watch still has not delivered what the list saw."""
