@@ -82,7 +82,7 @@ class Hub:
     def look_up(self, repo: str, revision: str | None) -> Repository:
         """Raises `ModelNotFound` for what the hub does not have or show, `CheckpointError` for a hub that fails."""
         if self._offline:
-            return self._cached(repo, revision)
+            return self.cached(repo, revision)
         api = HfApi(endpoint=self._endpoint, token=self._token)
         info = self._try(repo, lambda: api.model_info(repo, revision=revision, files_metadata=True, timeout=30.0))
         files = {
@@ -130,8 +130,8 @@ class Hub:
         except OSError as error:
             raise CheckpointError(f"cannot be written: {error.strerror or error}", path=str(ref)) from error
 
-    def _cached(self, repo: str, revision: str | None) -> Repository:
-        """What an earlier run left in the cache."""
+    def cached(self, repo: str, revision: str | None) -> Repository:
+        """What an earlier run left in the cache. Raises `CheckpointError` when it left nothing."""
         folder = self._cache / f"models--{repo.replace('/', '--')}"
         ref = self._ref(repo, revision)
         commit = ref.read_text().strip() if ref.is_file() else (revision or "")
@@ -154,6 +154,11 @@ class Hub:
                 log.warning("%s: try %d failed, again in %.1f s: %s", repo, attempt, pause, error)
                 self.cancelled.wait(min(pause, 60.0))
         raise AssertionError("the last try returns or raises")
+
+
+def is_unreachable(error: CheckpointError) -> bool:
+    """Whether the hub could not be asked, as opposed to what it answered."""
+    return isinstance(error.__cause__, Exception) and _passes(error.__cause__)
 
 
 def _passes(error: Exception) -> bool:

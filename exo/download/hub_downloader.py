@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from exo.download import hub_names
-from exo.download.hub import Hub, Repository
+from exo.download.hub import Hub, Repository, is_unreachable
 from exo.download.shard_downloader import DownloadProgress, LocalShardDownloader, ModelSource
 from exo.inference.errors import CheckpointError
 from exo.inference.safetensors_checkpoint import SINGLE, read_json
 from exo.inference.shard import Shard
+from exo.utils.error_handling import degrade, restore
 
 PARALLEL = 4
+# What the degradation is called in state, metrics and logs.
+DEGRADATION = "hub"
 
 
 class HubShardDownloader(LocalShardDownloader):
@@ -62,7 +65,7 @@ class HubShardDownloader(LocalShardDownloader):
         if not hub_names.is_hub_name(model):
             return await super()._describe(model)
         name = hub_names.parse(model)
-        repository = await self._run(self._hub.look_up, name.repo, name.revision or self._revision)
+        repository = await self._look_up(name.repo, name.revision or self._revision)
         gguf = hub_names.gguf_file(name, repository.files)
         if gguf is not None:
             (path,) = await self._fetch(repository, [gguf])
@@ -73,6 +76,22 @@ class HubShardDownloader(LocalShardDownloader):
         folder = (await self._fetch(repository, small))[0].parent
         self._repositories[folder] = repository
         return ModelSource(model_id=name.model_id, path=folder, revision=repository.commit, weights_here=False)
+
+    async def _look_up(self, repo: str, revision: str | None) -> Repository:
+        """Of the hub; where it cannot be reached, of what an earlier run left, as a degradation that shows."""
+        try:
+            found: Repository = await self._run(self._hub.look_up, repo, revision)
+        except CheckpointError as error:
+            if not is_unreachable(error) or self._workers is None:  # None: it is being closed
+                raise
+            try:
+                found = await self._run(self._hub.cached, repo, revision)
+            except CheckpointError:
+                raise error from error.__cause__
+            degrade(DEGRADATION, to="the local cache", reason=error, resource=self)
+        else:
+            restore(DEGRADATION, resource=self)
+        return found
 
     async def _ensure_shard(self, source: ModelSource, shard: Shard) -> Path:
         repository = self._repositories.get(source.path)

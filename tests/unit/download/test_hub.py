@@ -16,8 +16,10 @@ from exo.download.hub_downloader import HubShardDownloader
 from exo.inference.errors import CheckpointError, InvalidRequest, ModelNotFound
 from exo.inference.numpy.engine import NumpyEngine
 from exo.inference.shard import Shard
+from exo.lifecycle import ResourceState
 from exo.lifecycle.testing import check_resource
 from exo.orchestration.model import read_model
+from exo.utils.error_handling import degradations
 
 MODEL = "hf:owner/model"
 SHARDED = DATA / "qwen3-qknorm-sharded"
@@ -140,6 +142,22 @@ async def test_offline_serves_what_an_earlier_run_left_and_says_what_is_missing(
         with pytest.raises(CheckpointError, match="not in the cache, and this node is offline"):
             await later.describe("hf:owner/other")
     assert len(hub.requests) == asked
+
+
+async def test_a_hub_out_of_reach_degrades_to_what_an_earlier_run_left_and_says_so(hub: Hub, tmp_path: Path) -> None:
+    async with HubShardDownloader(tmp_path, endpoint=hub.url, pause=0.001) as first:
+        source = await first.describe(MODEL)
+        await first.ensure_shard(source, whole(source.path))
+    async with HubShardDownloader(tmp_path, endpoint="http://127.0.0.1:9", pause=0.001) as later:
+        source = await later.describe(MODEL)
+        assert source.revision == COMMIT
+        assert later.state is ResourceState.DEGRADED
+        assert [(made.name, made.to) for made in degradations()] == [("hub", "the local cache")]
+        folder = await later.ensure_shard(source, whole(source.path))
+        assert (folder / weights(hub)[0]).exists()
+        with pytest.raises(CheckpointError, match="cannot be fetched"):
+            await later.describe("hf:owner/other")
+    assert degradations() == ()
 
 
 async def test_a_revision_is_pinned_and_an_unknown_one_named(hub: Hub, downloader: HubShardDownloader) -> None:
