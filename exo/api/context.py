@@ -10,14 +10,13 @@ from typing import Any
 
 from starlette.requests import Request
 
-from exo.api.health import Probes
+from exo.api.health import Probes, draining
 from exo.api.meters import Totals
 from exo.api.problems import TooLarge, TooSlow
 from exo.api.replies import Envelope
 from exo.inference.errors import ModelNotFound, NodeDraining, RingUnavailable
 from exo.inference.generation import Backend, NodeView
 
-DRAINING = "draining"
 # Key of the ASGI scope under which a handler leaves what the access log should say of its request.
 FACTS = "exo.facts"
 
@@ -64,7 +63,7 @@ class Context:
 
     def admit(self) -> None:
         """Raises `NodeDraining` or `RingUnavailable` while new completions have no place here."""
-        if (self.view.describe_progress() or "").startswith(DRAINING):
+        if draining(self.view) is not None:
             raise NodeDraining("this node is draining; ask another one")
         started = self.probes.started()
         if not started.ok:

@@ -15,6 +15,8 @@ from exo.inference.generation import NodeView
 from exo.lifecycle.degradations import degradations
 from exo.utils.health_check import HealthMonitor, HealthReport, ResourceHealth
 
+DRAINING = "draining"
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -25,6 +27,12 @@ class Probe:
 
     def body(self) -> dict[str, Any]:
         return {"status": "ok" if self.ok else "unavailable", "failing": dict(self.failing)}
+
+
+def draining(view: NodeView) -> str | None:
+    """What the node says while it drains, else None: loading other layers in between does not make it unready."""
+    progress = view.describe_progress() or ""
+    return progress if progress.startswith(DRAINING) else None
 
 
 class Probes:
@@ -43,8 +51,8 @@ class Probes:
         return Probe(False, self._with_progress(report.reasons_started))
 
     def ready(self) -> Probe:
-        report, progress = self._monitor.report(), self._view.describe_progress()
-        if report.is_ready and progress is None:
+        report = self._monitor.report()
+        if report.is_ready and draining(self._view) is None:
             return Probe(True, {})
         return Probe(False, self._with_progress(report.reasons_ready))
 

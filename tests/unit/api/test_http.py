@@ -257,6 +257,7 @@ async def test_the_request_id_is_the_clients_where_it_is_sane() -> None:
         (FakeMonitor(started={"engine": "loading"}, ready={"engine": "loading"}), "loading model 43 %", 200, 503, 503),
         (FakeMonitor(ready={"engine": "error: pulled the plug"}), None, 200, 200, 503),
         (FakeMonitor(), "draining: 2 requests run", 200, 200, 503),
+        (FakeMonitor(), "loading layers 10-19", 200, 200, 200),
         (FakeMonitor(live={"event_loop": "no progress for 31 s"}), None, 503, 200, 200),
     ],
 )  # fmt: skip
