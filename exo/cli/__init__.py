@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from exo import __version__
-from exo.cli.failures import FAILED, Failure, explain
+from exo.cli.failures import Failure, explain
 from exo.cli.options import BY_KEY, Engine, with_settings
 from exo.contract import API_PORT, DEFAULT_MODEL, env_name
 
@@ -166,14 +166,9 @@ def version() -> None:
 
 
 def main() -> None:
-    """Ends the process with 0 fine, 1 failed, 2 wrong usage; errors are one line on standard error."""
+    """Ends the process with 0 fine, 1 failed, 2 wrong usage, 130 on Ctrl-C; errors are one line on standard error."""
     try:
         app()
-    except KeyboardInterrupt:
-        _die("interrupted", FAILED)
-    except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
     except Failure as failure:
         _die(str(failure), failure.code)
     except Exception as error:
