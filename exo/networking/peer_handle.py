@@ -55,6 +55,10 @@ class PeerHandle(AsyncResource, ABC):
     def is_connected(self) -> bool:
         """The stream is up and the hello was accepted. True for a slow peer as well."""
 
+    async def answers(self) -> bool:
+        """Whether anything takes connections at its address. Needs no `initialize` and changes no state."""
+        return True
+
     @abstractmethod
     def lost(self) -> PeerLost | None:
         """Why the peer is lost; None while it is not (and before it ever was connected)."""

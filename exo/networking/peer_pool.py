@@ -143,6 +143,8 @@ class PeerPool:
     async def _one_life(self, candidate: Candidate) -> float:
         """Connect, stay until the peer is lost, close; seconds it lived. Raises `PeerStuck` where that was the end."""
         handle = self._create(candidate.node_id, candidate.address, candidate.port)
+        if not await handle.answers():  # asked first: a handle that starts and fails every second fills the log
+            raise PeerLost(handle.id(), f"nothing answers at {handle.addr()}")
         handle.refuse_when(lambda node_id: self._claim(candidate, node_id))
         try:
             await handle.initialize()

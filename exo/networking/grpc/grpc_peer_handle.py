@@ -105,7 +105,7 @@ class GRPCPeerHandle(PeerHandle):
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise PeerLost(self.id(), _reason(error)) from error
         except TimeoutError as error:
-            kind = PeerStuck if await self._port_answers() else PeerLost
+            kind = PeerStuck if await self._port_answers(self._timings.probe_timeout) else PeerLost
             raise kind(self.id(), f"no answer from {self.addr()} to the hello") from error
         self._peer_id = offer.node_id
         self._queue = SendQueue()
@@ -251,15 +251,18 @@ class GRPCPeerHandle(PeerHandle):
             if self._liveness.is_stuck():
                 self._lose(f"silent for {self._liveness.silence:.0f} s, though its port answers", PeerStuck)
                 return
-            if self._liveness.is_silent() and not await self._port_answers():
+            if self._liveness.is_silent() and not await self._port_answers(self._timings.probe_timeout):
                 self._lose(f"no heartbeat for {self._liveness.silence:.1f} s and its port does not answer")
                 return
             if self._liveness.is_silent():
                 await asyncio.sleep(self._timings.heartbeat)  # it is there, only slow: no hurry to ask again
 
-    async def _port_answers(self) -> bool:
+    async def answers(self) -> bool:
+        return await self._port_answers(self._timings.connect_timeout)
+
+    async def _port_answers(self, timeout: float) -> bool:
         try:
-            async with asyncio.timeout(self._timings.probe_timeout):
+            async with asyncio.timeout(timeout):
                 _, writer = await asyncio.open_connection(self._address, self._port)
         except (OSError, TimeoutError):
             return False

@@ -323,3 +323,21 @@ async def test_a_peer_that_takes_connections_and_never_answers_is_soon_left_alon
             assert len(dials) == 2
             (problem,) = discovery.problems().values()
             assert "no answer" in problem
+
+
+async def test_where_nobody_listens_no_handle_is_started(tmp_path):
+    made = []
+    path = tmp_path / "peers.json"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    write_peers(path, {"b": port})
+
+    def connect(node_id, address, port):
+        made.append(make_handle(RecordingHandler("a"), port, node_id=node_id))
+        return made[-1]
+
+    async with ManualDiscovery("a", path, connect) as discovery:
+        await eventually(lambda: len(made) >= 3)
+        assert {handle.state for handle in made} == {ResourceState.UNINITIALIZED}
+        (problem,) = discovery.problems().values()
+        assert f"nothing answers at 127.0.0.1:{port}" in problem
