@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ from ring_nodes import MEMBERSHIP, RecordingHandler, eventually, make_handle, ma
 from exo.lifecycle import ResourceInitializationError, ResourceState
 from exo.networking.discovery import Discovery
 from exo.networking.dns.dns_discovery import DnsDiscovery, resolve
+from exo.networking.grpc.grpc_server import GRPCServer
 from exo.networking.hello import Membership
 from exo.networking.liveness import Timings
 from exo.networking.manual.manual_discovery import ManualDiscovery
 from exo.networking.messages import Close
 from exo.networking.pooled_discovery import NoDiscovery
+from exo.networking.udp.interfaces import MULTICAST_GROUP, interfaces, open_ipv6
 from exo.networking.udp.udp_discovery import UDPDiscovery
 
 
@@ -341,3 +344,42 @@ async def test_where_nobody_listens_no_handle_is_started(tmp_path):
         assert {handle.state for handle in made} == {ResourceState.UNINITIALIZED}
         (problem,) = discovery.problems().values()
         assert f"nothing answers at 127.0.0.1:{port}" in problem
+
+
+async def test_two_nodes_find_each_other_by_ipv6_multicast_alone(udp_port):
+    if not any(open_ipv6_on(each) for each in interfaces()):
+        pytest.skip("no interface of this machine takes IPv6 multicast")
+    handlers = [RecordingHandler(name) for name in "ab"]
+    async with AsyncExitStack() as stack:
+        found = []
+        for handler in handlers:
+            node_id = handler.offer.node_id
+            server = await stack.enter_async_context(GRPCServer(node_id, "::", 0, handler, MEMBERSHIP))
+            discovery = UDPDiscovery(
+                node_id,
+                lambda server=server: server.port,
+                factory(handler),
+                MEMBERSHIP,
+                port=udp_port,
+                incarnation=handler.offer.incarnation,
+                interval=0.2,
+                expiry=1.0,
+                find_interfaces=lambda: [replace(each, broadcast="") for each in interfaces()],
+            )
+            found.append(await stack.enter_async_context(discovery))
+        async with asyncio.timeout(5):
+            for discovery in found:
+                (peer,) = await discovery.discover_peers(wait_for_peers=1)
+                assert ":" in peer.addr().rpartition(":")[0]
+
+
+def open_ipv6_on(interface) -> bool:
+    sock = open_ipv6(0, [interface])
+    if sock is None:
+        return False
+    with sock:
+        try:
+            sock.sendto(b"", (MULTICAST_GROUP, sock.getsockname()[1], 0, interface.index))
+        except OSError:
+            return False
+    return True
