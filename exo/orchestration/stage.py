@@ -216,16 +216,22 @@ class Stage(AsyncResource):
 
         Where this node has all layers: the stages of a longer ring would have to agree on how much they still know.
         """
-        for lane_id in self._scheduler.take_admitted():
-            lane = self._lanes.get(lane_id)
-            if lane is None or not (lane.assignment.is_first and lane.assignment.is_last):
-                continue
-            try:
-                known = await self._engine.reuse_prefix(lane_id, lane.tokens)
-            except (Overloaded, ResourceError):
-                continue  # the pass itself will tell
-            if known and lane_id in self._lanes:
-                self._scheduler.skip(lane_id, known)
+        # Again until none is left: one admitted while the engine was asked for another must not run before it is asked
+        # for itself, as asking begins a sequence anew.
+        while admitted := self._scheduler.take_admitted():
+            for lane_id in admitted:
+                await self._reuse_prefix(lane_id)
+
+    async def _reuse_prefix(self, lane_id: str) -> None:
+        lane = self._lanes.get(lane_id)
+        if lane is None or not (lane.assignment.is_first and lane.assignment.is_last):
+            return
+        try:
+            known = await self._engine.reuse_prefix(lane_id, lane.tokens)
+        except (Overloaded, ResourceError):
+            return  # the pass itself will tell
+        if known and lane_id in self._lanes:
+            self._scheduler.skip(lane_id, known)
 
     def _stages(self) -> int:
         return max((len(assignment.nodes) for assignment in self._epochs.values()), default=1)
