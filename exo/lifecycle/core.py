@@ -282,11 +282,16 @@ class Lifecycle:
             await tasks.cancel_all_tasks(timeout=timeout / 2)
         if not self.opened:
             return
-        self.opened = False
         self.counts.cleanups += 1
         left = max(timeout / 2, timeout - (time.monotonic() - started))
         try:
-            await run_hook(self.resource, "cleanup", left, flight, stoppable=False)
+            try:
+                await run_hook(self.resource, "cleanup", left, flight, stoppable=False)
+            except (HookStopped, asyncio.CancelledError):
+                if not self.opened:
+                    raise
+                # Cancelled before its first step by an event loop that is being closed: nothing is closed yet.
+                await run_hook(self.resource, "cleanup", left, flight, stoppable=False)
         except (Exception, asyncio.CancelledError):
             self.counts.cleanup_failures += 1
             raise

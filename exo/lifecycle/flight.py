@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
+LOOP_CLOSING: Final = "the event loop is being closed"
 
 
 async def settled(future: asyncio.Future[Any], timeout: float | None = None) -> None:
@@ -43,7 +44,7 @@ class Flight(Generic[T]):
     """One run. `stop_reason` is set once it was asked to end early; `on_stop` is what it does then."""
 
     __slots__ = (
-        *("_abandonable", "_error", "_result", "_task", "_traceback", "_waiters"),
+        *("_abandonable", "_begun", "_error", "_name", "_result", "_run", "_task", "_traceback", "_waiters"),
         *("done", "on_stop", "stop_reason"),
     )
 
@@ -57,7 +58,10 @@ class Flight(Generic[T]):
         self._traceback: TracebackType | None = None
         # One future per waiter, True for those that count.
         self._waiters: dict[asyncio.Future[None], bool] = {}
-        self._task = asyncio.get_running_loop().create_task(self._fly(run), name=name)
+        self._begun = False
+        self._run = run
+        self._name = name
+        self._launch()
 
     @property
     def stopping(self) -> bool:
@@ -93,8 +97,15 @@ class Flight(Generic[T]):
         return self._result  # type: ignore[return-value]  # set with done, where there is no error
 
     async def _left(self) -> None:
-        """A waiter has gone; the last one asks the run to stop and stays until it has."""
-        if self._abandonable and not self.done and True not in self._waiters.values():
+        """A waiter has gone; the last one asks the run to stop and stays until it has.
+
+        Where the run is cancelled too, the event loop is being closed, and turns only as long as somebody waits.
+        """
+        if self.done:
+            return
+        if self._task.cancelling() or self.stop_reason == LOOP_CLOSING:
+            await self.settle()
+        elif self._abandonable and True not in self._waiters.values():
             self.stop("nobody waits for it any more")
             await self.settle()
 
@@ -131,10 +142,22 @@ class Flight(Generic[T]):
         finally:
             self.on_stop = None
 
-    async def _fly(self, run: Callable[[Flight[T]], Coroutine[Any, Any, T]]) -> None:
+    def _launch(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._fly(), name=self._name)
+        self._task.add_done_callback(self._landed)
+
+    def _landed(self, _: asyncio.Task[None]) -> None:
+        """A loop that is being closed cancels every task, this one perhaps before its first step: then it flies again,
+        only to come down in good order, for the run alone can put right what the owner began."""
+        if not self._begun:
+            self.stop(LOOP_CLOSING)
+            self._launch()
+
+    async def _fly(self) -> None:
         """Never raises: waiters may all have left, and an error nobody retrieves is asyncio's to complain about."""
+        self._begun = True
         try:
-            self._result = await run(self)
+            self._result = await self._run(self)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # kept for the waiters
             self._error, self._traceback = error, error.__traceback__
         self.done = True

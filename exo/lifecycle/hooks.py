@@ -98,8 +98,7 @@ async def run_hook(
     hook = getattr(resource, f"_do_{name}")
     if getattr(hook, "does_nothing", False):
         # The default: no task to run, nothing that could take time or fail.
-        if name == "initialize":
-            resource._lifecycle.opened = True
+        _note_begin(resource, name)
         publish(HookRun(resource.resource_id, resource.resource_type, name, 0.0, "ok"))
         return True
     task, frame = _start(resource, name, hook)
@@ -152,10 +151,17 @@ def _start(resource: AsyncResource, name: str, hook: Callable[[], Any]) -> tuple
     return task, frame
 
 
+def _note_begin(resource: AsyncResource, name: str) -> None:
+    """From the init hook's first step on there may be something to close, until the cleanup hook's first step.
+
+    A hook that is cancelled before it changes nothing.
+    """
+    if name != "health_check":
+        resource._lifecycle.opened = name == "initialize"
+
+
 async def _call(resource: AsyncResource, name: str, hook: Callable[[], Any]) -> Any:
-    if name == "initialize":
-        # From its first step on there may be something to close; cancelled before that, there is not.
-        resource._lifecycle.opened = True
+    _note_begin(resource, name)
     result = hook()
     if not inspect.isawaitable(result):
         raise TypeError(f"{type(resource).__name__}._do_{name} of {resource.resource_id!r} must be an async function")

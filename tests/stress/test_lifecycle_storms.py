@@ -163,6 +163,42 @@ async def test_cancellation_at_each_turn_of_the_caller_never_leaves_a_transient_
         assert part.initialized == part.cleaned
 
 
+@pytest.mark.parametrize("operation", ["initialize", "ensure_ready", "cleanup", "recover", "check_health", "both"])
+def test_an_event_loop_closed_at_each_turn_leaves_no_transient_state_and_another_loop_goes_on(operation: str):
+    """Closing a loop cancels every task in it at once, those that have not begun included."""
+    for turn in range(30):
+        part = Stepping(failure_threshold=2)
+        started: list[asyncio.Task[Any]] = []
+
+        async def life(part: Stepping = part, turn: int = turn, started: list[asyncio.Task[Any]] = started) -> None:
+            if operation not in ("initialize", "ensure_ready", "both"):
+                await part.initialize()
+            if operation == "recover":
+                part.healthy = False
+                await part.check_health()
+                part.healthy = True
+            first = "initialize" if operation == "both" else operation
+            started.append(asyncio.create_task(getattr(part, first)()))
+            if operation == "both":
+                await asyncio.sleep(0)
+                started.append(asyncio.create_task(part.cleanup()))
+            await turns(turn)
+
+        asyncio.run(life())
+        for task in started:
+            if not task.cancelled():
+                task.exception()
+        assert part.state in SETTLED
+        assert part.initialized - part.cleaned == int(part.is_usable)
+
+        async def another_life(part: Stepping = part) -> None:
+            await part.initialize()
+            await part.cleanup()
+
+        asyncio.run(another_life())
+        assert part.initialized == part.cleaned
+
+
 async def test_cancellation_at_each_await_of_the_callers_own_frames():
     """Throws the cancellation into the caller itself, wherever it waits."""
     for point in range(1, 30):
