@@ -34,15 +34,45 @@ def sample(
     Returns (token, log probability, most likely alternatives as (token, log probability)); the last two are None and ()
     unless `params.logprobs` asks for them. They are of the model's own distribution, before penalties and temperature.
     """
-    ids, probabilities = distribution(logits, params, history, prompt_length, allowed)
-    if len(ids) == 1:
-        token = int(ids[0])
-    else:
-        point = _uniform(params.seed, position) * probabilities.sum()
-        token = int(ids[min(int(np.searchsorted(np.cumsum(probabilities), point, side="right")), len(ids) - 1)])
+    token = _draw_from_head(logits, params, history, prompt_length, position, allowed)
+    if token is None:
+        ids, probabilities = distribution(logits, params, history, prompt_length, allowed)
+        token = int(ids[0]) if len(ids) == 1 else _draw(ids, probabilities, _uniform(params.seed, position))
     if params.logprobs is None:
         return token, None, ()
     return token, *_log_probabilities(logits, token, params.logprobs)
+
+
+def _draw(ids: Array, probabilities: Array, uniform: float) -> int:
+    place = int(np.searchsorted(np.cumsum(probabilities), uniform * probabilities.sum(), side="right"))
+    return int(ids[min(place, len(ids) - 1)])
+
+
+def _draw_from_head(
+    logits: Array,
+    params: SamplingParams,
+    history: Sequence[int],
+    prompt_length: int,
+    position: int,
+    allowed: Array | None,
+) -> int | None:
+    """The draw from all tokens (no top-k, top-p, min-p: the API's default) without sorting the whole vocabulary.
+
+    The same token as by `distribution`, several times as fast; None where the draw falls outside the likeliest `HEAD`.
+    """
+    vocab = len(logits)
+    if params.temperature == 0 or params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0 or vocab <= 4 * HEAD:
+        return None
+    scores = penalised(logits, params, history, prompt_length)
+    if allowed is not None:
+        scores[~allowed] = -np.inf
+    scores /= params.temperature
+    cut = np.partition(scores, vocab - HEAD)[vocab - HEAD]
+    ids = _sorted_ids(scores, np.flatnonzero(scores >= cut))
+    total = np.exp(scores - scores[ids[0]]).sum()
+    mass = np.cumsum(np.exp(scores[ids] - scores[ids[0]]))
+    point = _uniform(params.seed, position) * total
+    return int(ids[int(np.searchsorted(mass, point, side="right"))]) if point < mass[-1] else None
 
 
 def distribution(

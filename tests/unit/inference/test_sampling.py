@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from exo.inference import sampling
 from exo.inference.sampling import HEAD, distribution, penalised, sample
 from exo.inference.sampling_params import SamplingParams
 
@@ -95,3 +96,16 @@ def test_log_probabilities_are_the_models_own_and_sorted() -> None:
 def test_no_alternatives_are_told_where_only_the_chosen_one_was_asked_for() -> None:
     assert sample(LOGITS, SamplingParams(logprobs=0), [], 0, 0)[2] == ()
     assert sample(LOGITS, SamplingParams(), [], 0, 0)[1:] == (None, ())
+
+
+def test_the_quick_draw_from_the_likeliest_tokens_is_the_draw_from_all_of_them() -> None:
+    rng, drawn = np.random.default_rng(1), 0
+    for seed in range(40):
+        logits = (rng.standard_normal(20_000) * rng.choice([1, 3, 6])).astype(np.float32)
+        allowed = rng.random(20_000) < 0.01 if seed % 4 == 0 else None
+        params = SamplingParams(temperature=float(rng.choice([0.5, 1.0, 1.5])), seed=seed, repetition_penalty=1.1)
+        quick = sampling._draw_from_head(logits, params, [1, 2, 3], 3, 7, allowed)
+        ids, probabilities = sampling.distribution(logits, params, [1, 2, 3], 3, allowed)
+        assert quick in (None, sampling._draw(ids, probabilities, sampling._uniform(seed, 7)))
+        drawn += quick is not None
+    assert drawn > 20
