@@ -44,7 +44,7 @@ class Flight(Generic[T]):
     """One run. `stop_reason` is set once it was asked to end early; `on_stop` is what it does then."""
 
     __slots__ = (
-        *("_abandonable", "_begun", "_error", "_name", "_result", "_run", "_task", "_traceback", "_waiters"),
+        *("_abandonable", "_error", "_name", "_result", "_run", "_task", "_traceback", "_waiters"),
         *("done", "on_stop", "stop_reason"),
     )
 
@@ -58,8 +58,8 @@ class Flight(Generic[T]):
         self._traceback: TracebackType | None = None
         # One future per waiter, True for those that count.
         self._waiters: dict[asyncio.Future[None], bool] = {}
-        self._begun = False
-        self._run = run
+        # Until it begins: a flight that is over holds nothing of its owner.
+        self._run: Callable[[Flight[T]], Coroutine[Any, Any, T]] | None = run
         self._name = name
         self._launch()
 
@@ -149,15 +149,16 @@ class Flight(Generic[T]):
     def _landed(self, _: asyncio.Task[None]) -> None:
         """A loop that is being closed cancels every task, this one perhaps before its first step: then it flies again,
         only to come down in good order, for the run alone can put right what the owner began."""
-        if not self._begun:
+        if self._run is not None:
             self.stop(LOOP_CLOSING)
             self._launch()
 
     async def _fly(self) -> None:
         """Never raises: waiters may all have left, and an error nobody retrieves is asyncio's to complain about."""
-        self._begun = True
+        run, self._run = self._run, None
+        assert run is not None
         try:
-            self._result = await self._run(self)
+            self._result = await run(self)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # kept for the waiters
             self._error, self._traceback = error, error.__traceback__
         self.done = True
