@@ -87,6 +87,9 @@ class Child:
     async def left(self) -> dict[str, Any]:
         return {"lanes": self.node.stage.live(), "requests": self.node.entry.live}
 
+    async def passes(self) -> dict[str, Any]:
+        return {"passes": self.node.stage.passes}
+
     async def stop(self) -> dict[str, Any]:
         await self.node.cleanup()
         return {}

@@ -272,7 +272,8 @@ class Ring(AsyncResource):
         assignment = Assignment.of(plan, self.view.own_id)
         if assignment is not None:
             await self._hold(assignment.shard)
-            self._stage.serve(assignment)
+            here = [self.view.is_local(node_id) for node_id in assignment.nodes]
+            self._stage.serve(assignment, together=all(here))
         self._adopted = plan
         self._change_offer(epoch=plan.epoch)
         log.info("adopted epoch %s: %s", plan.epoch, ", ".join(map(str, plan.stages)))

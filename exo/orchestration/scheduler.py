@@ -96,6 +96,11 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self._decoding or self._prefilling)
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether the next pass would decode only some of the sequences that run."""
+        return not self._prefilling and 0 < len(self._decoding) < min(len(self._running), self.limits.max_batch)
+
     def is_running(self, lane_id: str) -> bool:
         return lane_id in self._running
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ TOMBSTONES = 4096
 MAX_LENGTH = 1 << 20
 # Engines give out memory in blocks: a sequence may take up to one more than it has tokens for.
 GRAIN = 64
+TOGETHER_SECONDS = 0.02
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +74,8 @@ class Stage(AsyncResource):
         self._to_release: list[str] = []
         self._wake = asyncio.Event()
         self._passes = 0
+        self._together = False
+        self._pass_seconds = 0.0  # sliding mean
         self._task: TaskHandle | None = None
         self._executor: ThreadPoolExecutor | None = None
 
@@ -98,8 +102,12 @@ class Stage(AsyncResource):
     def epochs(self) -> dict[str, Assignment]:
         return dict(self._epochs)
 
-    def serve(self, assignment: Assignment) -> None:
-        """Accept messages of this epoch from now on. The engine must hold its layers."""
+    def serve(self, assignment: Assignment, *, together: bool = False) -> None:
+        """Accept messages of this epoch from now on. The engine must hold its layers.
+
+        together: all stages are on this machine and share its cores.
+        """
+        self._together = together and assignment.is_first and not assignment.is_last
         self._epochs[assignment.epoch] = assignment
         limits = self._scheduler.limits
         self._scheduler.resize(
@@ -206,10 +214,29 @@ class Stage(AsyncResource):
             self._wake.clear()
             await self._release_closed()
             while self._scheduler.has_work:
+                if self._together and self._scheduler.is_partial:
+                    await self._wait_for_more()
                 await self._reuse_prefixes()
-                await self._pass(self._scheduler.next_batch(self._stages()))
+                batch = self._scheduler.next_batch(self._stages())
+                if batch:  # while this waited, those that were ready may have been closed
+                    await self._pass(batch)
                 await self._release_closed()
                 await asyncio.sleep(0)  # an engine that never waits must not keep the event loop to itself
+
+    async def _wait_for_more(self) -> None:
+        """Stages that share their cores gain nothing from working at once: let their batches grow into one.
+
+        What was one batch comes back as one, so this waits only until the groups have met; and never for longer than
+        a round of passes takes, which is what a sequence that is still being prefilled would cost the others.
+        """
+        try:
+            async with asyncio.timeout(min(TOGETHER_SECONDS, self._stages() * self._pass_seconds)):
+                while self._scheduler.is_partial:
+                    self._wake.clear()
+                    await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.set()
 
     async def _reuse_prefixes(self) -> None:
         """What an earlier sequence has computed (the same system prompt, the turns before) is not computed again.
@@ -240,7 +267,9 @@ class Stage(AsyncResource):
         lanes = [self._lanes[work.lane_id] for work in batch]
         assignment = lanes[0].assignment
         self._passes += 1
+        begun = time.perf_counter()
         results = await run_pass(self._engine, assignment.shard, [_step(work, assignment) for work in batch])
+        self._pass_seconds += 0.2 * (time.perf_counter() - begun - self._pass_seconds)
         good: list[tuple[_Lane, Piece, Array]] = []
         for lane, work, result in zip(lanes, batch, results, strict=True):
             if isinstance(result, Exception):

@@ -16,6 +16,7 @@ QUICK_SECONDS = 15.0
 # A peer's streams break one after the other: the handle of a peer that was lost counts as gone this long, unless a
 # new one takes its place.
 GONE_SECONDS = 1.0
+LOCAL = ("127.", "[::1]", "localhost:")
 
 
 class View:
@@ -35,6 +36,11 @@ class View:
 
     def own_offer(self) -> NodeOffer:
         return self._own
+
+    def is_local(self, node_id: str) -> bool:
+        """Whether the node is on this machine, as far as its address tells."""
+        handle = self.handles.get(node_id)
+        return node_id == self.own_id or (handle is not None and handle.addr().startswith(LOCAL))
 
     def change(self, **fields: Any) -> bool:
         """Change the own offer; whether it differs now."""

@@ -57,6 +57,9 @@ class ShardSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        if not (spec.first and spec.last):
+            # A stage waits for the others between its passes; spinning meanwhile takes the cores from those beside it.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         # A pattern is kept for every shape ever seen, and prompts come in all lengths.
         options.enable_mem_pattern = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
@@ -269,3 +270,57 @@ async def test_a_node_of_all_layers_begins_behind_what_its_engine_knows_and_says
         tokens.append(bench.posted[0][1])
         await bench.stage.cleanup()
     assert tokens[0] == tokens[1]
+
+
+async def test_stages_that_share_a_machine_let_their_batches_grow_into_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exo.orchestration.stage.TOGETHER_SECONDS", 5.0)
+    bench.stage.serve(bench.assignment, together=True)
+    for name in "ab":
+        bench.stage.open("entry", opened(name))
+    await until(lambda: bench.kinds("middle").count("Forward") == 2)
+    before = bench.stage.passes
+    bench.stage._pass_seconds = 10.0
+    bench.stage.token("last", Token(sequence_id="a", epoch="e1", position=3, token=9))
+    await asyncio.sleep(0.02)
+    assert bench.stage.passes == before
+    bench.stage.token("last", Token(sequence_id="b", epoch="e1", position=3, token=9))
+    await until(lambda: bench.kinds("middle").count("Forward") == 4)
+    assert bench.stage.passes == before + 1
+
+
+async def test_waiting_for_the_others_has_an_end(bench: Bench) -> None:
+    bench.stage.serve(bench.assignment, together=True)
+    for name in "ab":
+        bench.stage.open("entry", opened(name))
+    await until(lambda: bench.kinds("middle").count("Forward") == 2)
+    bench.stage.token("last", Token(sequence_id="a", epoch="e1", position=3, token=9))
+    await until(lambda: bench.kinds("middle").count("Forward") == 3, timeout=5.0)
+
+
+async def test_a_sequence_closed_while_its_prefix_is_looked_up_harms_nobody() -> None:
+    engine = Closing()
+    bench = Bench("first", engine)
+    bench.assignment = Assignment("e1", Remembering.whole, ("first",), 0)
+    await bench.begin()
+    engine.close = lambda: bench.stage.close("entry", "a")
+    bench.stage.open("entry", opened("a"))
+    await until(lambda: engine.closed)
+    bench.stage.open("entry", opened("b"))
+    await until(lambda: "Token" in bench.kinds("entry"))
+    assert await bench.stage.check_health()
+    await bench.stage.cleanup()
+
+
+class Closing(DummyEngine):
+    closed = False
+
+    async def _reuse_prefix(self, request_id: str, tokens: Sequence[int], limit: int) -> int:
+        if request_id == "a":
+            self.close()
+            self.closed = True
+        return 0
+
+    def close(self) -> None:
+        raise NotImplementedError
