@@ -31,9 +31,9 @@ Others = dict[str, dict[str, Any]]
 def throughput(peers: list[Peer], quick: bool) -> dict[str, dict[str, float]]:
     """Per task, tokens per second by engine."""
     table: dict[str, dict[str, float]] = {}
-    rounds = 3 if quick else 5
+    rounds = 3 if quick else 4
     for batch in DECODE:
-        table[f"decode_b{batch}"] = best_of_rounds(peers, rounds, "decode", batch=batch, steps=8 if quick else 24)
+        table[f"decode_b{batch}"] = best_of_rounds(peers, rounds, "decode", batch=batch, steps=8 if quick else 16)
     for length in PREFILL[: 2 if quick else 3]:
         few = 1 if length > 512 else rounds - 1
         table[f"prefill_{length}"] = best_of_rounds(peers, few, "prefill", length=length)

@@ -22,7 +22,7 @@ import numpy as np
 
 VOCAB = 49152
 # Tokens each sequence holds before decoding is timed.
-HELD = 64
+HELD = 32
 MAX_SEQUENCES = 16
 # Positions of the KV cache in all.
 POSITIONS = 4096
