@@ -36,15 +36,21 @@ def mappings(maps: str, files: Iterable[Path]) -> list[tuple[int, int]]:
     return found
 
 
-def forget_mapped_pages(files: Iterable[Path]) -> None:
-    """Drop the pages of files mapped read-only (or never written to) from this process."""
+def forget_mapped_pages(files: Iterable[Path]) -> list[tuple[int, int]]:
+    """Drop the pages of files mapped read-only (or never written to) from this process; returns their mappings."""
     if sys.platform != "linux":
-        return
+        return []
     try:
-        maps = _MAPS.read_text()
+        found = mappings(_MAPS.read_text(), files)
     except OSError:
-        return
-    for address, size in mappings(maps, files):
+        return []
+    forget(found)
+    return found
+
+
+def forget(areas: Iterable[tuple[int, int]]) -> None:
+    """The same for mappings found before, as long as they last."""
+    for address, size in areas:
         _libc().madvise(address, size, mmap.MADV_DONTNEED)
 
 

@@ -19,7 +19,7 @@ from exo.inference.models import ModelConfig
 from exo.inference.onnx.decoder import DecoderSpec
 from exo.inference.onnx.kv_buffers import KvBuffers
 from exo.inference.onnx.layout import MODEL_FILE, WEIGHTS_FILE
-from exo.inference.onnx.resident import forget_mapped_pages, trim_heap
+from exo.inference.onnx.resident import forget, forget_mapped_pages, trim_heap
 from exo.inference.onnx.shard_weights import rotary_caches
 
 Array = np.ndarray[Any, Any]
@@ -65,7 +65,7 @@ class ShardSession:
         options.enable_mem_pattern = False
         self._session = onnxruntime.InferenceSession(str(folder / MODEL_FILE), options, providers=list(providers))
         # What was repacked is not read again.
-        forget_mapped_pages([folder / WEIGHTS_FILE])
+        self._mapped = forget_mapped_pages([folder / WEIGHTS_FILE])
         trim_heap()
         self.providers: list[str] = self._session.get_providers()
         self._spec = spec
@@ -111,6 +111,9 @@ class ShardSession:
         if rows is not None:
             binding.rows[...] = rows
         self._session.run_with_iobinding(binding.io)
+        if values.shape[1] > 1:
+            # The kernel maps 64 KB around every row of the embedding that a prompt looks up.
+            forget(self._mapped)
         return binding.result.copy() if values.shape[1] == 1 else binding.result
 
     def _binding(self, buffers: KvBuffers, start: int, shape: tuple[int, ...], n_rows: int, long_rope: bool) -> Binding:
