@@ -5,7 +5,8 @@ GroupQueryAttention sees (batch, length, heads). It takes packed q, k and v, app
 window and softcap, and appends to a KV cache that is input and output at once: the caller binds the same
 memory to `past_*` and `present_*`. Each row has its own length (`seqlens_k`: tokens after this step, minus 1).
 Rotary pairs are (j, j + head_dim / 2) of each head; `DecoderWeights` re-orders what is stored otherwise.
-The residual stream is carried as (sum so far, what to add): SkipSimplifiedLayerNormalization adds and norms at once.
+The residual stream is carried as (sum so far, what to add): SkipSimplifiedLayerNormalization adds and norms at once,
+also at a shard's first layer, so that shards together compute bit for bit what one graph does.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ class DecoderGraph:
             flat = g.node("Reshape", ["input_ids", g.constant("shape_flat", np.array([-1]))], "ids")
             self._residual = self._embed(flat)
         else:
-            g.input("hidden_in", "float32", ["tokens", spec.hidden])
-            self._residual = "hidden_in"
+            flat = self._residual = g.input("hidden_in", "float32", ["tokens", spec.hidden])
+            self._delta = g.node("ConstantOfShape", [g.node("Shape", [flat], "hidden_shape")], "nothing_to_add")
         g.input("seqlens_k", "int32", ["batch"])
         g.input("total_length", "int32", [])
         half = spec.head_dim // 2
@@ -95,6 +96,7 @@ class DecoderGraph:
         if spec.last:
             g.input("rows", "int64", ["n_rows"])
         batch = g.node("Shape", ["seqlens_k"], "batch_size")
+        g.node("Greater", [g.node("Shape", [flat], "n_tokens", end=1), batch], "is_prompt")
         width = g.constant("qkv_width", np.array([-1, (spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim]))
         g.node("Concat", [batch, width], "qkv_shape", axis=0)
         g.constant("heads_shape", np.array([-1, spec.n_heads * spec.head_dim]))
@@ -172,8 +174,7 @@ class DecoderGraph:
     def _attention(self, x: str, position: int, name: str) -> str:
         spec, g = self._spec, self._g
         index = spec.layers[position]
-        # More than half of all that int8 activations lose is lost here: attention sinks make the input spiky.
-        x = self._linear(x, *self._weights.qkv(index), f"{name}.qkv", accuracy=FLOAT_ACTIVATIONS)
+        x = self._qkv(x, index, f"{name}.qkv")
         x = g.node("Reshape", [x, "qkv_shape"], f"{name}.qkv3")
         cache: list[str | int] = ["slots", spec.n_kv_heads, "capacity", spec.head_dim]
         past = [g.input(f"past_{kind}.{index}", "float32", cache) for kind in ("key", "value")]
@@ -193,6 +194,22 @@ class DecoderGraph:
             do_rotary=1, rotary_interleaved=0, **attributes,
         )  # fmt: skip
         return g.node("Reshape", [out, "heads_shape"], f"{name}.attention")
+
+    def _qkv(self, x: str, index: int, out: str) -> str:
+        """In a prompt with float activations: attention sinks make the input spiky, and int8 loses most here.
+
+        Steps of one token gain nothing from that (decision 0005), and int8 kernels give a row the same bits whatever
+        rows are beside it.
+        """
+        matrix, bias = self._weights.qkv(index)
+        if isinstance(matrix, Dense):
+            return self._linear(x, matrix, bias, out)
+        return self._g.either(
+            "is_prompt",
+            lambda: self._linear(x, matrix, bias, f"{out}.prompt", accuracy=FLOAT_ACTIVATIONS, weights=out),
+            lambda: self._linear(x, matrix, bias, f"{out}.step", weights=out),
+            out,
+        )
 
     def _normed_qkv(self, x: str, index: int, name: str) -> list[str]:
         """q, k and v apart, each head of q and k normed (the CPU kernel of GroupQueryAttention does not do it)."""
@@ -232,15 +249,16 @@ class DecoderGraph:
         *,
         early: bool = False,
         accuracy: int = INT8_ACTIVATIONS,
+        weights: str = "",
     ) -> str:
-        """x (tokens, K) times the transposed matrix plus bias."""
-        g = self._g
-        bias_name = [] if bias is None else [g.constant(f"{out}.bias", bias)]
+        """x (tokens, K) times the transposed matrix plus bias. weights: the name its constants share, if not `out`."""
+        g, weights = self._g, weights or out
+        bias_name = [] if bias is None else [g.constant(f"{weights}.bias", bias)]
         if isinstance(matrix, Dense):
             return g.node(
-                "Gemm", [x, g.constant(f"{out}.weight", matrix.values), *bias_name], out, early=early, transB=1
+                "Gemm", [x, g.constant(f"{weights}.weight", matrix.values), *bias_name], out, early=early, transB=1
             )
-        inputs = [x, g.constant(f"{out}.codes", matrix.codes), g.constant(f"{out}.scales", matrix.scales)]
+        inputs = [x, g.constant(f"{weights}.codes", matrix.codes), g.constant(f"{weights}.scales", matrix.scales)]
         if bias_name:
             inputs += ["", "", *bias_name]
         quantised = out if matrix.offsets is None else f"{out}.q"
@@ -249,16 +267,16 @@ class DecoderGraph:
             domain=CONTRIB, early=early,
             K=matrix.k, N=matrix.n, bits=matrix.bits, block_size=BLOCK, accuracy_level=accuracy,
         )  # fmt: skip
-        return quantised if matrix.offsets is None else self._add_offsets(x, matrix, quantised, out)
+        return quantised if matrix.offsets is None else self._add_offsets(x, matrix, quantised, out, weights)
 
-    def _add_offsets(self, x: str, matrix: Packed, quantised: str, out: str) -> str:
+    def _add_offsets(self, x: str, matrix: Packed, quantised: str, out: str, weights: str) -> str:
         """The part of affine blocks that MatMulNBits does not know: offsets times the sums of x over each block."""
         assert matrix.offsets is not None
         g = self._g
-        sums = f"{x}.sums"
+        sums = f"{out}.sums"
         blocks = matrix.offsets.shape[1]
         ones = np.zeros((matrix.k, blocks), np.float32)
         ones[np.arange(matrix.k), np.arange(matrix.k) // BLOCK] = 1
         g.node("MatMul", [x, g.constant(f"block_sums_{matrix.k}", ones)], sums)
-        offsets = g.constant(f"{out}.offsets", np.ascontiguousarray(matrix.offsets.T))
+        offsets = g.constant(f"{weights}.offsets", np.ascontiguousarray(matrix.offsets.T))
         return g.node("Gemm", [sums, offsets, quantised], out)

@@ -57,9 +57,8 @@ class ShardSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        if not (spec.first and spec.last):
-            # A stage waits for the others between its passes; spinning meanwhile takes the cores from those beside it.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads spin from operator to operator, but not from pass to pass: that takes the cores from the stages beside.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
         # A pattern is kept for every shape ever seen, and prompts come in all lengths.
         options.enable_mem_pattern = False
@@ -74,11 +73,12 @@ class ShardSession:
         self._bindings: OrderedDict[tuple[int, int, int, bool], Binding] = OrderedDict()
 
     def try_out(self) -> None:
-        """Run one token: some limits of a kernel show only then."""
+        """Run a step and a prompt: some limits of a kernel show only then."""
         spec = self._spec
-        buffers = KvBuffers(spec.layers, 1, spec.n_kv_heads, spec.head_dim, max_length=1)
-        values = np.zeros((1, 1) if spec.first else (1, 1, spec.hidden), np.int64 if spec.first else np.float32)
-        self.run(buffers, 0, values, np.ones(1, np.int64), np.zeros(1, np.int64) if spec.last else None)
+        buffers = KvBuffers(spec.layers, 1, spec.n_kv_heads, spec.head_dim, max_length=2)
+        for n in (1, 2):
+            values = np.zeros((1, n) if spec.first else (1, n, spec.hidden), np.int64 if spec.first else np.float32)
+            self.run(buffers, 0, values, np.array([n]), np.zeros(1, np.int64) if spec.last else None)
         self.forget_buffers()
         buffers.close()
 
