@@ -51,7 +51,9 @@ ACTIVATIONS: Final = {
 }  # fmt: skip
 
 
-def hf_fields(config: dict[str, Any], *, tied: bool, norm_eps: float, context_length: int) -> dict[str, Any]:
+def hf_fields(
+    config: dict[str, Any], *, tied: bool, norm_eps: float, context_length: int, partial_rotary: bool = False
+) -> dict[str, Any]:
     """The fields of `ModelConfig` that all families read alike; the arguments are the family's defaults."""
     heads = size("heads", config["num_attention_heads"])
     hidden = size("hidden", config["hidden_size"])
@@ -72,7 +74,7 @@ def hf_fields(config: dict[str, Any], *, tied: bool, norm_eps: float, context_le
         "vocab": config["vocab_size"],
         "context_length": context,
         "norm_eps": float(config.get("rms_norm_eps", norm_eps)),
-        "rope": rope_from_hf(config, head_dim, context),
+        "rope": rope_from_hf(config, head_dim, context, partial=partial_rotary),
         "tied": tied if tie is None else bool(tie),
         "activation": ACTIVATIONS[activation],
         "bos_id": _first(config.get("bos_token_id")),

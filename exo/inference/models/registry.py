@@ -84,6 +84,10 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
 
 def _read(checkpoint: Checkpoint, family: Family) -> ModelConfig:
     if checkpoint.FORMAT == "safetensors":
-        return _with_generation_eos(checkpoint, family.from_hf(dict(checkpoint.metadata)))
+        config = family.from_hf(dict(checkpoint.metadata))
+        if config.tied and {family.hf_names["embed"], family.hf_names["head"]} <= checkpoint.tensors.keys():
+            # transformers ties them only where they are equal, and then it makes no difference.
+            config = replace(config, tied=False)
+        return _with_generation_eos(checkpoint, config)
     assert family.from_gguf is not None  # family_of matched its gguf_arch
     return family.from_gguf(checkpoint)
