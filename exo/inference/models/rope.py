@@ -24,7 +24,8 @@ def inverse_frequencies(rope: RopeConfig, *, long: bool = False) -> Array:
     exponents = np.arange(0, rope.dims, 2, dtype=np.float32) / np.float32(rope.dims)
     powers = np.power(np.float64(rope.theta), exponents.astype(np.float64)).astype(np.float32)
     divisors = np.asarray(rope.long_divisors if long and rope.long_divisors else rope.divisors or 1, dtype=np.float32)
-    frequencies: Array = np.float32(1.0) / (divisors * powers) if rope.long_divisors else np.float32(1.0) / powers / divisors
+    one = np.float32(1.0)
+    frequencies: Array = one / (divisors * powers) if rope.long_divisors else one / powers / divisors
     return frequencies
 
 
