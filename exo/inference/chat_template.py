@@ -53,13 +53,14 @@ def encode_chat(
     """Token ids of a conversation, up to where the assistant's answer begins. Raises `InvalidRequest`."""
     names: dict[str, Any] = {**tokenizer.special_texts, **variables}
     text = render_chat(tokenizer.chat_template, messages, tools, control=tuple(tokenizer.control), **names)
-    ids: list[int] = []
+    texts: list[str] = []
+    controls: list[int] = []
     at = 0
     for start, stop in _control_spans(text, tuple(tokenizer.control)):
-        ids += tokenizer.encode(text[at:start].replace(MARK, ""))
-        ids.append(tokenizer.control[text[start:stop]])
+        texts.append(text[at:start].replace(MARK, ""))
+        controls.append(tokenizer.control[text[start:stop]])
         at = stop
-    return ids + tokenizer.encode(text[at:].replace(MARK, ""))
+    return tokenizer.encode_around([*texts, text[at:].replace(MARK, "")], controls)
 
 
 def render_chat(
@@ -113,9 +114,9 @@ def _raise(message: str) -> None:
     raise _Refused(message)
 
 
-def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **_: Any) -> str:
-    # Jinja's own escapes for HTML, which a model must not see.
-    return json.dumps(None if isinstance(value, Undefined) else value, indent=indent, ensure_ascii=ensure_ascii)
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    # Jinja's own escapes for HTML, which a model must not see. Options as of json.dumps: indent, separators, sort_keys.
+    return json.dumps(None if isinstance(value, Undefined) else value, ensure_ascii=ensure_ascii, **options)
 
 
 def _nonempty(messages: Any) -> list[Any]:
