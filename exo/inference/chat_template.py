@@ -13,8 +13,10 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
-from jinja2 import Template, TemplateError, Undefined
+from jinja2 import Template, TemplateError, Undefined, nodes
 from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from exo.inference.errors import InvalidRequest
@@ -45,6 +47,16 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if operator == "*" and sized and numbers and sized[0] * numbers[0] > MAX_RENDERED:
             raise SecurityError("the product is too large")
         return super().call_binop(context, operator, left, right)
+
+
+class _Generation(Extension):
+    """`{% generation %}`: marks what the model itself wrote, for training. Here its contents are just that."""
+
+    tags = {"generation"}  # noqa: RUF012  as Jinja declares it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def encode_chat(
@@ -100,7 +112,7 @@ class _Refused(Exception):
 
 @lru_cache(maxsize=16)
 def _compile(template: str) -> Template:
-    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
