@@ -16,6 +16,10 @@ The HTTP API and the gRPC server translate them by a table each.
 
 from __future__ import annotations
 
+from typing import Final
+
+LONGEST: Final = 600
+
 
 class ExoError(Exception):
     """Root of the errors a request can meet."""
@@ -47,6 +51,8 @@ class CheckpointError(ExoError):
     """A checkpoint that cannot be read: truncated, of another format, inconsistent."""
 
     def __init__(self, message: str, *, path: str) -> None:
+        if len(message) > LONGEST:  # names come from the file, and a damaged one may have names of many kilobytes
+            message = f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
         super().__init__(f"{path}: {message}")
         self.path = path
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exo.inference.errors import CheckpointError
-from exo.inference.safetensors_checkpoint import read_json
+from exo.inference.safetensors_checkpoint import check_inside, read_json
 from exo.inference.tokenizers import Tokenizer
 
 
@@ -19,8 +19,8 @@ def from_folder(folder: Path) -> Tokenizer:
         raise CheckpointError("has no tokenizer.json", path=str(folder))
     from tokenizers import Tokenizer as Backend
 
-    backend = _built(lambda: Backend.from_file(str(path)), path)
     content = read_json(path)
+    backend = _built(lambda: Backend.from_file(str(path)), path)
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     added = {i: t for i, t in backend.get_added_tokens_decoder().items() if t.special}
     decoders = list(_parts(content.get("decoder"), "decoders"))
@@ -90,6 +90,7 @@ def _bos(backend: Any, settings: dict[str, Any]) -> tuple[int | None, bool]:
 def _template(folder: Path, settings: dict[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
+        check_inside(path)
         return path.read_text(encoding="utf-8", errors="replace")
     template = settings.get("chat_template")
     if isinstance(template, list):  # several by name
