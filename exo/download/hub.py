@@ -26,10 +26,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from exo.contract import env_name
 from exo.inference.errors import CheckpointError, ModelNotFound
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+TOKEN = f"--hub-token, {env_name('hub-token')}"
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 
 
@@ -72,7 +74,8 @@ class Hub:
         pause: float = 0.5,
     ) -> None:
         self._cache = cache
-        self._endpoint = endpoint
+        # Read now: the library reads it when it is imported.
+        self._endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
         self._token: str | bool = token if token is not None else False
         self._offline = offline
         self._attempts = attempts
@@ -187,9 +190,10 @@ def _retry_after(error: Exception) -> float | None:
 def _in_words(repo: str, error: Exception) -> Exception:
     match error:
         case GatedRepoError():
-            return CheckpointError("is gated: accept its terms on the hub and give a token (--hub-token)", path=repo)
+            return CheckpointError(f"is gated: accept its terms on the hub and give a token ({TOKEN})", path=repo)
         case RepositoryNotFoundError():
-            return ModelNotFound(f"hf:{repo}", ())
+            message = f"the hub has no model {repo!r}, or shows it only to those with a token ({TOKEN})"
+            return ModelNotFound(f"hf:{repo}", (), message)
         case RevisionNotFoundError():
             return CheckpointError("the hub has no such revision", path=repo)
         case WrongContent():

@@ -34,8 +34,9 @@ class InvalidRequest(ExoError):
 
 
 class ModelNotFound(InvalidRequest):
-    def __init__(self, model: str, available: tuple[str, ...]) -> None:
-        super().__init__(f"model {model!r} is not here; available: {', '.join(available) or 'none'}", field="model")
+    def __init__(self, model: str, available: tuple[str, ...], message: str = "") -> None:
+        message = message or f"model {model!r} is not here; available: {', '.join(available) or 'none'}"
+        super().__init__(message, field="model")
         self.model = model
         self.available = available
 

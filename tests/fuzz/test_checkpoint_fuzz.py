@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden_data import DATA
-from tiny_checkpoint import CONFIG, tensors, write_folder, write_gguf
+from tiny_checkpoint import CONFIG, tensors, write_folder, write_gguf, write_tokenizer
 
 from exo.inference.checkpoint import open_checkpoint
 from exo.inference.errors import CheckpointError
@@ -26,18 +26,9 @@ FUZZER = HERE.parent / "support" / "checkpoint_fuzz.py"
 
 def tokenizer_beside(folder: Path) -> Path:
     """The golden folder of three files with an index, and a tokenizer of bytes."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
     for path in (DATA / "qwen3-qknorm-sharded").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    alphabet = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    made = Tokenizer(models.BPE(alphabet, []))
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    made.add_special_tokens([AddedToken("<|im_end|>", special=True)])
-    made.save(str(folder / "tokenizer.json"))
-    settings = {"eos_token": "<|im_end|>", "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return folder
+    return write_tokenizer(folder)
 
 
 @pytest.mark.parametrize("kind", ["gguf", "safetensors"])

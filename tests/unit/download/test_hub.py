@@ -86,7 +86,7 @@ async def test_the_whole_model_from_the_hub_is_the_one_on_disk(hub: Hub, downloa
     assert await downloader.ensure_shard(source, whole(source.path)) == folder
 
 
-@pytest.mark.parametrize("faults", [["429"], ["503", "500"], ["cut"], ["cut", "429", "cut"], ["wrong"]])
+@pytest.mark.parametrize("faults", [["429"], ["503", "500"], ["cut"], ["cut", "429", "cut"], ["wrong"], ["late"]])
 async def test_faults_that_pass_are_overcome(hub: Hub, downloader: HubShardDownloader, faults: list[str]) -> None:
     source = await downloader.describe(MODEL)
     name = weights(hub)[0]
@@ -103,6 +103,30 @@ async def test_a_cut_download_goes_on_where_it_was_cut(hub: Hub, downloader: Hub
     await downloader.ensure_shard(source, whole(source.path))
     assert hub.ranges
     assert all(int(line.split()[-1]) > 0 for line in hub.ranges)
+
+
+async def test_a_download_that_stands_still_is_given_up_and_goes_on_from_there(
+    hub: Hub, downloader: HubShardDownloader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    source = await downloader.describe(MODEL)
+    name = weights(hub)[0]
+    hub.faults[name] = ["stall"]
+    folder = await downloader.ensure_shard(source, whole(source.path))
+    assert (folder / name).read_bytes() == hub.files[name]
+    assert [line for line in hub.ranges if line.startswith(name)]
+
+
+async def test_a_busy_hub_is_asked_again_when_it_says(
+    hub: Hub, downloader: HubShardDownloader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(downloader._hub.cancelled, "wait", pauses.append)
+    hub.faults["info"], hub.retry_after = ["429", "429"], "7"
+    await downloader.describe(MODEL)
+    hub.faults["info"], hub.retry_after = ["429"], "86400"
+    await downloader.describe(MODEL)
+    assert pauses == [7, 7, 60]
 
 
 async def test_a_hub_that_is_busy_at_first_is_asked_again(hub: Hub, downloader: HubShardDownloader) -> None:
