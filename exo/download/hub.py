@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import random
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from exo.inference.errors import CheckpointError, ModelNotFound
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 TOKEN = f"--hub-token, {env_name('hub-token')}"
+HASH = re.compile(r"[0-9a-f]{40,64}", re.ASCII)
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 
 
@@ -92,6 +94,9 @@ class Hub:
             each.rfilename: HubFile(each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else "")
             for each in info.siblings or ()
         }
+        for name in (str(info.sha), *(file.sha256 for file in files.values() if file.sha256)):
+            if not HASH.fullmatch(name):  # they become names of files here
+                raise CheckpointError(f"the hub names a commit or content {name[:80]!r}, which is no hash", path=repo)
         self._remember(repo, revision, str(info.sha))
         return Repository(repo, str(info.sha), files)
 

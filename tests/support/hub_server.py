@@ -23,7 +23,7 @@ class Hub:
 
     A fault is a status ("429", "503"), "cut" (half of it, then the connection breaks), "wrong" (bytes of the same
     length), "late" (a pause before the rest) or "stall" (the rest never comes). token: ask for this one.
-    retry_after: what a 429 says. gone: set when the server ends.
+    retry_after: what a 429 says. commit: what it says that the model's is. gone: set when the server ends.
     """
 
     files: dict[str, bytes]
@@ -33,6 +33,7 @@ class Hub:
     ranges: list[str] = field(default_factory=list)
     url: str = ""
     retry_after: str = "0"
+    commit: str = COMMIT
     gone: threading.Event = field(default_factory=threading.Event)
 
     def fetched(self) -> set[str]:
@@ -160,7 +161,7 @@ def info_of(hub: Hub) -> dict[str, Any]:
         "_id": "1",
         "id": "owner/model",
         "modelId": "owner/model",
-        "sha": COMMIT,
+        "sha": hub.commit,
         "private": False,
         "siblings": [describe(name, data) for name, data in hub.files.items()],
     }

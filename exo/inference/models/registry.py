@@ -79,7 +79,7 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
     except KeyError as error:
         raise CheckpointError(f"the configuration lacks {error.args[0]!r}", path=str(checkpoint.path)) from error
     except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
-        raise CheckpointError(f"the configuration makes no sense: {error}", path=str(checkpoint.path)) from error
+        raise CheckpointError(f"the configuration cannot be used: {error}", path=str(checkpoint.path)) from error
 
 
 def _read(checkpoint: Checkpoint, family: Family) -> ModelConfig:

@@ -238,10 +238,25 @@ async def test_an_index_cannot_name_anything_but_safetensors_of_its_folder(
         await downloader.ensure_shard(source, whole(source.path))
 
 
-@pytest.mark.parametrize("name", ["hf:", "hf:owner", "hf:owner/../x", "hf:o/m:x.bin", "hf:o/m@", "hf:o/m/../../etc"])
+@pytest.mark.parametrize(
+    "name", ["hf:", "hf:owner", "hf:owner/../x", "hf:o/m:x.bin", "hf:o/m@", "hf:o/m/../../etc", "hf:o/m@/etc/x"]
+)
 async def test_a_name_that_is_none_says_how_to_write_one(downloader: HubShardDownloader, name: str) -> None:
     with pytest.raises(InvalidRequest, match="write hf:OWNER/REPO"):
         await downloader.describe(name)
+
+
+@pytest.mark.parametrize("revision", ["/etc/passwd", "../../x", "", "a b"])
+async def test_a_revision_that_would_lead_elsewhere_is_refused(hub: Hub, tmp_path: Path, revision: str) -> None:
+    async with HubShardDownloader(tmp_path, endpoint=hub.url, revision=revision) as made:
+        with pytest.raises(InvalidRequest, match="is no branch, tag or commit"):
+            await made.describe(MODEL)
+
+
+async def test_a_hub_whose_commit_is_a_path_is_not_believed(hub: Hub, downloader: HubShardDownloader) -> None:
+    hub.commit = "../../../elsewhere"
+    with pytest.raises(CheckpointError, match=r"'\.\./\.\./\.\./elsewhere', which is no hash"):
+        await downloader.describe(MODEL)
 
 
 async def test_the_downloader_conforms(tmp_path: Path) -> None:
