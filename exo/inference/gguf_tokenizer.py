@@ -59,12 +59,18 @@ def from_gguf(checkpoint: Checkpoint) -> Tokenizer:
         control=control,
         byte_level=kind == "gpt2",
         bos_id=bos if isinstance(bos, int) and 0 <= bos < len(tokens) else None,
-        add_bos=bool(meta.get("tokenizer.ggml.add_bos_token", kind == "llama")),
+        add_bos=bool(meta.get("tokenizer.ggml.add_bos_token", kind == "llama" or _looks_words_up(meta))),
         chat_template=template if isinstance(template, str) else None,
         special_texts=_special_texts(meta, tokens),
         strip_space=kind == "llama" and bool(meta.get("tokenizer.ggml.add_space_prefix", True)),
         right_blind=_right_blind(meta, control) if kind == "llama" else frozenset(),
     )
+
+
+def _looks_words_up(meta: Any) -> bool:
+    """Llama 3 and Mistral Nemo do, before they merge; they also put bos before a prompt where no key says so."""
+    pre = meta.get("tokenizer.ggml.pre")
+    return isinstance(pre, str) and PRE.get(pre) in {LLAMA3, TEKKEN}
 
 
 def _right_blind(meta: Any, control: dict[str, int]) -> frozenset[int]:
@@ -94,8 +100,7 @@ def _byte_level(checkpoint: Checkpoint, tokens: list[str]) -> Any:
     merges = checkpoint.metadata.get("tokenizer.ggml.merges") or []
     try:
         pairs = [_pair(merge) for merge in merges]
-        # Llama 3 and Mistral Nemo look words up before they merge.
-        whole_words = PRE[pre] in {LLAMA3, TEKKEN}
+        whole_words = _looks_words_up(checkpoint.metadata)
         backend = Backend(BPE(_vocabulary(tokens), pairs, fuse_unk=False, ignore_merges=whole_words))
     except Exception as error:  # the library raises bare Exception
         raise CheckpointError(f"the tokenizer's merges do not fit: {error}", path=str(checkpoint.path)) from error

@@ -84,6 +84,11 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
 
 def _read(checkpoint: Checkpoint, family: Family) -> ModelConfig:
     if checkpoint.FORMAT == "safetensors":
+        if quantised := checkpoint.metadata.get("quantization_config"):
+            kind = quantised.get("quant_method", "unknown")
+            raise ValueError(
+                f"weights quantised by {kind!r} are not supported; take the unquantised model or a GGUF file"
+            )
         config = family.from_hf(dict(checkpoint.metadata))
         if config.tied and {family.hf_names["embed"], family.hf_names["head"]} <= checkpoint.tensors.keys():
             # transformers ties them only where they are equal, and then it makes no difference.

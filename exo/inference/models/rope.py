@@ -41,7 +41,7 @@ def rope_from_hf(config: dict[str, Any], head_dim: int, context_length: int, *, 
     partial: the family heeds `partial_rotary_factor`; in transformers the others rotate whole heads whatever it says.
     Raises `ValueError` for a scaling we do not know, `KeyError` for one that lacks a parameter.
     """
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    scaling = _of_all_layers(config.get("rope_scaling") or config.get("rope_parameters") or {})
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind == "su":
         kind = "longrope"  # its name before transformers 4.43
@@ -73,6 +73,14 @@ def rope_from_hf(config: dict[str, Any], head_dim: int, context_length: int, *, 
             scale=_longrope_scale(scaling, original, context_length),
         )
     raise ValueError(f"rope scaling {kind!r} is not supported; supported: {', '.join(SUPPORTED)}")
+
+
+def _of_all_layers(scaling: dict[str, Any]) -> dict[str, Any]:
+    """Parameters may come by kind of layer. Raises `ValueError` where they differ: our layers turn alike."""
+    by_kind = [value for value in scaling.values() if isinstance(value, dict)]
+    if any(value != by_kind[0] for value in by_kind):
+        raise ValueError("rope parameters that differ between layers are not supported")
+    return by_kind[0] if by_kind else scaling
 
 
 def rope_from_gguf(metadata: dict[str, Any], arch: str, head_dim: int, divisors: tuple[float, ...]) -> RopeConfig:

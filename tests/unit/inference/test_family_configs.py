@@ -10,6 +10,7 @@ import pytest
 from tiny_checkpoint import CONFIG, tensors, write_folder
 
 from exo.inference.checkpoint import open_checkpoint
+from exo.inference.errors import CheckpointError
 from exo.inference.evaluate import loaded
 from exo.inference.models import ModelConfig, open_weights, read_config
 from exo.inference.models.rope import inverse_frequencies
@@ -49,6 +50,19 @@ def test_yarn_without_a_factor_takes_the_ratio_of_contexts(tmp_path: Path) -> No
 def test_rope_scaling_goes_before_rope_parameters(tmp_path: Path) -> None:
     both = {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}}
     assert config_of(tmp_path, **both).rope.divisors == (2.0,) * 4
+
+
+def test_rope_parameters_by_kind_of_layer_are_taken_where_they_are_alike(tmp_path: Path) -> None:
+    one = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
+    alike = {"full_attention": one, "sliding_attention": one}
+    assert config_of(tmp_path / "a", rope_parameters=alike).rope.divisors == (2.0,) * 4
+    with pytest.raises(CheckpointError, match="differ between layers"):
+        config_of(tmp_path / "b", rope_parameters={**alike, "full_attention": {**one, "factor": 3.0}})
+
+
+def test_quantised_weights_are_refused_by_the_name_of_their_method(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="quantised by 'gptq' are not supported; take the unquantised model"):
+        config_of(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4})
 
 
 def test_frequencies_are_the_powers_rounded_to_float32(tmp_path: Path) -> None:

@@ -263,3 +263,10 @@ def test_a_control_token_that_ends_a_turn_ends_answers_though_no_key_names_it() 
 def test_every_named_pre_tokenizer_keeps_the_text(pre: str) -> None:
     made = from_gguf(Made(model="gpt2", pre=pre, tokens=[*byte_of_character()], merges=[]))
     assert made.decode(made.encode("HelloWorld don't 1234  \r\n/é日本")) == "HelloWorld don't 1234  \r\n/é日本"
+
+
+@pytest.mark.parametrize(("pre", "ids"), [("llama-bpe", [0, 66]), ("qwen2", [66])])
+def test_llama_3_puts_bos_before_a_prompt_though_no_key_says_so(pre: str, ids: list[int]) -> None:
+    tokens = ["<bos>", *byte_of_character()]
+    made = from_gguf(Made(model="gpt2", pre=pre, tokens=tokens, merges=[], token_type=[3] + [1] * 256, bos_token_id=0))
+    assert made.encode_prompt(tokens[66]) == ids
