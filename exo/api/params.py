@@ -25,6 +25,7 @@ def sampling(body: ChatRequest | CompletionRequest, *, seed: int) -> SamplingPar
         top_p=given(body.top_p, 1.0),
         top_k=max(given(body.top_k, 0), 0),
         min_p=given(body.min_p, 0.0),
+        typical_p=given(body.typical_p, 1.0),
         repetition_penalty=given(body.repetition_penalty, 1.0),
         presence_penalty=given(body.presence_penalty, 0.0),
         frequency_penalty=given(body.frequency_penalty, 0.0),

@@ -1,7 +1,7 @@
 """Requests as OpenAI defines them: the only place that parses and validates bodies. Pure.
 
 Unknown fields are ignored as OpenAI does; a wrong type or value raises `InvalidRequest` naming the field. Some fields
-that other servers know are taken too: `top_k`, `min_p`, `repetition_penalty`, `ignore_eos`.
+that other servers know are taken too: `top_k`, `min_p`, `typical_p`, `repetition_penalty`, `ignore_eos`.
 """
 
 from __future__ import annotations
@@ -159,6 +159,7 @@ class _Sampling(_Body):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,21 @@ from rich.console import Console
 from rich.progress import Progress
 
 from exo.cli.failures import USAGE, Failure, explain
+from exo.cli.loading import fetched
+from exo.download import hub_names
 from exo.inference import evaluate
 
 
 def logits(model: str, tokens_file: Path, out: Path, engine: str, shards: int, *, batch: bool) -> int:
     with _progress() as say:
-        result = _run(evaluate.eval_logits(model, tokens_file, out, engine, shards, batch, say))
+        result = _run(model, lambda here: evaluate.eval_logits(here, tokens_file, out, engine, shards, batch, say))
     _print(f"{result['lists']} lists, {result['tokens']} tokens -> {out}", result)
     return 0
 
 
 def perplexity(model: str, text: Path, engine: str) -> int:
     with _progress() as say:
-        result = _run(evaluate.eval_perplexity(model, text, engine, say))
+        result = _run(model, lambda here: evaluate.eval_perplexity(here, text, engine, say))
     figures = result["figures"]
     _print(f"perplexity {figures['perplexity']:.4f} over {figures['tokens']} tokens", result)
     return 0
@@ -35,7 +37,7 @@ def perplexity(model: str, text: Path, engine: str) -> int:
 def bench(model: str, engine: str, batch: str, prefill: str) -> int:
     batches, prefills = numbers("--batch", batch), numbers("--prefill", prefill)
     with _progress() as say:
-        result = _run(evaluate.bench(model, engine, batches, prefills, say))
+        result = _run(model, lambda here: evaluate.bench(here, engine, batches, prefills, say))
     lines = [f"{name:<14}{value:>10.1f}{_unit(name)}" for name, value in result["figures"].items()]
     _print("\n".join(lines), result)
     return 0
@@ -55,9 +57,18 @@ def _unit(name: str) -> str:
     return " s" if name.endswith("seconds") else " MiB" if name.endswith("mib") else ""
 
 
-def _run(work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+def _run(model: str, work: Callable[[str | Path], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
+    """What `work` finds out about the model; one of a hub is fetched first."""
+
+    async def fetch_and_work() -> dict[str, Any]:
+        if not hub_names.is_hub_name(model):
+            return await work(model)
+        path, shard = await fetched(model)
+        result = await work(path)
+        return {**result, "model": shard.model_id} if "model" in result else result
+
     try:
-        return asyncio.run(work)
+        return asyncio.run(fetch_and_work())
     except Exception as error:
         raise explain(error) from error
 

@@ -13,28 +13,34 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from exo.contract import env_name
-from exo.download import DownloadProgress, LocalShardDownloader, ShardDownloader, hub_names
+from exo.download import DownloadProgress, LocalShardDownloader, ModelSource, ShardDownloader, hub_names
 from exo.inference.checkpoint import open_checkpoint
 from exo.inference.engine import CheckpointEngine, LoadProgress
 from exo.inference.factory import create_engine
 from exo.inference.models import read_config
 from exo.inference.shard import Shard
+from exo.orchestration.model import ShapeOnly
 
 
 @contextlib.asynccontextmanager
 async def loaded_engine(model: str, engine_name: str) -> AsyncIterator[tuple[CheckpointEngine, Shard]]:
     """Raises `ModelNotFound` or `CheckpointError` before any weight is read."""
-    async with downloader_of(model) as downloader:
-        with fetch_bar(downloader, model):
-            source = await downloader.describe(model)
-            shard = Shard.whole(source.model_id, layers_of(source.path))
-            path = await downloader.ensure_shard(source, shard)
+    path, shard = await fetched(model)
     engine = create_engine(engine_name)
     assert isinstance(engine, CheckpointEngine)  # all that the factory makes
     async with engine:
-        with progress_bar(engine, source.model_id):
+        with progress_bar(engine, shard.model_id):
             await engine.load_checkpoint(shard, path)
         yield engine, shard
+
+
+async def fetched(model: str) -> tuple[Path, Shard]:
+    """A model's checkpoint, with all of its weights here, and all of its layers. Raises as `loaded_engine`."""
+    async with downloader_of(model) as downloader:
+        with fetch_bar(downloader, model):
+            source = await downloader.describe(model)
+            shard = Shard.whole(source.model_id, layers_of(source))
+            return await downloader.ensure_shard(source, shard), shard
 
 
 def downloader_of(model: str) -> ShardDownloader:
@@ -69,8 +75,8 @@ def fetch_bar(downloader: ShardDownloader, name: str) -> Iterator[None]:
         yield
 
 
-def layers_of(path: Path) -> int:
-    with open_checkpoint(path) as checkpoint:
+def layers_of(source: ModelSource) -> int:
+    with open_checkpoint(source.path) if source.weights_here else ShapeOnly(source.path) as checkpoint:
         return read_config(checkpoint).n_layers
 
 

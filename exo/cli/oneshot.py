@@ -14,7 +14,7 @@ from exo.cli.failures import USAGE, Failure, explain
 from exo.cli.loading import loaded_engine
 from exo.inference.chat_template import encode_chat
 from exo.inference.engine import CheckpointEngine
-from exo.inference.errors import ContextExceeded
+from exo.inference.errors import ContextExceeded, SequenceLost
 from exo.inference.inference_engine import Step
 from exo.inference.sampling import sample
 from exo.inference.sampling_params import SamplingParams
@@ -74,7 +74,10 @@ async def generate(engine: CheckpointEngine, shard: Shard, ask: Ask) -> AsyncIte
     text = IncrementalDetokenizer(tokenizer)
     values, position = np.array(tokens, dtype=np.int64), 0
     for _ in range(min(ask.max_tokens, config.context_length - prompt_length)):
-        (logits,) = await engine.infer_batch(shard, [Step(_ID, values, position)])
+        try:
+            (logits,) = await engine.infer_batch(shard, [Step(_ID, values, position)])
+        except SequenceLost:  # evicted, or grown past the short factors of its rotary embedding: all of it again
+            (logits,) = await engine.infer_batch(shard, [Step(_ID, np.array(tokens, dtype=np.int64), 0)])
         position = len(tokens)
         token, _, _ = sample(logits[0], params, tokens, prompt_length, position)
         if token in config.eos_ids:

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import random
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,10 +27,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from exo.contract import env_name
 from exo.inference.errors import CheckpointError, ModelNotFound
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+TOKEN = f"--hub-token, {env_name('hub-token')}"
+HASH = re.compile(r"[0-9a-f]{40,64}", re.ASCII)
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 
 
@@ -72,7 +76,8 @@ class Hub:
         pause: float = 0.5,
     ) -> None:
         self._cache = cache
-        self._endpoint = endpoint
+        # Read now: the library reads it when it is imported.
+        self._endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
         self._token: str | bool = token if token is not None else False
         self._offline = offline
         self._attempts = attempts
@@ -89,6 +94,9 @@ class Hub:
             each.rfilename: HubFile(each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else "")
             for each in info.siblings or ()
         }
+        for name in (str(info.sha), *(file.sha256 for file in files.values() if file.sha256)):
+            if not HASH.fullmatch(name):  # they become names of files here
+                raise CheckpointError(f"the hub names a commit or content {name[:80]!r}, which is no hash", path=repo)
         self._remember(repo, revision, str(info.sha))
         return Repository(repo, str(info.sha), files)
 
@@ -187,9 +195,10 @@ def _retry_after(error: Exception) -> float | None:
 def _in_words(repo: str, error: Exception) -> Exception:
     match error:
         case GatedRepoError():
-            return CheckpointError("is gated: accept its terms on the hub and give a token (--hub-token)", path=repo)
+            return CheckpointError(f"is gated: accept its terms on the hub and give a token ({TOKEN})", path=repo)
         case RepositoryNotFoundError():
-            return ModelNotFound(f"hf:{repo}", ())
+            message = f"the hub has no model {repo!r}, or shows it only to those with a token ({TOKEN})"
+            return ModelNotFound(f"hf:{repo}", (), message)
         case RevisionNotFoundError():
             return CheckpointError("the hub has no such revision", path=repo)
         case WrongContent():

@@ -65,7 +65,7 @@ class HubShardDownloader(LocalShardDownloader):
         if not hub_names.is_hub_name(model):
             return await super()._describe(model)
         name = hub_names.parse(model)
-        repository = await self._look_up(name.repo, name.revision or self._revision)
+        repository = await self._look_up(name.repo, name.revision or hub_names.checked_revision(self._revision))
         gguf = hub_names.gguf_file(name, repository.files)
         if gguf is not None:
             (path,) = await self._fetch(repository, [gguf])

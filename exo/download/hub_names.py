@@ -22,7 +22,7 @@ SMALL_FILES: Final = (
     INDEX,
 )
 _NAME = re.compile(
-    r"hf:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<file>[\w.-]+\.gguf))?", re.ASCII
+    r"hf:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w./-]*))?(:(?P<file>[\w.-]+\.gguf))?", re.ASCII
 )  # fmt: skip
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
@@ -53,6 +53,13 @@ def parse(model: str) -> HubName:
             field="model",
         )
     return HubName(match["repo"], match["revision"], match["file"])
+
+
+def checked_revision(revision: str | None) -> str | None:
+    """One from a setting. It becomes part of a path: raises `InvalidRequest` for what could lead elsewhere."""
+    if revision is not None and (".." in revision or not re.fullmatch(r"\w[\w./-]*", revision, re.ASCII)):
+        raise InvalidRequest(f"{revision!r} is no branch, tag or commit", field="hub-revision")
+    return revision
 
 
 def gguf_file(name: HubName, files: Iterable[str]) -> str | None:

@@ -46,9 +46,12 @@ def resolve_model(name: str) -> Path:
     bundled = _bundled(name)
     if bundled is not None:
         return bundled
-    if name and Path(name).is_dir() and _is_checkpoint(Path(name)):
-        return Path(name)
-    raise ModelNotFound(name, available_models())
+    if not name or not Path(name).is_dir():
+        raise ModelNotFound(name, available_models())
+    if not _is_checkpoint(Path(name)):
+        message = f"no model is called {name!r}, and the folder of that name has neither a config.json nor a .gguf file"
+        raise ModelNotFound(name, available_models(), message)
+    return Path(name)
 
 
 def model_id_of(name: str) -> str:

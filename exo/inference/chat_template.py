@@ -13,8 +13,10 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
-from jinja2 import Template, TemplateError, Undefined
+from jinja2 import Template, TemplateError, Undefined, nodes
 from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from exo.inference.errors import InvalidRequest
@@ -47,19 +49,30 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
+class _Generation(Extension):
+    """`{% generation %}`: marks what the model itself wrote, for training. Here its contents are just that."""
+
+    tags = {"generation"}  # noqa: RUF012  as Jinja declares it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 def encode_chat(
     tokenizer: Tokenizer, messages: list[Message], tools: list[dict[str, Any]] | None = None, **variables: Any
 ) -> list[int]:
     """Token ids of a conversation, up to where the assistant's answer begins. Raises `InvalidRequest`."""
     names: dict[str, Any] = {**tokenizer.special_texts, **variables}
     text = render_chat(tokenizer.chat_template, messages, tools, control=tuple(tokenizer.control), **names)
-    ids: list[int] = []
+    texts: list[str] = []
+    controls: list[int] = []
     at = 0
     for start, stop in _control_spans(text, tuple(tokenizer.control)):
-        ids += tokenizer.encode(text[at:start].replace(MARK, ""))
-        ids.append(tokenizer.control[text[start:stop]])
+        texts.append(text[at:start].replace(MARK, ""))
+        controls.append(tokenizer.control[text[start:stop]])
         at = stop
-    return ids + tokenizer.encode(text[at:].replace(MARK, ""))
+    return tokenizer.encode_around([*texts, text[at:].replace(MARK, "")], controls)
 
 
 def render_chat(
@@ -99,7 +112,7 @@ class _Refused(Exception):
 
 @lru_cache(maxsize=16)
 def _compile(template: str) -> Template:
-    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
@@ -113,9 +126,9 @@ def _raise(message: str) -> None:
     raise _Refused(message)
 
 
-def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **_: Any) -> str:
-    # Jinja's own escapes for HTML, which a model must not see.
-    return json.dumps(None if isinstance(value, Undefined) else value, indent=indent, ensure_ascii=ensure_ascii)
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    # Jinja's own escapes for HTML, which a model must not see. Options as of json.dumps: indent, separators, sort_keys.
+    return json.dumps(None if isinstance(value, Undefined) else value, ensure_ascii=ensure_ascii, **options)
 
 
 def _nonempty(messages: Any) -> list[Any]:

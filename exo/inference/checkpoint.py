@@ -109,7 +109,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises `CheckpointError`: not there, not readable, another format, truncated, inconsistent.
     """
     from exo.inference.gguf_checkpoint import GGUFCheckpoint
-    from exo.inference.safetensors_checkpoint import SafetensorsCheckpoint
+    from exo.inference.safetensors_checkpoint import SafetensorsCheckpoint, check_inside
 
     path = Path(path)
     try:
@@ -121,6 +121,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror or error}", path=str(path)) from error
     if len(found) == 1:
+        check_inside(found[0])
         return GGUFCheckpoint(found[0])
     what = "several .gguf files; name one of them" if found else "neither a config.json nor a .gguf file in this folder"
     raise CheckpointError(what, path=str(path))

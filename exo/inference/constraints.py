@@ -93,7 +93,7 @@ def check_schema(tokenizer: Tokenizer | None, schema: dict[str, Any], eos_ids: C
     """For the edge: raises `InvalidRequest` where the schema, the model or this installation cannot do it."""
     if not is_available():
         raise InvalidRequest("structured output needs the package llguidance, which is not installed", field=FIELD)
-    if tokenizer is None or not eos_ids:
+    if tokenizer is None or not any(i < vocab for i in eos_ids):
         raise InvalidRequest("this model has no tokenizer to constrain", field=FIELD)
     JsonConstraint(tokenizer, schema, eos_ids, vocab)
 
@@ -114,7 +114,7 @@ _made: WeakKeyDictionary[Tokenizer, dict[tuple[int, Sequence[int]], Any]] = Weak
 
 
 def _words(tokenizer: Tokenizer, vocab: int, eos_ids: Collection[int]) -> Any:
-    ends = sorted(eos_ids)
+    ends = sorted(i for i in eos_ids if i < vocab)
     known = _made.setdefault(tokenizer, {})
     key = (vocab, tuple(ends))
     if key not in known:

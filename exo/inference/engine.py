@@ -232,8 +232,9 @@ class CheckpointEngine(InferenceEngine):
         if self.shard.is_first_layer():
             if values.ndim != 1 or values.dtype.kind not in "iu":
                 raise InvalidRequest(f"values are {values.dtype}{values.shape}, not token ids (T,)", field="values")
-            if int(values.min()) < 0 or int(values.max()) >= self.config.vocab:
-                raise InvalidRequest(f"a token id is outside 0..{self.config.vocab - 1}", field="values")
+            for token in (int(values.min()), int(values.max())):
+                if not 0 <= token < self.config.vocab:
+                    raise InvalidRequest(f"token id {token} is outside 0..{self.config.vocab - 1}", field="values")
         elif values.ndim != 2 or values.shape[1] != self.config.hidden:
             raise InvalidRequest(f"values have the shape {values.shape}, not (T, {self.config.hidden})", field="values")
 

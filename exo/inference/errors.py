@@ -16,6 +16,10 @@ The HTTP API and the gRPC server translate them by a table each.
 
 from __future__ import annotations
 
+from typing import Final
+
+LONGEST: Final = 600
+
 
 class ExoError(Exception):
     """Root of the errors a request can meet."""
@@ -30,8 +34,9 @@ class InvalidRequest(ExoError):
 
 
 class ModelNotFound(InvalidRequest):
-    def __init__(self, model: str, available: tuple[str, ...]) -> None:
-        super().__init__(f"model {model!r} is not here; available: {', '.join(available) or 'none'}", field="model")
+    def __init__(self, model: str, available: tuple[str, ...], message: str = "") -> None:
+        message = message or f"model {model!r} is not here; available: {', '.join(available) or 'none'}"
+        super().__init__(message, field="model")
         self.model = model
         self.available = available
 
@@ -47,6 +52,8 @@ class CheckpointError(ExoError):
     """A checkpoint that cannot be read: truncated, of another format, inconsistent."""
 
     def __init__(self, message: str, *, path: str) -> None:
+        if len(message) > LONGEST:  # names come from the file, and a damaged one may have names of many kilobytes
+            message = f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
         super().__init__(f"{path}: {message}")
         self.path = path
 

@@ -58,11 +58,11 @@ class Stages:
 
     async def prefill(self, sequences: dict[str, Array]) -> dict[str, Array]:
         """Logits (T, vocab) of every token of each sequence, all of them as one batch, in chunks."""
-        for _ in range(len(self.engines)):
+        for _ in range(len(self.engines) * len(sequences)):
             try:
                 return await self._prefill(sequences)
             except SequenceLost:
-                # A stage wants it computed anew (longrope, grown past the short factors); each may, once.
+                # A stage wants one computed anew (longrope, grown past the short factors); each may, once for each.
                 continue
         return await self._prefill(sequences)
 

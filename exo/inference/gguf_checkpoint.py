@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -142,7 +143,11 @@ class GGUFCheckpoint(Checkpoint):
         metadata: dict[str, Any] = {}
         for i in range(n_values):
             key = cursor.string(f"key {i}")
+            if key in metadata:
+                raise _Broken(f"key {key!r} is there twice")
             metadata[key] = cursor.value(cursor.scalar("I", f"type of {key[:MAX_NAME]!r}"), f"value of {key!r}")
+        if (parts := metadata.get("split.count", 1)) != 1:
+            raise _Broken(f"one of {parts} parts of a split model; merge them first (llama-gguf-split --merge)")
         self.metadata = metadata
         self._read_tensor_table(cursor, n_tensors)
 
@@ -164,7 +169,15 @@ class GGUFCheckpoint(Checkpoint):
                 raise _Broken(f"tensor {info.name!r} is there twice")
             infos[info.name] = info
             self._offsets[info.name] = base + offset
+        self._check_apart(infos)
         self.tensors = infos
+
+    def _check_apart(self, infos: dict[str, TensorInfo]) -> None:
+        """Each byte belongs to one tensor; else a small file could claim to hold a large model."""
+        order = sorted(infos.values(), key=lambda info: self._offsets[info.name])
+        for one, other in pairwise(order):
+            if self._offsets[one.name] + one.n_bytes > self._offsets[other.name]:
+                raise _Broken(f"tensors {one.name!r} and {other.name!r} share bytes")
 
     def raw(self, name: str) -> RawTensor:
         info = self.info(name)
@@ -184,6 +197,8 @@ class GGUFCheckpoint(Checkpoint):
 
 def _map_file(path: Path) -> mmap.mmap:
     try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+            raise CheckpointError("is not a file", path=str(path))
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:

@@ -23,12 +23,14 @@ INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
 # No config or index comes near this; a tokenizer.json may have 30 MB.
 MAX_JSON: Final = 256 << 20
+PICKLES: Final = {".bin", ".pt", ".pth", ".ckpt"}
 ITEM_SIZE: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a checkpoint folder. Raises `CheckpointError`."""
     try:
+        check_inside(path)
         if path.stat().st_size > MAX_JSON:
             raise CheckpointError(f"larger than {MAX_JSON} bytes", path=str(path))
         value = json.loads(path.read_bytes())
@@ -39,6 +41,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError("is not a JSON object", path=str(path))
     return value
+
+
+def check_inside(path: Path) -> None:
+    """Raises `CheckpointError` for what is no file, or a link out of its folder (and of the hub cache it may be in)."""
+    home, real = path.parent.resolve(), path.resolve()
+    if home not in real.parents and home.parent.parent / "blobs" != real.parent:
+        raise CheckpointError(f"{path.name!r} is a link to a place outside the folder", path=str(path.parent))
+    if real.exists() and not real.is_file():  # to read a pipe would wait for ever
+        raise CheckpointError("is not a file", path=str(path))
 
 
 class SafetensorsCheckpoint(Checkpoint):
@@ -64,6 +75,7 @@ class SafetensorsCheckpoint(Checkpoint):
         """Which tensors to take from which file; None: all it has."""
         index = self.path / INDEX
         if not index.exists():
+            self._refuse_pickles()
             return {self._inside(SINGLE): None}
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
@@ -75,14 +87,19 @@ class SafetensorsCheckpoint(Checkpoint):
             plan.setdefault(self._inside(file), []).append(name)
         return {file: tuple(names) for file, names in plan.items()}
 
+    def _refuse_pickles(self) -> None:
+        pickles = [p.name for p in sorted(self.path.iterdir()) if p.suffix in PICKLES]
+        if pickles and not (self.path / SINGLE).exists():
+            message = (
+                f"no such file; {pickles[0]!r} beside it is a pickle, which is never opened: save it as safetensors"
+            )
+            raise CheckpointError(message, path=str(self.path / SINGLE))
+
     def _inside(self, name: str) -> Path:
-        if not name or name != Path(name).name or name in {".", ".."} or "\\" in name or "\0" in name:
+        if name != Path(name).name or name in {"", ".", ".."} or "\\" in name or not name.isprintable():
             raise CheckpointError(f"the index names {name!r}, which is not a file name", path=str(self.path))
-        path, home = self.path / name, self.path.resolve()
-        real = path.resolve()
-        if home not in real.parents and home.parent.parent / "blobs" != real.parent:
-            raise CheckpointError(f"{name!r} is a link to a place outside the folder", path=str(self.path))
-        return path
+        check_inside(self.path / name)
+        return self.path / name
 
     def _table(self, file: Path, names: tuple[str, ...] | None) -> Iterator[TensorInfo]:
         handle = self._handle(file)

@@ -1,8 +1,8 @@
 """From logits to the next token. Pure: the choice depends on logits, parameters, history, seed and position alone.
 
 Order as in Hugging Face `generate`: logit bias, repetition penalty, presence and frequency penalty, temperature, top-k,
-top-p, min-p. The random number is counter based (Philox, keyed by the seed, counter = position), so a replayed
-sequence chooses the same tokens on whatever node.
+top-p, min-p, typical-p. The random number is counter based (Philox, keyed by the seed, counter = position), so a
+replayed sequence chooses the same tokens on whatever node.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from exo.inference.errors import ExoError
 from exo.inference.sampling_params import SamplingParams
 
 Array = np.ndarray[Any, Any]
@@ -27,7 +28,7 @@ def sample(
     position: int,
     allowed: Array | None = None,
 ) -> tuple[int, float | None, tuple[tuple[int, float], ...]]:
-    """Choose the token for `position`.
+    """Choose the token for `position`. Raises `ExoError` where the logits are no numbers, or nothing is allowed.
 
     logits: float32 (vocab,). history: prompt and tokens so far; the first `prompt_length` are prompt.
     allowed: bool (vocab,), the tokens a constraint leaves; None: all.
@@ -61,12 +62,13 @@ def _draw_from_head(
     The same token as by `distribution`, several times as fast; None where the draw falls outside the likeliest `HEAD`.
     """
     vocab = len(logits)
-    if params.temperature == 0 or params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0 or vocab <= 4 * HEAD:
+    cut_off = params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0 or params.typical_p < 1.0
+    if params.temperature == 0 or cut_off or vocab <= 4 * HEAD:
         return None
     scores = penalised(logits, params, history, prompt_length)
     if allowed is not None:
         scores[~allowed] = -np.inf
-    scores /= params.temperature
+    _apply_temperature(scores, params)
     cut = np.partition(scores, vocab - HEAD)[vocab - HEAD]
     ids = _sorted_ids(scores, np.flatnonzero(scores >= cut))
     total = np.exp(scores - scores[ids[0]]).sum()
@@ -87,8 +89,10 @@ def distribution(
     if allowed is not None:
         scores[~allowed] = -np.inf
     if params.temperature == 0:
-        return np.array([int(scores.argmax())]), np.ones(1)
-    scores /= params.temperature
+        token = int(scores.argmax())
+        check_number(scores[token])
+        return np.array([token]), np.ones(1)
+    _apply_temperature(scores, params)
     ids = _most_likely_first(scores, params)
     # Masses of what lies outside `ids` count only where no top-k has cut them away.
     top = scores[ids[0]]
@@ -99,9 +103,26 @@ def distribution(
     if params.min_p > 0.0:
         kept = weights >= params.min_p * weights[0]
         ids, weights = ids[kept], weights[kept]
+    if params.typical_p < 1.0:
+        ids, weights = _typical(ids, weights, params.typical_p)
     kept = weights > 0  # what a constraint forbids
     ids, weights = ids[kept], weights[kept]
     return ids, weights / weights.sum()
+
+
+def check_number(best: float) -> None:
+    """`best`: the largest score. Raises `ExoError` if it is none, so that no token can be chosen."""
+    if not np.isfinite(best):
+        raise ExoError(f"no token can be chosen: the best score is {best}; the model's weights may be damaged")
+
+
+def _apply_temperature(scores: Array, params: SamplingParams) -> None:
+    """In place. The best becomes 0 first, so that the smallest temperature makes nothing infinite but the others."""
+    best = scores.max()
+    check_number(best)
+    with np.errstate(over="ignore"):
+        scores -= best
+        scores /= params.temperature
 
 
 def penalised(logits: Array, params: SamplingParams, history: Sequence[int], prompt_length: int) -> Array:
@@ -147,6 +168,18 @@ def _nucleus(ids: Array, weights: Array, total: float, top_p: float) -> tuple[Ar
     more_likely = np.concatenate([[0.0], np.cumsum(weights)[:-1]])
     kept = (total - more_likely) > (1.0 - top_p) * total
     kept[0] = True
+    return ids[kept], weights[kept]
+
+
+def _typical(ids: Array, weights: Array, typical_p: float) -> tuple[Array, Array]:
+    """Keep the tokens whose surprise is nearest to the expected one, up to a mass of `typical_p`."""
+    ids, weights = ids[weights > 0], weights[weights > 0]
+    probabilities = weights / weights.sum()
+    surprise = -np.log(probabilities)
+    distance = np.abs(surprise - (probabilities * surprise).sum())
+    order = np.argsort(distance, kind="stable")
+    last = min(int((np.cumsum(probabilities[order]) < typical_p).sum()), len(ids) - 1)
+    kept = distance <= distance[order[last]]
     return ids[kept], weights[kept]
 
 

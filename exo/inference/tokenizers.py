@@ -9,14 +9,14 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from exo.inference.checkpoint import Checkpoint
-from exo.inference.errors import CheckpointError
 
 BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 SPACE: Final = "\u2581"  # how sentencepiece writes a space
+# What the library takes for white space beside a token that swallows it; Python's own notion has four more.
+WHITE: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 
 
 def byte_of_character() -> dict[str, int]:
@@ -30,7 +30,9 @@ def byte_of_character() -> dict[str, int]:
 class Tokenizer:
     """bos_id is put before a plain prompt where `add_bos` (chat templates write their own).
 
-    `control` maps the texts of control tokens to their ids.
+    `control` maps the texts of control tokens to their ids; `left_blind` and `right_blind` are those of them that
+    swallow the white space before or after them. strip_space: a decoded text begins with a space that is not its own.
+    rest: the backend for text behind a control token, where that is not written like text at the beginning.
     """
 
     def __init__(
@@ -43,9 +45,16 @@ class Tokenizer:
         add_bos: bool = False,
         chat_template: str | None = None,
         special_texts: dict[str, str] | None = None,
+        strip_space: bool | None = None,
+        left_blind: frozenset[int] = frozenset(),
+        right_blind: frozenset[int] = frozenset(),
+        rest: Any = None,
     ) -> None:
         self._backend = backend
-        self._backend.encode_special_tokens = True
+        self._rest = backend if rest is None else rest
+        self._backend.encode_special_tokens = self._rest.encode_special_tokens = True
+        self.strip_space = not byte_level if strip_space is None else strip_space
+        self._left_blind, self._right_blind = left_blind, right_blind
         self.control = control
         self.byte_level = byte_level
         self.bos_id = bos_id
@@ -64,14 +73,27 @@ class Tokenizer:
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Token ids, without bos. `allow_special`: control tokens in the text become themselves."""
         if not allow_special or self._control_pattern is None:
-            return self._plain(text)
-        ids: list[int] = []
+            return self._plain(text, self._backend)
+        texts: list[str] = []
+        controls: list[int] = []
         at = 0
         for match in self._control_pattern.finditer(text):
-            ids += self._plain(text[at : match.start()])
-            ids.append(self.control[match.group()])
+            texts.append(text[at : match.start()])
+            controls.append(self.control[match.group()])
             at = match.end()
-        return ids + self._plain(text[at:])
+        return self.encode_around([*texts, text[at:]], controls)
+
+    def encode_around(self, texts: Sequence[str], controls: Sequence[int]) -> list[int]:
+        """Ids of plain texts with a control token between each two of them: one text more than controls."""
+        ids: list[int] = []
+        for k, text in enumerate(texts):
+            if k and controls[k - 1] in self._right_blind:
+                text = text.lstrip(WHITE)
+            if k < len(controls) and controls[k] in self._left_blind:
+                text = text.rstrip(WHITE)
+            ids += self._plain(text, self._rest if k else self._backend)
+            ids += controls[k : k + 1]
+        return ids
 
     def encode_prompt(self, text: str) -> list[int]:
         """A plain (non-chat) prompt: bos where the model wants it, no control tokens from the text."""
@@ -81,7 +103,7 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text; a broken character is U+FFFD. Ids outside the vocabulary are nothing."""
         text = b"".join(self.token_bytes(i, skip_special) for i in ids).decode("utf-8", "replace")
-        return text if self.byte_level else text.removeprefix(" ")
+        return text.removeprefix(" ") if self.strip_space else text
 
     def token_bytes(self, token: int, skip_special: bool = True) -> bytes:
         """The bytes a token stands for; b"" for a control token if `skip_special`."""
@@ -95,12 +117,13 @@ class Tokenizer:
     def is_control(self, token: int) -> bool:
         return token in self._control_ids
 
-    def _plain(self, text: str) -> list[int]:
+    @staticmethod
+    def _plain(text: str, backend: Any) -> list[int]:
         if not text:
             return []
         # A lone surrogate (from a JSON escape) is no character; the library would refuse it.
         text = text.encode("utf-8", "replace").decode("utf-8")
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
         return ids
 
     def _read_bytes(self, token: str) -> bytes:
@@ -122,7 +145,7 @@ class IncrementalDetokenizer:
         self._skip_special = skip_special
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         # Sentencepiece writes a space before the first word; it is not part of the text.
-        self._strip = not tokenizer.byte_level
+        self._strip = tokenizer.strip_space
 
     def push(self, token: int) -> str:
         """The text that becomes certain with this token; may be empty."""
@@ -183,47 +206,6 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         from exo.inference.gguf_tokenizer import from_gguf
 
         return from_gguf(checkpoint)
-    return _from_folder(checkpoint.path)
+    from exo.inference.folder_tokenizer import from_folder
 
-
-def _from_folder(folder: Path) -> Tokenizer:
-    from tokenizers import Tokenizer as Backend
-
-    from exo.inference.safetensors_checkpoint import read_json
-
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError("has no tokenizer.json", path=str(folder))
-    try:
-        backend = Backend.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"is not a tokenizer: {error}", path=str(path)) from error
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    texts = {k: _text(settings[k]) for k in ("bos_token", "eos_token", "unk_token", "pad_token") if settings.get(k)}
-    decoder = read_json(path).get("decoder") or {}
-    prefix = backend.encode("", add_special_tokens=True).ids
-    return Tokenizer(
-        backend,
-        control={t.content: i for i, t in backend.get_added_tokens_decoder().items() if t.special},
-        byte_level="ByteLevel" in {decoder.get("type"), *(d.get("type") for d in decoder.get("decoders", ()))},
-        bos_id=prefix[0] if prefix else None,
-        add_bos=bool(prefix),
-        chat_template=_folder_template(folder, settings),
-        special_texts=texts,
-    )
-
-
-def _folder_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8", errors="replace")
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several by name
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
-
-
-def _text(token: Any) -> str:
-    """A token in tokenizer_config.json is its text or an object with it."""
-    return str(token.get("content", "")) if isinstance(token, dict) else str(token)
+    return from_folder(checkpoint.path)

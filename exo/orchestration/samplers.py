@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from exo.inference.sampling import sample
+from exo.inference.sampling import check_number, sample
 from exo.inference.sampling_params import SamplingParams
 from exo.networking.messages import Open
 from exo.orchestration.forward_pass import Array, Choice
@@ -40,6 +40,7 @@ class SequenceSampler:
             raise ValueError(f"position {position} is to be sampled, {len(self._history)} tokens are known")
         if self._plain:
             choice = Choice(int(logits.argmax()))
+            check_number(float(logits[choice.token]))
             self._history.append(choice.token)
             return choice
         allowed = None if self._constraint is None else self._constraint.allowed()

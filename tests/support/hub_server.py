@@ -22,7 +22,8 @@ class Hub:
     """files: what repository `owner/model` has. faults: per file name, what its next GETs meet, in turn.
 
     A fault is a status ("429", "503"), "cut" (half of it, then the connection breaks), "wrong" (bytes of the same
-    length) or "late" (a pause before the rest). token: ask for this one.
+    length), "late" (a pause before the rest) or "stall" (the rest never comes). token: ask for this one.
+    retry_after: what a 429 says. commit: what it says that the model's is. gone: set when the server ends.
     """
 
     files: dict[str, bytes]
@@ -31,6 +32,9 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
     url: str = ""
+    retry_after: str = "0"
+    commit: str = COMMIT
+    gone: threading.Event = field(default_factory=threading.Event)
 
     def fetched(self) -> set[str]:
         return {line.partition(" ")[2] for line in self.requests if line.startswith("GET ")}
@@ -46,6 +50,7 @@ def serve(hub: Hub) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.gone.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -115,6 +120,12 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             return None
 
         def _send(self, data: bytes, fault: str) -> None:
+            if fault in {"late", "stall"}:
+                self.wfile.write(data[: len(data) // 2])
+                self.wfile.flush()
+                data = data[len(data) // 2 :]
+                if hub.gone.wait(0.1 if fault == "late" else 60):
+                    return
             if fault == "cut":
                 self.wfile.write(data[: len(data) // 2])
                 self.wfile.flush()
@@ -132,7 +143,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if code:
                 self.send_header("X-Error-Code", code)
             if status == 429:
-                self.send_header("Retry-After", "0")
+                self.send_header("Retry-After", hub.retry_after)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -150,7 +161,7 @@ def info_of(hub: Hub) -> dict[str, Any]:
         "_id": "1",
         "id": "owner/model",
         "modelId": "owner/model",
-        "sha": COMMIT,
+        "sha": hub.commit,
         "private": False,
         "siblings": [describe(name, data) for name, data in hub.files.items()],
     }

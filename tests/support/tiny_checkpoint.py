@@ -59,6 +59,20 @@ def write_folder(
     return folder
 
 
+def write_tokenizer(folder: Path) -> Path:
+    """tokenizer.json of the 256 bytes and one control token, and a chat template of the contents alone."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    made = Tokenizer(models.BPE(alphabet, []))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    made.add_special_tokens([AddedToken("<|im_end|>", special=True)])
+    made.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "<|im_end|>", "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
 def write_gguf(path: Path, extra: dict[str, tuple[Array, Any]] | None = None, **numbers: int) -> Path:
     """The same model as GGUF, F32, with a few words for a vocabulary. extra: name -> (raw array, ggml type)."""
     import gguf

@@ -45,13 +45,19 @@ GGUF_NAMES: Final = {
     },
 }  # fmt: skip
 
+# A kind of token in GGUF, and texts of such tokens that end an answer.
+CONTROL: Final = 3
+TURN_ENDS: Final = {"<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"}
+
 ACTIVATIONS: Final = {
     "silu": "silu", "swish": "silu", "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh",
 }  # fmt: skip
 
 
-def hf_fields(config: dict[str, Any], *, tied: bool, norm_eps: float, context_length: int) -> dict[str, Any]:
+def hf_fields(
+    config: dict[str, Any], *, tied: bool, norm_eps: float, context_length: int, partial_rotary: bool = False
+) -> dict[str, Any]:
     """The fields of `ModelConfig` that all families read alike; the arguments are the family's defaults."""
     heads = size("heads", config["num_attention_heads"])
     hidden = size("hidden", config["hidden_size"])
@@ -72,7 +78,7 @@ def hf_fields(config: dict[str, Any], *, tied: bool, norm_eps: float, context_le
         "vocab": config["vocab_size"],
         "context_length": context,
         "norm_eps": float(config.get("rms_norm_eps", norm_eps)),
-        "rope": rope_from_hf(config, head_dim, context),
+        "rope": rope_from_hf(config, head_dim, context, partial=partial_rotary),
         "tied": tied if tie is None else bool(tie),
         "activation": ACTIVATIONS[activation],
         "bos_id": _first(config.get("bos_token_id")),
@@ -134,13 +140,16 @@ def gguf_fields(checkpoint: Checkpoint, arch: str) -> dict[str, Any]:
         "mlp_bias": "blk.0.ffn_up.bias" in tensors,
         "qk_norm": "blk.0.attn_q_norm.weight" in tensors,
         "bos_id": _first(meta.get("tokenizer.ggml.bos_token_id")),
-        "eos_ids": _gguf_eos(meta),
+        "eos_ids": gguf_eos(meta),
     }
 
 
-def _gguf_eos(meta: dict[str, Any]) -> tuple[int, ...]:
+def gguf_eos(meta: dict[str, Any]) -> tuple[int, ...]:
+    """Those the keys name and, as in llama.cpp, control tokens that end a turn by their text: older files name one."""
     keys = ("eos_token_id", "eot_token_id", "eom_token_id")
     ids = [meta.get(f"tokenizer.ggml.{key}") for key in keys]
+    tokens, types = meta.get("tokenizer.ggml.tokens") or [], meta.get("tokenizer.ggml.token_type") or []
+    ids += [i for i, (t, kind) in enumerate(zip(tokens, types, strict=False)) if kind == CONTROL and t in TURN_ENDS]
     return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
 
 

@@ -16,7 +16,11 @@ def _alternating(n_layers: int) -> tuple[bool, ...]:
 
 
 def from_hf(config: dict[str, Any]) -> ModelConfig:
+    # As transformers where the keys are absent.
     config = {
+        "num_key_value_heads": 4,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
         **config,
         "head_dim": config.get("head_dim") or 256,
         "hidden_activation": config.get("hidden_activation") or "gelu_pytorch_tanh",

@@ -11,6 +11,7 @@ from exo.inference.models.registry import Family, register
 
 
 def from_hf(config: dict[str, Any]) -> ModelConfig:
+    config = {"bos_token_id": 1, "eos_token_id": 2, **config}  # as transformers where the keys are absent
     bias = bool(config.get("attention_bias", False))
     fields = hf_fields(config, tied=False, norm_eps=1e-6, context_length=2048)
     return ModelConfig(

@@ -10,6 +10,8 @@ from exo.inference.models.registry import Family, register
 
 
 def from_hf(config: dict[str, Any]) -> ModelConfig:
+    # As transformers where the keys are absent.
+    config = {"num_key_value_heads": 8, "bos_token_id": 1, "eos_token_id": 2, **config}
     fields = hf_fields(config, tied=False, norm_eps=1e-6, context_length=4096 * 32)
     # transformers' default where the key is absent; null means none.
     window = config.get("sliding_window", 4096)

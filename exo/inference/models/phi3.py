@@ -13,7 +13,9 @@ from exo.inference.models.registry import Family, register
 
 
 def from_hf(config: dict[str, Any]) -> ModelConfig:
-    fields = hf_fields(config, tied=False, norm_eps=1e-5, context_length=4096)
+    # In transformers the class has this value, which goes before one within rope_scaling.
+    config = {"original_max_position_embeddings": 4096, "eos_token_id": 32000, **config}
+    fields = hf_fields(config, tied=False, norm_eps=1e-5, context_length=4096, partial_rotary=True)
     window = config.get("sliding_window")
     return ModelConfig(family="phi3", windows=hf_windows(config, window, (True,) * fields["n_layers"]), **fields)
 

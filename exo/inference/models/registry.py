@@ -79,11 +79,20 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
     except KeyError as error:
         raise CheckpointError(f"the configuration lacks {error.args[0]!r}", path=str(checkpoint.path)) from error
     except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
-        raise CheckpointError(f"the configuration makes no sense: {error}", path=str(checkpoint.path)) from error
+        raise CheckpointError(f"the configuration cannot be used: {error}", path=str(checkpoint.path)) from error
 
 
 def _read(checkpoint: Checkpoint, family: Family) -> ModelConfig:
     if checkpoint.FORMAT == "safetensors":
-        return _with_generation_eos(checkpoint, family.from_hf(dict(checkpoint.metadata)))
+        if quantised := checkpoint.metadata.get("quantization_config"):
+            kind = quantised.get("quant_method", "unknown")
+            raise ValueError(
+                f"weights quantised by {kind!r} are not supported; take the unquantised model or a GGUF file"
+            )
+        config = family.from_hf(dict(checkpoint.metadata))
+        if config.tied and {family.hf_names["embed"], family.hf_names["head"]} <= checkpoint.tensors.keys():
+            # transformers ties them only where they are equal, and then it makes no difference.
+            config = replace(config, tied=False)
+        return _with_generation_eos(checkpoint, config)
     assert family.from_gguf is not None  # family_of matched its gguf_arch
     return family.from_gguf(checkpoint)

@@ -19,12 +19,13 @@ SUPPORTED = ("default", "linear", "llama3", "yarn", "longrope")
 
 def inverse_frequencies(rope: RopeConfig, *, long: bool = False) -> Array:
     """float32 (dims / 2,): position p turns pair i by p * result[i]. `long`: the factors for long sequences."""
-    # float32 step by step, as the references compute it.
-    powers = np.arange(0, rope.dims, 2, dtype=np.float32) / np.float32(rope.dims)
-    frequencies: Array = np.float32(1.0) / np.power(np.float32(rope.theta), powers)
-    divisors = rope.long_divisors if long and rope.long_divisors else rope.divisors
-    if divisors:
-        frequencies = frequencies / np.asarray(divisors, dtype=np.float32)
+    # Rounded to float32 after each step, as the references are: at position 1000 the last bit shows in the logits.
+    # (Their power is rounded correctly; numpy's in float32 is not.)
+    exponents = np.arange(0, rope.dims, 2, dtype=np.float32) / np.float32(rope.dims)
+    powers = np.power(np.float64(rope.theta), exponents.astype(np.float64)).astype(np.float32)
+    divisors = np.asarray(rope.long_divisors if long and rope.long_divisors else rope.divisors or 1, dtype=np.float32)
+    one = np.float32(1.0)
+    frequencies: Array = one / (divisors * powers) if rope.long_divisors else one / powers / divisors
     return frequencies
 
 
@@ -34,18 +35,19 @@ def cos_sin(rope: RopeConfig, positions: Array, *, long: bool = False) -> tuple[
     return np.cos(angles) * np.float32(rope.scale), np.sin(angles) * np.float32(rope.scale)
 
 
-def rope_from_hf(config: dict[str, Any], head_dim: int, context_length: int) -> RopeConfig:
+def rope_from_hf(config: dict[str, Any], head_dim: int, context_length: int, *, partial: bool = False) -> RopeConfig:
     """From config.json, older style (rope_theta, rope_scaling) or newer (rope_parameters).
 
+    partial: the family heeds `partial_rotary_factor`; in transformers the others rotate whole heads whatever it says.
     Raises `ValueError` for a scaling we do not know, `KeyError` for one that lacks a parameter.
     """
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    scaling = _of_all_layers(config.get("rope_scaling") or config.get("rope_parameters") or {})
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind == "su":
         kind = "longrope"  # its name before transformers 4.43
     theta = float(scaling.get("rope_theta") or config.get("rope_theta") or 10000.0)
     share = scaling.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
-    dims = size("head_dim", int(head_dim * float(share)))
+    dims = size("head_dim", int(head_dim * float(share)) if partial else head_dim)
     original = int(
         config.get("original_max_position_embeddings")
         or scaling.get("original_max_position_embeddings")
@@ -59,7 +61,7 @@ def rope_from_hf(config: dict[str, Any], head_dim: int, context_length: int) -> 
     if kind == "llama3":
         return RopeConfig(theta=theta, dims=dims, divisors=_llama3_divisors(base, scaling, original))
     if kind == "yarn":
-        divisors, scale = _yarn(base, scaling, original)
+        divisors, scale = _yarn(base, scaling, original, context_length)
         return RopeConfig(theta=theta, dims=dims, divisors=divisors, scale=scale)
     if kind == "longrope":
         return RopeConfig(
@@ -71,6 +73,14 @@ def rope_from_hf(config: dict[str, Any], head_dim: int, context_length: int) -> 
             scale=_longrope_scale(scaling, original, context_length),
         )
     raise ValueError(f"rope scaling {kind!r} is not supported; supported: {', '.join(SUPPORTED)}")
+
+
+def _of_all_layers(scaling: dict[str, Any]) -> dict[str, Any]:
+    """Parameters may come by kind of layer. Raises `ValueError` where they differ: our layers turn alike."""
+    by_kind = [value for value in scaling.values() if isinstance(value, dict)]
+    if any(value != by_kind[0] for value in by_kind):
+        raise ValueError("rope parameters that differ between layers are not supported")
+    return by_kind[0] if by_kind else scaling
 
 
 def rope_from_gguf(metadata: dict[str, Any], arch: str, head_dim: int, divisors: tuple[float, ...]) -> RopeConfig:
@@ -98,9 +108,11 @@ def _llama3_divisors(base: RopeConfig, scaling: dict[str, Any], original: int) -
     return tuple(float(d) for d in divisors)
 
 
-def _yarn(base: RopeConfig, scaling: dict[str, Any], original: int) -> tuple[tuple[float, ...], float]:
+def _yarn(
+    base: RopeConfig, scaling: dict[str, Any], original: int, context_length: int
+) -> tuple[tuple[float, ...], float]:
     """Slow frequencies are interpolated, quick ones kept, a ramp between. https://arxiv.org/abs/2309.00071"""
-    factor = float(scaling["factor"])
+    factor = float(scaling.get("factor") or context_length / original)
 
     def pair_that_turns(times: float) -> float:
         return base.dims * math.log(original / (times * 2 * math.pi)) / (2 * math.log(base.theta))
@@ -126,5 +138,5 @@ def _yarn(base: RopeConfig, scaling: dict[str, Any], original: int) -> tuple[tup
 def _longrope_scale(scaling: dict[str, Any], original: int, context_length: int) -> float:
     if scaling.get("attention_factor") is not None:
         return float(scaling["attention_factor"])
-    factor = context_length / original if original else float(scaling.get("factor") or 1.0)
+    factor = float(scaling.get("factor") or context_length / original)
     return 1.0 if factor <= 1.0 else math.sqrt(1 + math.log(factor) / math.log(original))

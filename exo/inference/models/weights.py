@@ -90,8 +90,8 @@ class Weights:
 
     def source(self, name: str) -> Source:
         layer, _, part = name.rpartition(".")
-        if part == "head" and self.config.tied:
-            part = "embed"
+        if part in {"embed", "head"} and self.config.tied:
+            part = "embed" if self._names["embed"] in self.checkpoint.tensors else "head"
         template = self._names.get(part)
         if template is None:
             raise CheckpointError(f"{self._family.name} has no tensor {part!r}", path=str(self.checkpoint.path))

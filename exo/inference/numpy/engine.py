@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from exo.inference.engine import Cancel, CheckpointEngine
-from exo.inference.errors import SequenceLost
+from exo.inference.errors import Overloaded, SequenceLost
 from exo.inference.inference_engine import Array, Step
 from exo.inference.memory import default_kv_budget
 from exo.inference.models import Weights
@@ -77,7 +77,7 @@ class NumpyEngine(CheckpointEngine):
         ids = np.asarray(tokens, dtype=np.int64)
         sequence = store.at(request_id, 0)
         sequence.long = self._needs_long(request_id, len(ids))
-        held = store.borrow(sequence, ids, min(limit, len(ids) - 1), [request_id])
+        held = _borrow(store, sequence, ids, min(limit, len(ids) - 1), [request_id])
         # Known from now on, also where later steps bring hidden states only.
         sequence.tokens = ids
         return held
@@ -110,7 +110,7 @@ class NumpyEngine(CheckpointEngine):
             position = step.position
             if self._may_borrow(step, sequence):
                 tokens = np.concatenate([sequence.tokens, step.values.astype(np.int64)])
-                position = store.borrow(sequence, tokens, total - 1, keep)
+                position = _borrow(store, sequence, tokens, total - 1, keep)
             store.reserve(sequence, total, keep)
             plan.append(Rows(sequence, start, total - position, position))
             start += total - position
@@ -158,6 +158,14 @@ class NumpyEngine(CheckpointEngine):
             if len(self._long) > REMEMBERED:
                 self._long.popitem(last=False)
             raise SequenceLost(step.request_id, expected=step.position, held=None)
+
+
+def _borrow(store: kv_cache.KVStore, sequence: kv_cache.Sequence, tokens: Array, limit: int, keep: list[str]) -> int:
+    """What is not borrowed is computed, and then the lender may have to give way like any other."""
+    try:
+        return store.borrow(sequence, tokens, limit, keep)
+    except Overloaded:
+        return sequence.length
 
 
 def _advance(sequence: kv_cache.Sequence, step: Step, rows: Rows) -> None:

@@ -86,7 +86,7 @@ async def test_the_whole_model_from_the_hub_is_the_one_on_disk(hub: Hub, downloa
     assert await downloader.ensure_shard(source, whole(source.path)) == folder
 
 
-@pytest.mark.parametrize("faults", [["429"], ["503", "500"], ["cut"], ["cut", "429", "cut"], ["wrong"]])
+@pytest.mark.parametrize("faults", [["429"], ["503", "500"], ["cut"], ["cut", "429", "cut"], ["wrong"], ["late"]])
 async def test_faults_that_pass_are_overcome(hub: Hub, downloader: HubShardDownloader, faults: list[str]) -> None:
     source = await downloader.describe(MODEL)
     name = weights(hub)[0]
@@ -103,6 +103,30 @@ async def test_a_cut_download_goes_on_where_it_was_cut(hub: Hub, downloader: Hub
     await downloader.ensure_shard(source, whole(source.path))
     assert hub.ranges
     assert all(int(line.split()[-1]) > 0 for line in hub.ranges)
+
+
+async def test_a_download_that_stands_still_is_given_up_and_goes_on_from_there(
+    hub: Hub, downloader: HubShardDownloader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    source = await downloader.describe(MODEL)
+    name = weights(hub)[0]
+    hub.faults[name] = ["stall"]
+    folder = await downloader.ensure_shard(source, whole(source.path))
+    assert (folder / name).read_bytes() == hub.files[name]
+    assert [line for line in hub.ranges if line.startswith(name)]
+
+
+async def test_a_busy_hub_is_asked_again_when_it_says(
+    hub: Hub, downloader: HubShardDownloader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(downloader._hub.cancelled, "wait", pauses.append)
+    hub.faults["info"], hub.retry_after = ["429", "429"], "7"
+    await downloader.describe(MODEL)
+    hub.faults["info"], hub.retry_after = ["429"], "86400"
+    await downloader.describe(MODEL)
+    assert pauses == [7, 7, 60]
 
 
 async def test_a_hub_that_is_busy_at_first_is_asked_again(hub: Hub, downloader: HubShardDownloader) -> None:
@@ -214,10 +238,25 @@ async def test_an_index_cannot_name_anything_but_safetensors_of_its_folder(
         await downloader.ensure_shard(source, whole(source.path))
 
 
-@pytest.mark.parametrize("name", ["hf:", "hf:owner", "hf:owner/../x", "hf:o/m:x.bin", "hf:o/m@", "hf:o/m/../../etc"])
+@pytest.mark.parametrize(
+    "name", ["hf:", "hf:owner", "hf:owner/../x", "hf:o/m:x.bin", "hf:o/m@", "hf:o/m/../../etc", "hf:o/m@/etc/x"]
+)
 async def test_a_name_that_is_none_says_how_to_write_one(downloader: HubShardDownloader, name: str) -> None:
     with pytest.raises(InvalidRequest, match="write hf:OWNER/REPO"):
         await downloader.describe(name)
+
+
+@pytest.mark.parametrize("revision", ["/etc/passwd", "../../x", "", "a b"])
+async def test_a_revision_that_would_lead_elsewhere_is_refused(hub: Hub, tmp_path: Path, revision: str) -> None:
+    async with HubShardDownloader(tmp_path, endpoint=hub.url, revision=revision) as made:
+        with pytest.raises(InvalidRequest, match="is no branch, tag or commit"):
+            await made.describe(MODEL)
+
+
+async def test_a_hub_whose_commit_is_a_path_is_not_believed(hub: Hub, downloader: HubShardDownloader) -> None:
+    hub.commit = "../../../elsewhere"
+    with pytest.raises(CheckpointError, match=r"'\.\./\.\./\.\./elsewhere', which is no hash"):
+        await downloader.describe(MODEL)
 
 
 async def test_the_downloader_conforms(tmp_path: Path) -> None:

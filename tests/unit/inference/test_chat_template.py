@@ -96,3 +96,8 @@ def test_what_the_template_refuses_is_told_in_its_words() -> None:
 def test_a_template_that_breaks_out_or_breaks_down_is_a_refusal(template: str) -> None:
     with pytest.raises(InvalidRequest, match="chat template"):
         render_chat(template, USER)
+
+
+def test_what_the_model_wrote_may_be_marked_for_training() -> None:
+    template = "{% for m in messages %}{% generation %}{{ m.content }}.{% endgeneration %}{% endfor %}"
+    assert render_chat(template, [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]) == "a.b."

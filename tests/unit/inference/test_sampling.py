@@ -6,8 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from exo.inference import sampling
+from exo.inference.errors import ExoError
 from exo.inference.sampling import HEAD, distribution, penalised, sample
 from exo.inference.sampling_params import SamplingParams
 
@@ -109,3 +112,84 @@ def test_the_quick_draw_from_the_likeliest_tokens_is_the_draw_from_all_of_them()
         assert quick in (None, sampling._draw(ids, probabilities, sampling._uniform(seed, 7)))
         drawn += quick is not None
     assert drawn > 20
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 1e-320])
+@pytest.mark.parametrize("bad", [[NAN, 1.0], [NAN, NAN], [-INF, -INF], [INF, 1.0]])
+@pytest.mark.parametrize("padding", [0, 9000])
+def test_logits_that_are_no_numbers_are_told_and_choose_nothing(
+    bad: list[float], temperature: float, padding: int
+) -> None:
+    logits = np.array([*bad, *[-INF] * padding], np.float32)
+    with pytest.raises(ExoError, match="no token can be chosen"):
+        sample(logits, SamplingParams(temperature=temperature), [], 0, 0)
+
+
+def test_a_constraint_that_allows_nothing_is_told() -> None:
+    with pytest.raises(ExoError, match="no token can be chosen"):
+        sample(LOGITS, SamplingParams(), [], 0, 0, np.zeros(len(LOGITS), bool))
+
+
+@pytest.mark.parametrize("params", [{"temperature": 1e-320}, {"top_p": 0.0}, {"min_p": 1.0}, {"top_k": 1}, {}])
+def test_one_finite_logit_is_always_chosen(params: dict[str, float]) -> None:
+    for size in (3, 9000):
+        logits = np.full(size, -INF, np.float32)
+        logits[1] = -5.0
+        assert sample(logits, SamplingParams(**params, logprobs=2), [0, 1], 1, 2)[0] == 1  # type: ignore[arg-type]
+
+
+def test_the_smallest_temperature_is_greedy() -> None:
+    greedy = sample(LOGITS, SamplingParams(temperature=0), [], 0, 0)[0]
+    assert {sample(LOGITS, SamplingParams(temperature=5e-324, seed=s), [], 0, 0)[0] for s in range(20)} == {greedy}
+
+
+def by_the_book(logits: np.ndarray, p: SamplingParams) -> np.ndarray:  # type: ignore[type-arg]
+    """Every filter on the whole vocabulary, one after the other, as Hugging Face's warpers are written."""
+    scores = logits.astype(np.float64) / p.temperature
+
+    def probabilities() -> np.ndarray:  # type: ignore[type-arg]
+        weights = np.exp(scores - scores.max())
+        return weights / weights.sum()
+
+    if p.top_k:
+        scores[scores < np.sort(scores)[-min(p.top_k, len(scores))]] = -INF
+    if p.top_p < 1:
+        rising = np.argsort(scores)
+        gone = np.cumsum(probabilities()[rising]) <= 1 - p.top_p
+        gone[-1] = False
+        scores[rising[gone]] = -INF
+    if p.min_p:
+        scores[probabilities() < p.min_p * probabilities().max()] = -INF
+    if p.typical_p < 1:
+        now = probabilities()
+        surprise = -np.log(now, where=now > 0, out=np.full_like(now, -INF))
+        away = np.abs(surprise - (now * np.where(now > 0, surprise, 0)).sum())
+        order = np.argsort(away, kind="stable")
+        last = min((np.cumsum(now[order]) < p.typical_p).sum(), len(now) - 1)
+        scores[away > away[order[last]]] = -INF
+    return probabilities()
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.sampled_from([2, 30, 700, 5000]),
+    temperature=st.sampled_from([0.01, 0.6, 1.0, 1.9]),
+    top_k=st.sampled_from([0, 1, 7, 10_000]),
+    top_p=st.sampled_from([1.0, 0.9, 0.3, 0.0]),
+    min_p=st.sampled_from([0.0, 0.07, 1.0]),
+    typical_p=st.sampled_from([1.0, 0.9, 0.2]),
+)
+def test_all_filters_together_are_those_of_the_book_and_a_draw_is_one_of_them(
+    seed: int, size: int, **given: float
+) -> None:
+    logits = (np.random.default_rng(seed).standard_normal(size) * 4).astype(np.float32)
+    params = SamplingParams(**given, seed=seed)  # type: ignore[arg-type]
+    ids, chances = distribution(logits, params, [])
+    got = np.zeros(size)
+    got[ids] = chances
+    np.testing.assert_allclose(got, by_the_book(logits, params), atol=1e-9)
+    assert got[sample(logits, params, [], 0, seed % 50)[0]] > 0

@@ -16,7 +16,15 @@ from exo.inference.checkpoint import Checkpoint, open_checkpoint
 from exo.inference.dummy import byte_tokenizer
 from exo.inference.errors import CheckpointError, UnsupportedModel
 from exo.inference.gguf_tokenizer import from_gguf
-from exo.inference.tokenizers import IncrementalDetokenizer, StopMatcher, Tokenizer, load_tokenizer
+from exo.inference.models.common import gguf_eos
+from exo.inference.tokenizers import (
+    SPACE,
+    IncrementalDetokenizer,
+    StopMatcher,
+    Tokenizer,
+    byte_of_character,
+    load_tokenizer,
+)
 
 BYTES = byte_tokenizer()
 
@@ -207,3 +215,58 @@ def test_what_was_shown_never_holds_a_stop_string(text: str, stops: list[str]) -
     else:
         assert shown + matcher.flush() == text
         assert not any(s in text for s in stops)
+
+
+def test_no_text_merges_into_the_name_of_a_control_token() -> None:
+    """With a best score for "</s>" and all its parts in the vocabulary, the merges would otherwise find it."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), *"</s>", "</", "s>", SPACE]
+    types = [2, 3, 3] + [6] * 256 + [1] * (len(pieces) - 259)
+    tokenizer = from_gguf(
+        Made(model="llama", tokens=pieces, scores=[0.0] * len(pieces), token_type=types, add_space_prefix=False)
+    )
+    assert [pieces[i] for i in tokenizer.encode("</s><unk>")][:2] == ["</", "s>"]
+    assert tokenizer.encode("</s><unk>", allow_special=True) == [2, 0]
+    assert tokenizer.decode([2, 0]) == ""
+
+
+def test_a_decoded_text_keeps_its_space_where_none_is_put_before_it() -> None:
+    assert sentencepiece(add_space_prefix=False).decode([tokens_of(" hello")]) == " hello"
+    assert sentencepiece().decode([tokens_of(" hello")]) == "hello"
+
+
+def tokens_of(text: str) -> int:
+    (token,) = sentencepiece(add_space_prefix=False).encode(text)
+    return token
+
+
+def test_phi3s_control_tokens_swallow_the_space_behind_them() -> None:
+    plain = sentencepiece()
+    made = Made(model="llama", tokens=["<unk>", "<|end|>", "a", SPACE], scores=[0.0] * 4, token_type=[2, 3, 1, 1])
+    made.metadata = {**made.metadata, "general.architecture": "phi3", "tokenizer.ggml.add_space_prefix": False}
+    assert from_gguf(made).encode("<|end|>\n a", allow_special=True) == [1, 2]
+    assert plain.encode("</s> hello", allow_special=True)[0] == 2
+
+
+def test_qwen2_composes_characters_as_hugging_face_does() -> None:
+    tokens = [*byte_of_character(), "<|im_end|>"]
+    made = Made(model="gpt2", pre="qwen2", tokens=tokens, merges=[], token_type=[1] * 256 + [3])
+    assert from_gguf(made).decode(from_gguf(made).encode("e\u0301")) == "\u00e9"
+
+
+def test_a_control_token_that_ends_a_turn_ends_answers_though_no_key_names_it() -> None:
+    tokens = [*byte_of_character(), "<|end|>", "<|endoftext|>"]
+    made = Made(tokens=tokens, token_type=[1] * 256 + [3, 3], eos_token_id=257)
+    assert gguf_eos(dict(made.metadata)) == (257, 256)
+
+
+@pytest.mark.parametrize("pre", ["tekken", "gpt-4o", "deepseek-r1-qwen"])
+def test_every_named_pre_tokenizer_keeps_the_text(pre: str) -> None:
+    made = from_gguf(Made(model="gpt2", pre=pre, tokens=[*byte_of_character()], merges=[]))
+    assert made.decode(made.encode("HelloWorld don't 1234  \r\n/é日本")) == "HelloWorld don't 1234  \r\n/é日本"
+
+
+@pytest.mark.parametrize(("pre", "ids"), [("llama-bpe", [0, 66]), ("qwen2", [66])])
+def test_llama_3_puts_bos_before_a_prompt_though_no_key_says_so(pre: str, ids: list[int]) -> None:
+    tokens = ["<bos>", *byte_of_character()]
+    made = from_gguf(Made(model="gpt2", pre=pre, tokens=tokens, merges=[], token_type=[3] + [1] * 256, bos_token_id=0))
+    assert made.encode_prompt(tokens[66]) == ids

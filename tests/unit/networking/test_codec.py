@@ -25,6 +25,7 @@ params = st.builds(
     top_p=floats,
     top_k=numbers,
     min_p=floats,
+    typical_p=floats,
     repetition_penalty=st.floats(0.01, 10),
     presence_penalty=st.floats(-2, 2),
     frequency_penalty=st.floats(-2, 2),
