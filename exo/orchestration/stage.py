@@ -109,6 +109,10 @@ class Stage(AsyncResource):
         """
         self._together = together and assignment.is_first and not assignment.is_last
         self._epochs[assignment.epoch] = assignment
+        self.fit()
+
+    def fit(self) -> None:
+        """The engine holds other layers than before: its room is another."""
         limits = self._scheduler.limits
         self._scheduler.resize(
             self._engine.kv_tokens_total or limits.capacity_tokens, self._engine.max_sequences or limits.max_lanes
