@@ -15,7 +15,9 @@ from typing import Any
 
 from exo.download import LocalShardDownloader, ModelSource
 from exo.inference.dummy import DummyEngine
+from exo.inference.engine_shelf import EngineShelf
 from exo.inference.generation import GenerationChunk, GenerationRequest
+from exo.inference.inference_engine import InferenceEngine
 from exo.inference.sampling_params import SamplingParams
 from exo.networking.discovery import ChangeListener, Discovery
 from exo.networking.errors import PeerLost, WrongEpoch
@@ -205,10 +207,14 @@ def make_node(
     *,
     layer_mib: int = 0,
     limits: Limits | None = None,
-    engine: DummyEngine | None = None,
+    engine: InferenceEngine | None = None,
+    step_seconds: float = 0.0,
     **settings: Any,
 ) -> Node:
-    """A node with the dummy engine. layer_mib: what a layer takes of `memory_mib`."""
+    """A node with the dummy engine (several shards at once, as `build_node` makes it, unless `engine` is given).
+
+    layer_mib: what a layer takes of `memory_mib`.
+    """
     chosen = NodeSettings(
         node_id=node_id, engine="dummy", model="dummy", **{"drain_seconds": 5.0, "recovery_seconds": 5.0, **settings}
     )
@@ -223,7 +229,7 @@ def make_node(
     return Node(
         node_id,
         LoopbackServer(node_id),
-        engine or DummyEngine(),
+        engine or EngineShelf(lambda: DummyEngine(step_seconds=step_seconds)),
         LoopbackDiscovery(node_id, net),
         LocalShardDownloader(),
         ring=ring,
