@@ -81,10 +81,12 @@ class EngineShelf(InferenceEngine):
     async def _do_health_check(self) -> bool:
         engines = list(self._engines.values())
         healthy = await asyncio.gather(*(engine.check_health() for engine in engines))
-        for engine in engines:
-            if engine.state is ResourceState.DEGRADED:
-                raise ResourceDegraded(engine.state_reason, resource_id=self.resource_id, state=self.state)
-        return all(healthy)
+        ailing = [engine for engine, well in zip(engines, healthy, strict=True) if not well]
+        if not all(isinstance(engine.last_error, ResourceDegraded) for engine in ailing):
+            return False
+        if ailing:
+            raise ResourceDegraded(ailing[0].state_reason, resource_id=self.resource_id, state=self.state)
+        return True
 
     # -- hooks of InferenceEngine -----------------------------------------------------------------------------------
 
