@@ -53,7 +53,7 @@ class Adoption:
         change_offer: Callable[..., None],
     ) -> None:
         self._view, self._stage, self._entry = view, stage, entry
-        self._model = model
+        self.model = model
         self.holder = holder
         self._partition = partition
         self._changed = changed
@@ -99,9 +99,9 @@ class Adoption:
     def _wanted(self) -> tuple[RingPlan, bool]:
         """What the view asks for; whether this node is to be counted in only once it is loaded. Raises `NoPlan`."""
         seen = membership.members(self._view.own_id, self._view.all_offers())
-        plan = membership.plan_members(seen, self._model, self._partition)
+        plan = membership.plan_members(seen, self.model, self._partition)
         if membership.is_newcomer(self._view.own_offer()) and not is_member(plan, self._view.own_id):
-            return self._partition(membership.without_slow(seen), self._model), True
+            return self._partition(membership.without_slow(seen), self.model), True
         return plan, False
 
     async def _prepare(self, plan: RingPlan) -> None:

@@ -109,7 +109,12 @@ def model_id(model: str) -> str:
 def _tls(settings: NodeSettings) -> TlsFiles | None:
     if settings.tls_cert is None or settings.tls_key is None or settings.tls_ca is None:
         return None
-    return TlsFiles(certificate=settings.tls_cert, key=settings.tls_key, authority=settings.tls_ca)
+    return TlsFiles(
+        certificate=settings.tls_cert,
+        key=settings.tls_key,
+        authority=settings.tls_ca,
+        check_identity=settings.tls_check_identity,
+    )
 
 
 def _discovery(

@@ -69,11 +69,6 @@ class Holder:
         return bool(others)
 
     @property
-    def planned_mib(self) -> int:
-        """What the model takes here by plan, everything held counted."""
-        return -(-sum(_bytes(self._model, shard) for shard in self.held) // MIB)
-
-    @property
     def fault(self) -> str:
         """ "" while nothing is wrong."""
         return "" if self.error is None else f"cannot load its layers: {self.error}"

@@ -107,9 +107,9 @@ class Ring(AsyncResource):
         return None if self._adoption is None else self._adoption.holder.error
 
     @property
-    def planned_mib(self) -> int | None:
-        """Of the layers that this node holds; None before there is a model."""
-        return None if self._adoption is None else self._adoption.holder.planned_mib
+    def footprint(self) -> ModelFootprint | None:
+        """Of the model served; None before there is one."""
+        return None if self._adoption is None else self._adoption.model
 
     async def wait_plan(self, timeout: float) -> RingPlan:
         """Raises `RingUnavailable` with the reason when none came into force in time."""
