@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from serve_processes import KILL, TERM, Ring, Served, Stream, ring_of, stream, until
+from serve_processes import CONT, KILL, STOP, TERM, Ring, Served, Stream, ring_of, stream, until
 
 SMOLLM2 = "smollm2-135m"
 PROMPTS = (
@@ -132,6 +132,34 @@ async def test_a_killed_entry_node_tells_its_clients_and_disturbs_no_others(tmp_
         assert safe.text == expected
         for node in ring.nodes[1:]:
             assert (await ring.get(node, "/api/v1/requests"))["requests"] == []
+
+
+async def test_a_moment_of_silence_changes_no_plan_but_a_node_that_stays_slow_is_left_out_and_taken_in_again(
+    tmp_path: Path,
+) -> None:
+    async with ring_of(tmp_path, 3, *DUMMY) as ring:
+        entry, other, slow = ring.nodes
+        prompt = await Prompt.tried(ring, "Tell me all.", 400, "dummy")
+        epoch = (await ring.get(entry, "/api/v1/ring"))["epoch"]
+        seen = Stream()
+        running = asyncio.create_task(stream(ring, entry, prompt.text, prompt.tokens, prompt.model, seen))
+        await seen.flowing.wait()
+        slow.signal(STOP)
+        await asyncio.sleep(2.5)  # two heartbeats and more unanswered; its kernel still answers at the port
+        topology = await ring.get(entry, "/api/v1/topology")
+        assert slow.node_id in {node["id"] for node in topology["nodes"]}
+        assert (await ring.get(entry, "/api/v1/ring"))["epoch"] == epoch
+        assert not seen.done
+        # It stays so: five seconds of slowness, and the others plan without it. The stream moves there.
+        took = await ring.formed([entry, other], timeout=12)
+        await running
+        assert seen.whole, seen
+        assert seen.text == prompt.expected
+        assert took < 10
+        slow.signal(CONT)
+        await ring.formed(timeout=40)
+        again = await stream(ring, slow, prompt.text, prompt.tokens, prompt.model)
+        assert again.text == prompt.expected
 
 
 @pytest.mark.timeout(180)

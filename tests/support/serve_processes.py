@@ -178,5 +178,7 @@ async def until(condition: Callable[[], object], timeout: float = 30.0) -> None:
             await asyncio.sleep(0.02)
 
 
+CONT = signal.SIGCONT
 KILL = signal.SIGKILL
+STOP = signal.SIGSTOP
 TERM = signal.SIGTERM
