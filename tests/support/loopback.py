@@ -88,6 +88,13 @@ class Net:
         for node_id, discovery in self.discoveries.items():
             discovery.tell(self.peers_of(node_id))
 
+    @property
+    def cuts(self) -> list[tuple[str, str]]:
+        return [(one, two) for one, two in map(sorted, self._cut)]
+
+    def handles(self) -> list[LoopbackHandle]:
+        return list(self._handles.values())
+
     def handle(self, one: str, two: str) -> LoopbackHandle:
         return self._handles[one, two]
 
