@@ -138,8 +138,12 @@ class Adoption:
         self._reason = reason
 
     def _is_whole(self, plan: RingPlan | None) -> bool:
-        offers = self._view.all_offers()
-        return plan is not None and all(stage.node_id in offers for stage in plan.stages)
+        """Whether each stage is there, and hears this node as this node hears it."""
+        offers, own = self._view.all_offers(), self._view.own_id
+        nodes = [] if plan is None else [stage.node_id for stage in plan.stages]
+        return plan is not None and all(
+            node_id in offers and (node_id == own or own in offers[node_id].peers) for node_id in nodes
+        )
 
     # -- layers -----------------------------------------------------------------------------------------------------
 
@@ -221,9 +225,9 @@ class Adoption:
         return assignment is None or assignment.shard != shard
 
     async def _drop_unused(self) -> None:
-        """The newest stays in any case: a newcomer's layers belong to no epoch yet."""
-        used = {assignment.shard for assignment in self._stage.epochs.values()} | {*self.holder.held[-1:]}
-        if await self.holder.keep(used):
+        """Without any epoch the newest stay: a newcomer's layers belong to none yet."""
+        used = {assignment.shard for assignment in self._stage.epochs.values()}
+        if await self.holder.keep(used or self.holder.held[-1:]):
             self._stage.fit()
 
     # -- in force ---------------------------------------------------------------------------------------------------

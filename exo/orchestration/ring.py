@@ -138,6 +138,9 @@ class Ring(AsyncResource):
         before = self.view.offers.get(offer.node_id)
         if self.view.hear(offer):
             self._lose(offer.node_id, "it was restarted")
+        elif before is not None and self.view.own_id in before.peers and self.view.own_id not in offer.peers:
+            # Nothing of it reaches this node, though the way there may be whole: nobody else would say so.
+            self._interrupt(offer.node_id, "it has lost this node")
         if self.view.offers.get(offer.node_id) != before:
             self._changed.set()
             if self._adoption is not None:
@@ -292,12 +295,18 @@ class Ring(AsyncResource):
     async def _sweep_forever(self) -> None:
         while True:
             await asyncio.sleep(SWEEP)
-            assert self._adoption is not None
-            assert self._entry is not None
-            if self.view.watch_speed() or self._adoption.plan is None:
-                self._changed.set()
-            self._adoption.retire_idle()
-            self._entry.sweep()
+            try:
+                self._sweep()
+            except Exception:  # the next one may work: without any, a silent stage would go unnoticed
+                log.exception("a sweep failed")
+
+    def _sweep(self) -> None:
+        assert self._adoption is not None
+        assert self._entry is not None
+        if self.view.watch_speed() or self._adoption.plan is None:
+            self._changed.set()
+        self._adoption.retire_idle()
+        self._entry.sweep()
 
 
 def _runs_on(plan: RingPlan | None, node_id: str) -> bool:

@@ -108,7 +108,8 @@ class Stage(AsyncResource):
         together: all stages are on this machine and share its cores.
         """
         self._together = together and assignment.is_first and not assignment.is_last
-        self._epochs[assignment.epoch] = assignment
+        # One that is served already stays the very same: its sequences go on.
+        self._epochs.setdefault(assignment.epoch, assignment)
         self.fit()
 
     def fit(self) -> None:
@@ -223,7 +224,7 @@ class Stage(AsyncResource):
                 await self._reuse_prefixes()
                 batch = self._scheduler.next_batch(self._stages())
                 if batch:  # while this waited, those that were ready may have been closed
-                    await self._pass(batch)
+                    await self._pass_or_fail(batch)
                 await self._release_closed()
                 await asyncio.sleep(0)  # an engine that never waits must not keep the event loop to itself
 
@@ -266,6 +267,15 @@ class Stage(AsyncResource):
 
     def _stages(self) -> int:
         return max((len(assignment.nodes) for assignment in self._epochs.values()), default=1)
+
+    async def _pass_or_fail(self, batch: list[Work]) -> None:
+        """Whatever goes wrong costs these sequences an attempt, and nobody the stage."""
+        try:
+            await self._pass(batch)
+        except Exception as error:
+            log.exception("a pass failed in an unforeseen way")
+            for work in batch:
+                self.fail(work.lane_id, f"a pass failed: {error!r}", retryable=True)
 
     async def _pass(self, batch: list[Work]) -> None:
         lanes = [self._lanes[work.lane_id] for work in batch]
@@ -364,7 +374,11 @@ class Stage(AsyncResource):
     async def _release_closed(self) -> None:
         """Between passes only: the engine is not asked to drop what it computes on."""
         while self._to_release:
-            await self._engine.release(self._to_release.pop())
+            lane_id = self._to_release.pop()
+            try:
+                await self._engine.release(lane_id)
+            except Exception:
+                log.exception("the KV of %s could not be released", lane_id)
 
 
 def _step(work: Work, assignment: Assignment) -> Step:

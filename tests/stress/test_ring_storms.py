@@ -134,6 +134,9 @@ class Storm:
             async with asyncio.timeout(30):
                 async for chunk in node.process_tokens(ask(max_tokens=TOKENS)):
                     tokens += chunk.tokens
+        except TimeoutError:
+            print(f"{node.id} after {len(tokens)} tokens\n{self.seen()}")
+            raise
         except (NodeDraining, RingUnavailable, ResourceError):
             # Only a node that was killed or drains, or one that a cut left alone, ends a stream.
             await asyncio.sleep(0.01)
@@ -162,14 +165,21 @@ class Storm:
                 await node.cleanup()
 
     def seen(self) -> str:
+        """For whoever looks at a failure."""
         lines = [f"memory {self.memory}, steps {self.history}"]
-        for name, node in self.up.items():
-            offers = [
-                (o.node_id, o.state, o.epoch[:4], o.memory_mib, o.peers, o.slow) for o in node.ring.view.offers.values()
+        for name, node in (*self.up.items(), *((node.id, node) for node in self.dead)):
+            adoption = node.ring._adoption
+            offers = [(o.node_id, o.state, o.epoch[:4], o.peers, o.slow) for o in node.ring.view.all_offers().values()]
+            sequences = [
+                (s.lane_id, s.phase, s.reason, s.plan and s.plan.epoch[:4]) for s in node.entry._sequences.values()
             ]
-            own = node.ring.own_offer()
+            lanes = [
+                (l.sequence_id, l.expected, l.assignment.epoch[:4], l.assignment.nodes)
+                for l in node.stage._lanes.values()
+            ]
             lines.append(
-                f"{name} {node.state.name}: {node.ring.reason!r} {own.state} {own.epoch[:4]} {own.memory_mib} {node.ring.plan} {node.ring.load_error!r} {offers}"
+                f"{name} {node.state.name}: {node.ring.reason!r} in force {node.ring.plan}"
+                f" holds {adoption and adoption.holder.held} epochs {[e[:4] for e in node.stage.epochs]} \n     offers {offers}\n     {sequences}\n     {lanes}"
             )
         return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,20 @@ async def test_a_cancelled_stream_frees_its_kv_on_every_node_within_a_second() -
         assert all(node.stage.live() for node in nodes)
         await stream.aclose()
         await until(lambda: not any(leftovers(node) for node in nodes), timeout=1.0)
+
+
+async def test_a_peer_that_hears_this_node_no_more_loses_its_streams_their_attempt_and_not_a_minute() -> None:
+    expected = await alone()
+    async with ring_of(2, step_seconds=0.001) as (_, nodes):
+        stream = nodes[0].process_tokens(ask(max_tokens=40))
+        tokens = [token for _ in range(5) for token in (await anext(stream)).tokens]
+        there = nodes[1].ring.own_offer()
+        nodes[0].ring.on_offer(replace(there, peers=()))
+        (request,) = nodes[0].describe_requests()
+        assert request["state"] == "waiting"
+        nodes[0].ring.on_offer(there)
+        tokens += [token async for chunk in stream for token in chunk.tokens]
+        assert tokens == expected
 
 
 async def test_a_draining_node_ends_its_own_streams_and_hands_over_those_of_others() -> None:
