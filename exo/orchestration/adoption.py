@@ -170,7 +170,8 @@ class Adoption:
         """
         await self._drop_unused()
         earlier = [epoch for epoch in self._stage.epochs if self.plan is None or epoch != self.plan.epoch]
-        while self.holder.held and (lack := self.holder.lack(shard, self._view.own_offer().memory_mib)):
+        offered = self._view.own_offer().memory_mib
+        while self.holder.held and (lack := self.holder.lack(shard, offered, self._stage.reserved)):
             if not earlier:
                 return lack
             self._stage.retire(earlier.pop(0), "its layers make room for newer ones")

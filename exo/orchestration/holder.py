@@ -42,11 +42,14 @@ class Holder:
         # Of the last load, None where that worked.
         self.error: Exception | None = None
 
-    def lack(self, shard: Shard, offered_mib: int) -> str:
-        """Why the shard cannot be loaded beside what is held; "" where it can."""
+    def lack(self, shard: Shard, offered_mib: int, tokens: int) -> str:
+        """Why the shard cannot be loaded beside what is held; "" where it can.
+
+        tokens: which the sequences that run on what is held may grow to.
+        """
         if not self.several:
             return "this engine holds one range of layers at a time"
-        missing = missing_mib(self._model, self.held, shard, offered_mib, self._free_mib())
+        missing = missing_mib(self._model, self.held, shard, offered_mib, self._free_mib(), tokens)
         return f"both at once need {missing} MiB more" if missing > 0 else ""
 
     async def hold(self, shard: Shard, *, beside: bool) -> None:
@@ -77,11 +80,18 @@ class Holder:
         self.held, self.error = (), None
 
 
-def missing_mib(model: ModelFootprint, held: Collection[Shard], new: Shard, offered_mib: int, free_mib: int) -> int:
-    """MiB that are missing to load `new` beside `held`; 0 or less: it fits."""
+def missing_mib(
+    model: ModelFootprint, held: Collection[Shard], new: Shard, offered_mib: int, free_mib: int, tokens: int = 0
+) -> int:
+    """MiB that are missing to load `new` beside `held`; 0 or less: it fits.
+
+    An engine takes up to half of what is free for its KV: the new one leaves the old ones' sequences room to grow in
+    where that is at most the other half.
+    """
     own = _bytes(model, new)
     planned = own + sum(_bytes(model, shard) for shard in held)
-    return -(-max(planned - offered_mib * MIB, own - free_mib * MIB) // MIB)
+    growth = tokens * model.token_bytes * max((shard.get_layer_count() for shard in held), default=0)
+    return -(-max(planned - offered_mib * MIB, own + 2 * growth - free_mib * MIB) // MIB)
 
 
 def _bytes(model: ModelFootprint, shard: Shard) -> int:

@@ -131,6 +131,11 @@ class Stage(AsyncResource):
         return sum(epoch is None or lane.assignment.epoch == epoch for lane in self._lanes.values())
 
     @property
+    def reserved(self) -> int:
+        """Tokens that the sequences which run here may grow to."""
+        return self._scheduler.reserved
+
+    @property
     def passes(self) -> int:
         return self._passes
 

@@ -134,6 +134,28 @@ async def test_a_killed_entry_node_tells_its_clients_and_disturbs_no_others(tmp_
             assert (await ring.get(node, "/api/v1/requests"))["requests"] == []
 
 
+async def test_a_node_that_joins_and_one_that_leaves_disturb_no_stream(tmp_path: Path) -> None:
+    async with ring_of(tmp_path, 3, *DUMMY) as ring:
+        entry, other, comes = ring.nodes
+        prompt = await Prompt.tried(ring, "Tell me all.", 3000, "dummy")
+        comes.signal(TERM)
+        assert await comes.ended() == 0
+        await ring.formed([entry, other])
+        seen = Stream()
+        running = asyncio.create_task(stream(ring, entry, prompt.text, prompt.tokens, prompt.model, seen))
+        await seen.flowing.wait()
+        comes.start()
+        await ring.formed()
+        assert not seen.done
+        (request,) = (await ring.get(entry, "/api/v1/requests"))["requests"]
+        assert request["attempts"] == 1  # it runs on where it began: no replay, so no pause
+        other.signal(TERM)  # a stage of its plan
+        assert await other.ended() == 0
+        await running
+        assert seen.whole, seen
+        assert seen.text == prompt.expected
+
+
 async def test_a_moment_of_silence_changes_no_plan_but_a_node_that_stays_slow_is_left_out_and_taken_in_again(
     tmp_path: Path,
 ) -> None:

@@ -244,13 +244,16 @@ def shard(start: int, end: int) -> Shard:
     return Shard("m", start, end, 8)
 
 
-def lacking(held: Iterable[Shard], new: Shard, offered: int, free: int, **model: Any) -> int:
-    return missing_mib(footprint(100, **model), tuple(held), new, offered, free)
+def lacking(held: Iterable[Shard], new: Shard, offered: int, free: int, tokens: int = 0, **model: Any) -> int:
+    return missing_mib(footprint(100, **model), tuple(held), new, offered, free, tokens)
 
 
 def test_room_is_what_was_offered_less_everything_held_and_never_more_than_is_free() -> None:
     assert lacking([shard(0, 3)], shard(0, 2), offered=700, free=10_000) == 0
     assert lacking([shard(0, 3)], shard(0, 2), offered=699, free=10_000) == 1
     assert lacking([shard(0, 3)], shard(0, 2), offered=10_000, free=250) == 50
+    # 10 tokens of 1 MiB in each of 4 layers may come yet, and the new engine takes half of what is free for its own.
+    assert lacking([shard(0, 3)], shard(0, 2), offered=10_000, free=380, tokens=10, token_bytes=1) == 0
+    assert lacking([shard(0, 3)], shard(0, 2), offered=10_000, free=379, tokens=10, token_bytes=1) == 1
     assert lacking([], shard(0, 2), offered=10_000, free=10_000) < 0
     assert lacking([shard(0, 3)], shard(4, 7), offered=800, free=800, last_bytes=30) == 30
