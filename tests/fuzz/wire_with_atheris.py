@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of every frame and datagram a stranger can send, for as long as one likes. Not in the suite.
 
-    pip install atheris && mkdir -p corpus && python tests/fuzz/wire_with_atheris.py -max_total_time=300 -max_len=4096 corpus
+    pip install atheris; mkdir corpus; python tests/fuzz/wire_with_atheris.py -max_total_time=300 -max_len=4096 corpus
 
 Anything but a record or `BadMessage` ends it with the bytes that did it in a file.
 """

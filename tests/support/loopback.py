@@ -189,10 +189,15 @@ class LoopbackDiscovery(Discovery):
         await self._net.join(self)
 
     async def _do_cleanup(self) -> None:
-        self._net.kill(self.node_id)
+        if self._is_current():
+            self._net.kill(self.node_id)
+
+    def _is_current(self) -> bool:
+        """Not so once the node was killed, even if another of its name has come."""
+        return self._net.discoveries.get(self.node_id) is self
 
     def peers(self) -> list[PeerHandle]:
-        return self._net.peers_of(self.node_id)
+        return self._net.peers_of(self.node_id) if self._is_current() else []
 
     def on_change(self, callback: ChangeListener) -> Callable[[], None]:
         self._listeners.append(callback)
