@@ -149,7 +149,9 @@ class Ring(AsyncResource):
     def on_peer_lost(self, peer_id: str, reason: str) -> None:
         handle = self.view.handles.get(peer_id)
         if handle is not None and handle.is_connected():
-            # Its stream to us broke, ours to it did not (yet): what was under way is lost, the peer may not be.
+            # Its stream to us broke, ours to it did not (yet): what was under way is lost, the peer may not be. Nothing
+            # new begins there before it has noticed as well: it forgets what this node has on it when it does.
+            self.view.unheard(peer_id)
             self._interrupt(peer_id, reason)
             self._changed.set()
         elif self.view.lose(peer_id):

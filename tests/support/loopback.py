@@ -152,6 +152,8 @@ class LoopbackHandle(PeerHandle):
     async def _carry(self) -> None:
         while self._lost is None:
             message = await self._queue.get()
+            if self._lost is not None:
+                return  # a stream that broke brings nothing any more, not even what is there already
             if self._net.on_deliver is not None:
                 await self._net.on_deliver(self._own, self._peer, message)
             self._net.delivered += 1
