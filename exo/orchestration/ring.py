@@ -153,10 +153,11 @@ class Ring(AsyncResource):
             # new begins there before it has noticed as well: it forgets what this node has on it when it does.
             self.view.unheard(peer_id)
             self._interrupt(peer_id, reason)
-            self._changed.set()
         elif self.view.lose(peer_id):
             self._lose(peer_id, reason)
-            self._changed.set()
+        else:  # the second of its streams: what still came through it is over as well
+            self._interrupt(peer_id, reason)
+        self._changed.set()
 
     def on_peers(self, handles: list[PeerHandle]) -> None:
         """Discovery's change listener."""
@@ -183,8 +184,8 @@ class Ring(AsyncResource):
                 if is_entry_of(message.entry, message.sequence_id):
                     self._stage.open(sender, message)
             case Close():
-                if is_entry_of(sender, message.sequence_id):
-                    self._stage.close(sender, message.sequence_id)
+                is_entry = is_entry_of(sender, message.sequence_id)
+                (self._stage.close if is_entry else self._stage.close_behind)(sender, message.sequence_id)
             case Failed():
                 self._entry.failed(sender, message)
                 assignment = self._stage.epochs.get(message.epoch)

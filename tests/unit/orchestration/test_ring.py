@@ -17,7 +17,7 @@ from exo.inference.generation import FinishReason
 from exo.inference.sampling_params import SamplingParams
 from exo.inference.shard import Shard
 from exo.lifecycle import ResourceInitializationError, ResourceState
-from exo.networking.messages import Forward, Message, Token
+from exo.networking.messages import Forward, Message, Open, Token
 from exo.orchestration.node import Node
 
 
@@ -241,6 +241,22 @@ async def test_a_lost_entry_node_frees_its_sequences_and_disturbs_no_other() -> 
         assert await other == expected
         await until(lambda: not leftovers(nodes[0]) and not leftovers(nodes[1]))
         await doomed.aclose()
+
+
+async def test_what_a_killed_entry_sent_at_last_is_freed_on_every_stage() -> None:
+    """Its streams break one after the other: something may still come through the second."""
+    async with ring_of(3, step_seconds=0.001) as (net, nodes):
+        plan = nodes[0].ring.plan
+        assert plan is not None
+        net.kill("n2")
+        late = Open(
+            sequence_id=f"{nodes[2].entry._prefix}/9/1", epoch=plan.epoch, entry="n2", tokens=(1, 2), prompt_length=2,
+            params=SamplingParams(temperature=0.0), max_length=50,
+        )  # fmt: skip
+        nodes[0].ring.deliver("n2", late)
+        assert nodes[0].stage.live() == 1
+        nodes[0].ring.on_peer_lost("n2", "its other stream broke")
+        await until(lambda: not leftovers(nodes[0]) and not leftovers(nodes[1]))
 
 
 async def test_a_cancelled_stream_frees_its_kv_on_every_node_within_a_second() -> None:

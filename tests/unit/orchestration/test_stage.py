@@ -173,6 +173,20 @@ async def test_a_retired_epoch_gives_its_sequences_back_to_their_entries(bench: 
 
 
 @at("middle")
+async def test_a_lost_entry_is_told_behind_where_its_sequence_may_arrive_after_the_loss(bench: Bench) -> None:
+    bench.stage.open("first", opened())
+    bench.stage.forget_entry("entry")
+    assert bench.kinds("last") == ["Open", "Close"]
+    bench.stage.open("first", opened("late"))  # the stage before had not noticed yet
+    for stranger in ("last", "stranger"):
+        bench.stage.close_behind(stranger, "late")
+    assert bench.stage.live() == 1
+    bench.stage.close_behind("first", "late")
+    assert bench.stage.live() == 0
+    assert bench.kinds("last") == ["Open", "Close"] * 2
+
+
+@at("middle")
 async def test_an_epoch_that_is_served_again_goes_on_with_its_sequences(bench: Bench) -> None:
     """As when a newer plan comes and goes while they run."""
     bench.stage.open("first", opened())
