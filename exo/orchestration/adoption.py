@@ -73,6 +73,10 @@ class Adoption:
         self.holder.forget()
         self._reason = "the node is closed"
 
+    def hinder(self, error: Exception) -> None:
+        """A step failed: until the next one this is why there is no plan."""
+        self._reason = f"the plan could not be adopted: {error}"
+
     # -- steps ------------------------------------------------------------------------------------------------------
 
     async def step(self) -> bool:

@@ -232,8 +232,9 @@ class Ring(AsyncResource):
             except CannotHold as error:
                 log.exception("the plan could not be adopted: %s", error)
                 self._bow_out()
-            except Exception:  # the next change, or the sweep, tries again
+            except Exception as error:  # the next change, or the sweep, tries again
                 log.exception("the plan could not be adopted")
+                self._adoption.hinder(error)
             self._steps += settled
             self._left_planned = self.view.own_offer().state is NodeState.LEAVING
             self._tell()
