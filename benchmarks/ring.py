@@ -63,8 +63,13 @@ class Node:
 
 
 @contextlib.contextmanager
-def ring(count: int, engine: str, model: str, threads: int = 0) -> Iterator[tuple[list[Node], Figures]]:
-    """Nodes that have formed, and how long that took: from the start of the processes, and from `initialize`."""
+def ring(
+    count: int, engine: str, model: str, threads: int = 0, *, absent: int = 0
+) -> Iterator[tuple[list[Node], Figures]]:
+    """Nodes that have formed, and how long that took: from the start of the processes, and from `initialize`.
+
+    absent: so many of the last ones run, and have yet to be told to start.
+    """
     ports = free_ports(count)
     threads = threads or os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -78,10 +83,11 @@ def ring(count: int, engine: str, model: str, threads: int = 0) -> Iterator[tupl
             settings |= {"discovery": "manual", "discovery_config": str(config), "drain_seconds": 1.0}
             nodes.append(Node(settings, threads))
             stack.callback(nodes[-1].kill)
-        for node in nodes:
+        present = nodes[: count - absent]
+        for node in present:
             node.tell("start")
-        up = [node.hear()["seconds"] for node in nodes]
-        at = max(everywhere(nodes, "formed", stages=count, of="at"))
+        up = [node.hear()["seconds"] for node in present]
+        at = max(everywhere(present, "formed", stages=len(present), of="at"))
         yield nodes, {"from_spawn": at - spawned, "slowest_initialize": max(up)}
 
 
@@ -138,6 +144,28 @@ def failover(kills: int) -> Figures:
     return {"failover_seconds": max(plans), "failover_pause_seconds": max(pauses)}
 
 
+def coming_and_going(engine: str, model: str, tokens: int) -> Figures:
+    """A third node joins two that stream with the real engine, and leaves again: the longest pause the reader sees.
+
+    Beside the longest pause of the same stream while nothing happens.
+    """
+    threads = max(1, (os.cpu_count() or 1) // 2)
+    with ring(3, engine, model, threads=threads, absent=1) as (nodes, _):
+        entry, _, newcomer = nodes
+        gaps = {}
+        for what, do in (("quiet", None), ("join", "start"), ("leave", "stop")):
+            entry.ask("generate", clients=1, tokens=4)
+            entry.ask("gap")
+            entry.tell("generate", clients=1, tokens=tokens)
+            time.sleep(1.0)
+            if do is not None:
+                newcomer.ask(do)
+                nodes[1].ask("formed", stages=3 if do == "start" else 2)
+            entry.hear()
+            gaps[f"{engine}_pause_{what}_seconds"] = entry.ask("gap")["seconds"]
+    return gaps
+
+
 def stages(engine: str, model: str, rounds: int, tokens: int) -> Figures:
     """Real engine: tokens per second of decoding, one and eight clients, over one, two and three processes."""
     figures: Figures = {}
@@ -176,6 +204,7 @@ def main() -> None:
     figures = orchestration(rounds, 100 if chosen.quick else 400)
     figures |= failover(1 if chosen.quick else 5)
     if chosen.engine != "none":
+        figures |= coming_and_going(chosen.engine, chosen.model, 400)
         figures |= stages(
             chosen.engine, chosen.model, rounds=1 if chosen.quick else 3, tokens=16 if chosen.quick else 48
         )

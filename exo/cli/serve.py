@@ -34,7 +34,7 @@ _TLS_FILES = {"tls_cert": "tls.crt", "tls_key": "tls.key", "tls_ca": "ca.crt"}
 _SAME = (
     *("model", "engine", "host", "api_port", "grpc_port", "cluster", "drain_seconds", "recovery_seconds"),
     *("discovery", "discovery_config", "discovery_name", "discovery_port", "context_length", "max_requests"),
-    *("models_dir", "cache_dir", "hub_revision", "offline"),
+    *("models_dir", "cache_dir", "hub_revision", "offline", "tls_check_identity"),
 )
 # How often a resource's health is asked: well within the probes' own periods.
 CHECK_SECONDS = 2.0

@@ -71,7 +71,8 @@ def layer_map(ring: dict[str, Any], width: int = 60) -> Text:
 
 
 def _nodes(topology: dict[str, Any], ring: dict[str, Any]) -> Table:
-    table = Table("Node", "Layers", "Memory", "Address", "State", box=None, header_style="dim", pad_edge=False)
+    columns = ("Node", "Layers", "Planned", "Memory", "Hop", "Address", "State")
+    table = Table(*columns, box=None, header_style="dim", pad_edge=False)
     stages = {stage["node_id"]: (index, stage) for index, stage in enumerate(ring.get("stages", []))}
     nodes = {node["id"]: node for node in topology.get("nodes", [])}
     for name in dict.fromkeys([*stages, *ring.get("standby", []), *nodes]):
@@ -79,8 +80,16 @@ def _nodes(topology: dict[str, Any], ring: dict[str, Any]) -> Table:
         index, stage = stages.get(name, (None, None))
         layers = f"{stage['start_layer']}-{stage['end_layer']}" if stage else "standby"
         colour = "" if index is None else _COLOURS[index % len(_COLOURS)]
-        memory = f"{node['memory_mib']} MiB" if node.get("memory_mib") else ""
-        table.add_row(Text(name, colour), layers, memory, str(node.get("address", "")), str(node.get("state", "")))
+        planned, memory, hop = (
+            f"{value} {unit}" if (value := of.get(field)) else ""
+            for of, field, unit in (
+                (stage or {}, "planned_mib", "MiB"),
+                (node, "memory_mib", "MiB"),
+                (stage or {}, "hop_ms", "ms"),
+            )
+        )
+        address, state = str(node.get("address", "")), str(node.get("state", ""))
+        table.add_row(Text(name, colour), layers, planned, memory, hop, address, state)
     return table
 
 

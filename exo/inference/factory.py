@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from typing import Any, Final
 
 from exo.inference.engine import CheckpointEngine
+from exo.inference.engine_shelf import EngineShelf
 from exo.inference.errors import InvalidRequest
 
 ENGINES: Final = ("auto", "onnx", "numpy", "dummy")
 
 
-def create_engine(name: str = "auto", **options: Any) -> CheckpointEngine:
+def create_shelf(name: str = "auto") -> EngineShelf:
+    """Engines of that name, one per shard held. Raises as `create_engine` does."""
+    create_engine(name)  # a wrong name is told now, not at the first load
+    return EngineShelf(functools.partial(create_engine, name, resource_type=EngineShelf.PART_TYPE))
+
+
+def create_engine(name: str = "auto", *, resource_type: str | None = None, **options: Any) -> CheckpointEngine:
     """`options` go to the engine (`kv_budget`, ...). Raises `InvalidRequest` for a name that is not in `ENGINES`."""
+    life = {} if resource_type is None else {"resource_type": resource_type}
     makers: dict[str, Callable[..., CheckpointEngine]] = {"onnx": _onnx, "numpy": _numpy, "dummy": _dummy}
     if name in makers:
-        return makers[name](**options)
+        return makers[name](**life, **options)
     if name != "auto":
         raise InvalidRequest(f"engine {name!r} is unknown; there are: {', '.join(ENGINES)}", field="engine")
     if not has_onnxruntime():
-        return _numpy(**options)
+        return _numpy(**life, **options)
     from exo.inference.fallback import FallbackEngine
 
-    return FallbackEngine({"onnx": lambda: _onnx(**options), "numpy": lambda: _numpy(**options)})
+    return FallbackEngine({"onnx": lambda: _onnx(**options), "numpy": lambda: _numpy(**options)}, **life)
 
 
 def has_onnxruntime() -> bool:

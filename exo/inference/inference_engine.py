@@ -44,6 +44,29 @@ class InferenceEngine(AsyncResource, ABC):
         await self.ensure_ready()
         await self._load_checkpoint(shard, Path(path))
 
+    @property
+    def holds_several(self) -> bool:
+        """Whether `add_checkpoint` works: more than one shard can be held, and run, at a time."""
+        return False
+
+    async def add_checkpoint(self, shard: Shard, path: str | Path) -> None:
+        """As `load_checkpoint`, beside what is loaded, which goes on to run meanwhile. See `holds_several`.
+
+        Cancelled, it stops at the next tensor and leaves nothing behind.
+        """
+        await self.ensure_ready()
+        await self._add_checkpoint(shard, Path(path))
+
+    async def drop_shard(self, shard: Shard) -> None:
+        """Give one shard back: its sequences are lost. One that is not held is fine. Works in any state."""
+        await self._drop_shard(shard)
+
+    async def _add_checkpoint(self, shard: Shard, path: Path) -> None:
+        raise NotImplementedError(f"{type(self).__name__} holds one shard at a time")
+
+    async def _drop_shard(self, shard: Shard) -> None:
+        """Default: the one shard stays until the next takes its place."""
+
     async def infer_batch(self, shard: Shard, steps: Sequence[Step]) -> list[Array]:
         """One forward pass over steps of different sequences (any lengths); one array per step, in order.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from exo.topology.device_capabilities import MIB, device_capabilities
+from exo.topology.device_capabilities import MIB, available_memory_mib, device_capabilities
 
 SMALLEST_KV: Final = 64 << 20
 
@@ -22,3 +22,12 @@ def resident_bytes() -> int:
 def default_kv_budget() -> int:
     """Half of what is left after the weights: the rest is for activations, buffers and the interpreter."""
     return max(SMALLEST_KV, (device_capabilities().memory_mib * MIB - resident_bytes()) // 2)
+
+
+def free_memory_mib() -> int:
+    """What this process may still take: of its container's limit, and of what the machine has available."""
+    device = device_capabilities()
+    free = available_memory_mib()
+    if device.cgroup_limit_mib is not None:
+        free = min(free, device.cgroup_limit_mib - resident_bytes() // MIB)
+    return max(0, free)

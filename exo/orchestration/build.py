@@ -11,7 +11,7 @@ from pathlib import Path
 from exo import contract
 from exo.download import LocalShardDownloader, ModelSource, ShardDownloader, hub_names
 from exo.inference.catalog import model_id_of
-from exo.inference.factory import create_engine, has_onnxruntime
+from exo.inference.factory import create_shelf, has_onnxruntime
 from exo.networking.discovery import Discovery, PeerFactory
 from exo.networking.dns.dns_discovery import DnsDiscovery
 from exo.networking.grpc.grpc_peer_handle import GRPCPeerHandle
@@ -31,7 +31,7 @@ from exo.topology import NodeOffer
 
 def build_node(settings: NodeSettings) -> Node:
     """Nothing is opened yet: `initialize` does that. Raises `InvalidRequest` or `ValueError` naming a wrong setting."""
-    engine = create_engine(settings.engine)
+    engine = create_shelf(settings.engine)
     name = engine_name(settings)
     ring = Ring(first_offer(settings, name))
     membership = Membership(cluster=settings.cluster, secret=settings.secret)
@@ -109,7 +109,12 @@ def model_id(model: str) -> str:
 def _tls(settings: NodeSettings) -> TlsFiles | None:
     if settings.tls_cert is None or settings.tls_key is None or settings.tls_ca is None:
         return None
-    return TlsFiles(certificate=settings.tls_cert, key=settings.tls_key, authority=settings.tls_ca)
+    return TlsFiles(
+        certificate=settings.tls_cert,
+        key=settings.tls_key,
+        authority=settings.tls_ca,
+        check_identity=settings.tls_check_identity,
+    )
 
 
 def _discovery(

@@ -7,6 +7,8 @@ from typing import Any
 from exo.orchestration.ring import Ring
 from exo.topology import RingPlan
 
+MIB = 1024 * 1024
+
 
 def topology(ring: Ring) -> dict[str, Any]:
     own = ring.own_offer().node_id
@@ -48,12 +50,30 @@ def ring(ring: Ring, model_id: str, n_layers: int) -> dict[str, Any]:
         "n_layers": n_layers,
         "epoch": plan.epoch if plan else "",
         "standby": list(plan.standby) if plan else [],
-        "stages": _stages(plan) if plan else [],
+        "stages": _stages(ring, plan) if plan else [],
     }
 
 
-def _stages(plan: RingPlan) -> list[dict[str, Any]]:
-    return [
-        {"node_id": stage.node_id, "start_layer": stage.start_layer, "end_layer": stage.end_layer}
-        for stage in plan.stages
-    ]
+def _stages(ring: Ring, plan: RingPlan) -> list[dict[str, Any]]:
+    """planned_mib: what the stage's layers take by plan. hop_ms: from this node's own stage to the next."""
+    own, model = ring.own_offer().node_id, ring.footprint
+    shown = []
+    for index, stage in enumerate(plan.stages):
+        entry: dict[str, Any] = {
+            "node_id": stage.node_id,
+            "start_layer": stage.start_layer,
+            "end_layer": stage.end_layer,
+        }
+        if model is not None:
+            entry["planned_mib"] = -(-model.range_bytes(stage.start_layer, stage.end_layer) // MIB)
+        if stage.node_id == own:
+            entry |= _hop(ring, plan.stages[(index + 1) % len(plan.stages)].node_id)
+        shown.append(entry)
+    return shown
+
+
+def _hop(ring: Ring, following: str) -> dict[str, float]:
+    """Half a heartbeat's round trip to the stage that follows, the first one for the last; none in a ring of one."""
+    handle = ring.view.handles.get(following)
+    seconds = handle.latency() if handle is not None else None
+    return {} if seconds is None else {"hop_ms": round(seconds * 500, 3)}

@@ -110,6 +110,8 @@ class Entry:
         while not sequence.arrived:
             if sequence.error is not None:
                 raise sequence.error
+            if sequence.phase is Phase.COMPLETE:
+                raise ExoError("the answer ended without a last token")  # nothing more comes: better this than silence
             if sequence.phase is Phase.WAITING:
                 await self._place(sequence)
             else:

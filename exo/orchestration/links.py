@@ -121,6 +121,9 @@ class Links(AsyncResource):
                     if self._outboxes.get(node_id) is outbox:
                         del self._outboxes[node_id]
                     self._discard(node_id, outbox, str(error))
+                except Exception as error:
+                    log.exception("a %s for %s could not be sent", type(message).__name__, node_id)
+                    self._undelivered(node_id, message, repr(error))
 
     def _discard(self, node_id: str, outbox: _Outbox, reason: str) -> None:
         """Its task ends: it waits for `ready`, or for a handle that is lost."""

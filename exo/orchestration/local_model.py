@@ -32,7 +32,6 @@ class LocalModel(AsyncResource):
         self._read = read
         self._source: ModelSource | None = None
         self.served: ServedModel | None = None
-        self.shard: Shard | None = None
         self.progress: str | None = None
 
     async def _do_initialize(self) -> None:
@@ -42,7 +41,7 @@ class LocalModel(AsyncResource):
         self.progress = None
 
     async def _do_cleanup(self) -> None:
-        self._source = self.served = self.shard = self.progress = None
+        self._source = self.served = self.progress = None
 
     async def _do_health_check(self) -> bool:
         return self.served is not None
@@ -53,18 +52,16 @@ class LocalModel(AsyncResource):
             raise ModelNotFound(model_id, (self.served.model_id,) if self.served else ())
         return self.served
 
-    async def load(self, shard: Shard) -> None:
-        """The engine holds this shard afterwards, in place of what it held."""
+    async def load(self, shard: Shard, *, beside: bool = False) -> None:
+        """The engine holds this shard afterwards, in place of what it held or `beside` it."""
         assert self._source is not None
-        self.shard = None
         self.progress = f"fetching layers {shard.start_layer}-{shard.end_layer}"
         try:
             path: Path = await self._downloader.ensure_shard(self._source, shard)
             self.progress = f"loading layers {shard.start_layer}-{shard.end_layer}"
             if hasattr(self._engine, "on_progress"):
                 self._engine.on_progress = self._on_progress
-            await self._engine.load_checkpoint(shard, path)
-            self.shard = shard
+            await (self._engine.add_checkpoint if beside else self._engine.load_checkpoint)(shard, path)
         finally:
             self.progress = None
 

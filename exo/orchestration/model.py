@@ -120,15 +120,17 @@ def footprint(model_id: str, config: ModelConfig, engine: str, model_hash: str) 
     per_weight = WEIGHT_BYTES.get(engine, 4.0)
     heads = (2 * config.heads + 2 * config.kv_heads) * config.head_dim
     weights = config.hidden * (heads + 3 * config.ffn + 2)
-    cache = 2 * config.kv_heads * config.head_dim * 4 * min(RESERVED_TOKENS, config.context_length)
+    token = 2 * config.kv_heads * config.head_dim * 4 if per_weight else 0
+    cache = token * min(RESERVED_TOKENS, config.context_length)
     table = int(config.vocab * config.hidden * per_weight)
     return ModelFootprint.uniform(
         model_id,
         config.n_layers,
-        int(weights * per_weight) + (cache if per_weight else 0),
+        int(weights * per_weight) + cache,
         first_bytes=table,
         last_bytes=table,
         shared_bytes=table if config.tied else 0,
+        token_bytes=token,
         model_hash=model_hash,
     )
 

@@ -21,6 +21,7 @@ from exo.inference.constraints import JsonConstraint, check_schema, is_available
 from exo.inference.errors import ContextExceeded, InvalidRequest, NodeDraining, RingUnavailable
 from exo.inference.generation import GenerationChunk, GenerationRequest
 from exo.inference.inference_engine import InferenceEngine
+from exo.inference.memory import free_memory_mib
 from exo.inference.shard import Shard
 from exo.lifecycle import AsyncResource, ResourceDegraded, ResourceGroup, TaskPriority
 from exo.networking.discovery import Discovery
@@ -29,6 +30,7 @@ from exo.networking.peer_handle import PeerHandle
 from exo.networking.server import Server
 from exo.orchestration import describe
 from exo.orchestration.entry import Entry, EntryLimits
+from exo.orchestration.holder import Holder
 from exo.orchestration.links import Links
 from exo.orchestration.local_model import LocalModel, ReadModel
 from exo.orchestration.ring import Ring
@@ -153,7 +155,11 @@ class Node(AsyncResource):
             cores=self.device_capabilities.cores,
             grpc_port=self.server.port,
         )
-        self.ring.serve(self.model.served.footprint, self._load)
+        footprint = self.model.served.footprint
+        self.ring.serve(footprint, Holder(
+            self._load, self.inference_engine.drop_shard, footprint,
+            several=self.inference_engine.holds_several, free_mib=free_memory_mib,
+        ))  # fmt: skip
         self._forget_peers = self.discovery.on_change(self.ring.on_peers)
         if self.settings.discovery != "none":
             await asyncio.sleep(GATHER_SECONDS)
@@ -163,8 +169,8 @@ class Node(AsyncResource):
         if self.ring.load_error is not None and not self.peers:
             raise self.ring.load_error  # with peers it stays: they may hold the model without it
 
-    async def _load(self, shard: Shard) -> None:
-        await self.model.load(shard)
+    async def _load(self, shard: Shard, *, beside: bool) -> None:
+        await self.model.load(shard, beside=beside)
         # `auto` settles on one engine only when it has seen the checkpoint.
         self.ring.view.change(engine=getattr(self.inference_engine, "active", None) or self.ring.own_offer().engine)
 

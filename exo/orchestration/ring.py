@@ -1,10 +1,9 @@
-"""`Ring`: from the membership view to the plan in force. It is what peers talk to (`RingHandler`).
+"""`Ring`: who is there, what that changes, and what messages mean here. It is what peers talk to (`RingHandler`).
 
-Theory of operation. Each change of the view is followed by one reconcile step: members that see each other -> plan
-(pure, the same on every node) -> this node loads its layers, serves the plan's epoch and says so in its offer (it has
-*adopted* the plan). A plan is *in force* here once every stage says it has adopted it: until then nobody opens a
-sequence on it, and a stage refuses messages of epochs that it does not serve. So two halves of a split ring never
-serve one sequence. Earlier epochs stay served while they have sequences and this node still holds their layers.
+Theory of operation. Each change of the view is followed by one step of the `Adoption`: members that see each other ->
+plan -> layers -> adopted -> in force. Until a plan is in force nobody opens a sequence on it, and a stage refuses
+messages of epochs that it does not serve. So two halves of a split ring never serve one sequence. Earlier epochs stay
+served while they have sequences and this node still holds their layers.
 """
 
 from __future__ import annotations
@@ -15,15 +14,13 @@ import logging
 from typing import ClassVar
 
 from exo.inference.errors import RingUnavailable
-from exo.inference.shard import Shard
 from exo.lifecycle import AsyncResource, ResourceError, TaskPriority
 from exo.networking.hello import Hello, HelloReply
 from exo.networking.messages import Close, Failed, Forward, Message, Open, Token
 from exo.networking.peer_handle import PeerHandle
-from exo.orchestration import membership
-from exo.orchestration.assignment import Assignment
+from exo.orchestration.adoption import SETTLE, Adoption, CannotHold
 from exo.orchestration.entry import Entry
-from exo.orchestration.holder import Holder, Load
+from exo.orchestration.holder import Holder
 from exo.orchestration.links import Links
 from exo.orchestration.sequence import is_entry_of
 from exo.orchestration.stage import Stage
@@ -32,15 +29,12 @@ from exo.topology import (
     ModelFootprint,
     NodeOffer,
     NodeState,
-    NoPlan,
     PartitioningStrategy,
     RingMemoryWeightedPartitioningStrategy,
     RingPlan,
 )
 
 log = logging.getLogger(__name__)
-# Changes come in bursts (three nodes start at once): wait this long for the next before planning. Seconds.
-SETTLE = 0.05
 SWEEP = 1.0
 # How long a node that could not load its layers stays out of the plans. Seconds.
 TRY_AGAIN = 30.0
@@ -55,14 +49,10 @@ class Ring(AsyncResource):
         super().__init__(resource_id=f"ring-{offer.node_id}", display_name=f"Ring as seen by node {offer.node_id}")
         self.view = View(offer)
         self._strategy = strategy or RingMemoryWeightedPartitioningStrategy()
-        self._model: ModelFootprint | None = None
-        self._holder: Holder | None = None
+        self._adoption: Adoption | None = None
         self._links: Links | None = None
         self._stage: Stage | None = None
         self._entry: Entry | None = None
-        self._adopted: RingPlan | None = None
-        self._plan: RingPlan | None = None  # in force
-        self._reason = "the node has not started"
         self._changed = asyncio.Event()
         self._moved = asyncio.Event()  # the outcome of a reconcile step; replaced each time
         self._steps = 0
@@ -75,16 +65,21 @@ class Ring(AsyncResource):
         """Before each life of the node, while no peer can see it: to them a second life is another process."""
         self.view.change(state=NodeState.JOINING, epoch="", incarnation=self.view.own_offer().incarnation + 1)
 
-    def serve(self, model: ModelFootprint, load: Load) -> None:
-        """What is to be planned; `load(shard)` makes the engine hold a shard in place of what it holds."""
-        self._model, self._holder = model, Holder(load)
+    def serve(self, model: ModelFootprint, holder: Holder) -> None:
+        """What is to be planned, and what holds this node's part of it. Raises `RuntimeError` before `attach`."""
+        if self._stage is None or self._entry is None:
+            raise RuntimeError("attach the parts first")
+        self._adoption = Adoption(
+            self.view, self._stage, self._entry, model, holder,
+            partition=self._strategy.partition, changed=self._changed, change_offer=self._change_offer,
+        )  # fmt: skip
         self.view.change(model_id=model.model_id, model_hash=model.model_hash)
         self._changed.set()
 
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def _do_initialize(self) -> None:
-        if self._links is None or self._model is None:
+        if self._links is None or self._adoption is None:
             raise RuntimeError("attach the parts and serve a model first")
         self._steps = 0
         self._changed.set()
@@ -92,32 +87,35 @@ class Ring(AsyncResource):
         self._task_manager.start_task("sweep", self._sweep_forever)
 
     async def _do_cleanup(self) -> None:
-        self._plan = self._adopted = None
-        if self._holder is not None:
-            self._holder.forget()
-        self._reason = "the node is closed"
+        if self._adoption is not None:
+            self._adoption.close()
         self.view.change(epoch="")
 
     @property
     def plan(self) -> RingPlan | None:
         """The plan in force."""
-        return self._plan
+        return None if self._adoption is None else self._adoption.plan
 
     @property
     def reason(self) -> str:
         """Why there is no plan in force; "" while there is one."""
-        return "" if self._plan is not None else (self._holder and self._holder.fault) or self._reason
+        return "the node has not started" if self._adoption is None else self._adoption.reason
 
     @property
     def load_error(self) -> Exception | None:
         """Why this node could not load what was planned for it."""
-        return None if self._holder is None else self._holder.error
+        return None if self._adoption is None else self._adoption.holder.error
+
+    @property
+    def footprint(self) -> ModelFootprint | None:
+        """Of the model served; None before there is one."""
+        return None if self._adoption is None else self._adoption.model
 
     async def wait_plan(self, timeout: float) -> RingPlan:
         """Raises `RingUnavailable` with the reason when none came into force in time."""
         try:
             async with asyncio.timeout(timeout):
-                while (plan := self._plan) is None:
+                while (plan := self.plan) is None:
                     await self._moved.wait()
                 return plan
         except TimeoutError:
@@ -140,18 +138,26 @@ class Ring(AsyncResource):
         before = self.view.offers.get(offer.node_id)
         if self.view.hear(offer):
             self._lose(offer.node_id, "it was restarted")
+        elif before is not None and self.view.own_id in before.peers and self.view.own_id not in offer.peers:
+            # Nothing of it reaches this node, though the way there may be whole: nobody else would say so.
+            self._interrupt(offer.node_id, "it has lost this node")
         if self.view.offers.get(offer.node_id) != before:
             self._changed.set()
+            if self._adoption is not None:
+                self._adoption.look_again()
 
     def on_peer_lost(self, peer_id: str, reason: str) -> None:
         handle = self.view.handles.get(peer_id)
         if handle is not None and handle.is_connected():
-            # Its stream to us broke, ours to it did not (yet): what was under way is lost, the peer may not be.
+            # Its stream to us broke, ours to it did not (yet): what was under way is lost, the peer may not be. Nothing
+            # new begins there before it has noticed as well: it forgets what this node has on it when it does.
+            self.view.unheard(peer_id)
             self._interrupt(peer_id, reason)
-            self._changed.set()
         elif self.view.lose(peer_id):
             self._lose(peer_id, reason)
-            self._changed.set()
+        else:  # the second of its streams: what still came through it is over as well
+            self._interrupt(peer_id, reason)
+        self._changed.set()
 
     def on_peers(self, handles: list[PeerHandle]) -> None:
         """Discovery's change listener."""
@@ -178,8 +184,8 @@ class Ring(AsyncResource):
                 if is_entry_of(message.entry, message.sequence_id):
                     self._stage.open(sender, message)
             case Close():
-                if is_entry_of(sender, message.sequence_id):
-                    self._stage.close(sender, message.sequence_id)
+                is_entry = is_entry_of(sender, message.sequence_id)
+                (self._stage.close if is_entry else self._stage.close_behind)(sender, message.sequence_id)
             case Failed():
                 self._entry.failed(sender, message)
                 assignment = self._stage.epochs.get(message.epoch)
@@ -205,9 +211,8 @@ class Ring(AsyncResource):
 
     def _interrupt(self, node_id: str, reason: str) -> None:
         """What runs through this node begins anew, on the next plan."""
-        if self._plan is not None and any(stage.node_id == node_id for stage in self._plan.stages):
-            self._plan = None
-            self._reason = f"node {node_id!r} is lost ({reason}); planning anew"
+        if self._adoption is not None:
+            self._adoption.lose(node_id, reason)
         if self._stage is not None and self._entry is not None:
             self._stage.forget_entry(node_id)
             self._stage.fail_through(node_id, f"node {self.view.own_id!r} lost node {node_id!r}: {reason}")
@@ -216,84 +221,23 @@ class Ring(AsyncResource):
     # -- reconcile --------------------------------------------------------------------------------------------------
 
     async def _reconcile_forever(self) -> None:
+        assert self._adoption is not None
         while True:
             await self._changed.wait()
             await asyncio.sleep(SETTLE)
             self._changed.clear()
+            settled = True
             try:
-                await self._reconcile()
+                settled = await self._adoption.step()
+            except CannotHold as error:
+                log.exception("the plan could not be adopted: %s", error)
+                self._bow_out()
             except Exception as error:  # the next change, or the sweep, tries again
                 log.exception("the plan could not be adopted")
-                self._reason = f"the plan could not be adopted: {error}"
-            self._steps += 1
+                self._adoption.hinder(error)
+            self._steps += settled
             self._left_planned = self.view.own_offer().state is NodeState.LEAVING
             self._tell()
-
-    async def _reconcile(self) -> None:
-        assert self._model is not None
-        seen = membership.members(self.view.own_id, self.view.all_offers())
-        try:
-            plan = membership.plan_members(seen, self._model, self._strategy.partition)
-        except NoPlan as error:
-            self._without_plan(str(error))
-            return
-        if membership.is_newcomer(self.view.own_offer()) and not _has(plan, self.view.own_id):
-            await self._prepare(membership.without_slow(seen))
-            return
-        if self._adopted is None or plan.epoch != self._adopted.epoch:
-            await self._adopt(plan)
-        self._put_in_force()
-
-    async def _prepare(self, seen: list[NodeOffer]) -> None:
-        """The others serve already: load what will be this node's share, then tell them to count it in."""
-        assert self._model is not None
-        assignment = Assignment.of(self._strategy.partition(seen, self._model), self.view.own_id)
-        if assignment is not None:
-            await self._hold(assignment.shard)
-        self._reason = "joining the ring"
-        self._change_offer(state=NodeState.SERVING)
-        self._changed.set()
-
-    def _without_plan(self, reason: str) -> None:
-        """An adopted plan goes on while all its stages are there (all of them may be leaving)."""
-        if not self._is_whole(self._adopted):
-            self._adopted = None
-            self._change_offer(epoch="")
-        if self._plan is not None and not self._is_whole(self._plan):
-            self._plan = None
-        self._reason = reason
-
-    def _is_whole(self, plan: RingPlan | None) -> bool:
-        offers = self.view.all_offers()
-        return plan is not None and all(stage.node_id in offers for stage in plan.stages)
-
-    async def _adopt(self, plan: RingPlan) -> None:
-        assert self._stage is not None
-        assignment = Assignment.of(plan, self.view.own_id)
-        if assignment is not None:
-            await self._hold(assignment.shard)
-            here = [self.view.is_local(node_id) for node_id in assignment.nodes]
-            self._stage.serve(assignment, together=all(here))
-        self._adopted = plan
-        self._change_offer(epoch=plan.epoch)
-        log.info("adopted epoch %s: %s", plan.epoch, ", ".join(map(str, plan.stages)))
-
-    async def _hold(self, shard: Shard) -> None:
-        """Make the engine hold the shard. Other epochs end here: their layers are replaced."""
-        assert self._stage is not None
-        assert self._holder is not None
-        if self._holder.held == shard:
-            return
-        for epoch in self._stage.epochs:
-            self._stage.retire(epoch, f"node {self.view.own_id!r} loads other layers")
-        self._plan = self._adopted = None
-        self._reason = f"loading layers {shard.start_layer}-{shard.end_layer}"
-        self._change_offer(epoch="")
-        try:
-            await self._holder.hold(shard)
-        except Exception:
-            self._bow_out()
-            raise
 
     def _bow_out(self) -> None:
         """A node that cannot load its layers offers nothing for a while: the others plan without it."""
@@ -307,23 +251,6 @@ class Ring(AsyncResource):
 
         if memory:
             self._task_manager.start_task("offer memory again", offer_again)
-
-    def _put_in_force(self) -> None:
-        plan = self._adopted
-        assert plan is not None
-        assert self._entry is not None
-        missing = membership.unconfirmed(plan, self.view.all_offers())
-        if missing:
-            if self._plan is not None and not self._is_whole(self._plan):
-                self._plan = None
-            self._reason = f"waiting for {', '.join(missing)} to adopt the plan"
-            return
-        if self.view.own_offer().state is NodeState.JOINING:
-            self._change_offer(state=NodeState.SERVING)
-        if self._plan is None or self._plan.epoch != plan.epoch:
-            self._plan = plan
-            log.info("epoch %s is in force", plan.epoch)
-        self._entry.leave(membership.leaving_nodes(self.view.all_offers()), plan.epoch)
 
     def leave(self) -> None:
         """This node drains: it is left out of new plans and keeps what it serves until nobody needs it."""
@@ -345,13 +272,15 @@ class Ring(AsyncResource):
         return True
 
     def _is_released(self) -> bool:
-        if self._stage is None or not self.view.offers:
+        if self._stage is None or self._adoption is None or not self.view.offers:
             return True
         if self._stage.live() > 0:
             return False
-        planned = self._adopted is not None and any(each.node_id == self.view.own_id for each in self._adopted.stages)
-        if planned and not self._changed.is_set() and self._left_planned:
+        adopted, plan = self._adoption.adopted, self._adoption.plan
+        if _runs_on(adopted, self.view.own_id) and not self._changed.is_set() and self._left_planned:
             return True
+        if _runs_on(plan, self.view.own_id):
+            return False  # where the next one is not in force yet, the others still open sequences on this
         mine = self._stage.epochs
         return not any(offer.epoch in mine for offer in self.view.offers.values())
 
@@ -370,25 +299,22 @@ class Ring(AsyncResource):
     async def _sweep_forever(self) -> None:
         while True:
             await asyncio.sleep(SWEEP)
-            if self.view.watch_speed() or (self._plan is None and self._model is not None):
-                self._changed.set()
-            self._retire_idle_epochs()
-            assert self._entry is not None
-            self._entry.sweep()
+            try:
+                self._sweep()
+            except Exception:  # the next one may work: without any, a silent stage would go unnoticed
+                log.exception("a sweep failed")
 
-    def _retire_idle_epochs(self) -> None:
-        """Earlier epochs nobody uses here any more; entries that have not heard of the new one are refused and wait."""
-        assert self._stage is not None
-        keep = {plan.epoch for plan in (self._plan, self._adopted) if plan is not None}
-        if self._plan is None:
-            return
-        for epoch in self._stage.epochs:
-            if epoch not in keep and self._stage.live(epoch) == 0:
-                self._stage.retire(epoch, "a newer plan is in force")
+    def _sweep(self) -> None:
+        assert self._adoption is not None
+        assert self._entry is not None
+        if self.view.watch_speed() or self._adoption.plan is None:
+            self._changed.set()
+        self._adoption.retire_idle()
+        self._entry.sweep()
 
 
-def _has(plan: RingPlan, node_id: str) -> bool:
-    return node_id in plan.standby or any(stage.node_id == node_id for stage in plan.stages)
+def _runs_on(plan: RingPlan | None, node_id: str) -> bool:
+    return plan is not None and any(stage.node_id == node_id for stage in plan.stages)
 
 
 async def _announce(handle: PeerHandle) -> None:

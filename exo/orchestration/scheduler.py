@@ -86,6 +86,8 @@ class Scheduler:
     def resize(self, capacity_tokens: int, max_lanes: int) -> None:
         """The engine holds other layers now: its room is another."""
         self.limits = replace(self.limits, capacity_tokens=max(1, capacity_tokens), max_lanes=max(1, max_lanes))
+        for lane in (lane for lanes in self._waiting.values() for lane in lanes):
+            lane.reserve = min(lane.reserve, self.limits.capacity_tokens)  # else it would wait for ever, first in line
         self._admit_waiting()
 
     @property

@@ -32,6 +32,7 @@ class NodeSettings:
     api_port: only told to peers and shown; the CLI's API server listens there.
     secret: the shared secret of the cluster's hello; b"": none asked for.
     tls_cert, tls_key, tls_ca: PEM files for mutual TLS between nodes; all three or none.
+    tls_check_identity: a peer's certificate must name its node id; else any of the authority's speaks for any node.
     max_requests: live and waiting sequences this node takes as entry; more is answered `Overloaded`.
     recovery_seconds: how long a stream waits for a ring that can go on before it ends with `RingUnavailable`.
     """
@@ -52,6 +53,7 @@ class NodeSettings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
+    tls_check_identity: bool = False
     drain_seconds: float = 30.0
     memory_mib: int | None = None
     context_length: int | None = None  # None: the model's own, bounded by what memory allows
@@ -103,3 +105,7 @@ class NodeSettings:
         if given and len(given) < 3:
             missing = next(name for name in ("tls_cert", "tls_key", "tls_ca") if name not in given)
             raise ValueError(f"{missing}: mutual TLS needs tls_cert, tls_key and tls_ca")
+        if self.tls_check_identity and not given:
+            raise ValueError(
+                "tls_check_identity: identities are in certificates; set the folder of those (tls-dir) too"
+            )

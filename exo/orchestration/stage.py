@@ -13,7 +13,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -22,9 +21,10 @@ from exo.inference.errors import InvalidRequest, Overloaded, SequenceLost
 from exo.inference.inference_engine import InferenceEngine, Step
 from exo.lifecycle import AsyncResource, ResourceError, TaskHandle, TaskPriority
 from exo.networking.errors import WrongEpoch
-from exo.networking.messages import Failed, Forward, Message, Open, Token
+from exo.networking.messages import Close, Failed, Forward, Message, Open, Token
 from exo.orchestration.assignment import Assignment
 from exo.orchestration.forward_pass import Choice, Draw, TokenSampler, run_pass, sample
+from exo.orchestration.lane import Lane
 from exo.orchestration.scheduler import Limits, Piece, Scheduler, Work
 
 Array = np.ndarray[Any, Any]
@@ -40,22 +40,6 @@ GRAIN = 64
 TOGETHER_SECONDS = 0.02
 
 
-@dataclass(slots=True, eq=False)
-class _Lane:
-    """expected: position of the next token or forward that is in order; limit: what it said it can grow to.
-
-    tokens: those it was opened with.
-    """
-
-    sequence_id: str
-    entry: str
-    assignment: Assignment
-    expected: int
-    limit: int
-    tokens: tuple[int, ...]
-    sampler: TokenSampler | None
-
-
 class Stage(AsyncResource):
     RESOURCE_TYPE: ClassVar[str] = "stage"
 
@@ -69,7 +53,7 @@ class Stage(AsyncResource):
         self._samplers = samplers
         self._scheduler = Scheduler(limits)
         self._epochs: dict[str, Assignment] = {}
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._closed: OrderedDict[str, None] = OrderedDict()
         self._to_release: list[str] = []
         self._wake = asyncio.Event()
@@ -108,7 +92,12 @@ class Stage(AsyncResource):
         together: all stages are on this machine and share its cores.
         """
         self._together = together and assignment.is_first and not assignment.is_last
-        self._epochs[assignment.epoch] = assignment
+        # One that is served already stays the very same: its sequences go on.
+        self._epochs.setdefault(assignment.epoch, assignment)
+        self.fit()
+
+    def fit(self) -> None:
+        """The engine holds other layers than before: its room is another."""
         limits = self._scheduler.limits
         self._scheduler.resize(
             self._engine.kv_tokens_total or limits.capacity_tokens, self._engine.max_sequences or limits.max_lanes
@@ -126,6 +115,11 @@ class Stage(AsyncResource):
         return sum(epoch is None or lane.assignment.epoch == epoch for lane in self._lanes.values())
 
     @property
+    def reserved(self) -> int:
+        """Tokens that the sequences which run here may grow to."""
+        return self._scheduler.reserved
+
+    @property
     def passes(self) -> int:
         return self._passes
 
@@ -140,7 +134,7 @@ class Stage(AsyncResource):
             return None
         reserve = max(message.max_length, len(message.tokens))
         limit = reserve if message.max_length else MAX_LENGTH
-        lane = _Lane(message.sequence_id, message.entry, assignment, 0, limit, message.tokens, None)
+        lane = Lane(message.sequence_id, message.entry, assignment, 0, limit, message.tokens, None)
         try:
             if assignment.is_last:
                 lane.sampler = self._samplers(message)
@@ -190,10 +184,22 @@ class Stage(AsyncResource):
         elif lane is None:
             self._bury(sequence_id)
 
+    def close_behind(self, sender: str, sequence_id: str) -> None:
+        """The stage before has lost the entry of a sequence, and passes on that it is over."""
+        lane = self._lanes.get(sequence_id)
+        if lane is not None and sender == lane.assignment.previous:
+            self._forget_and_pass_on(lane)
+
     def forget_entry(self, node_id: str) -> None:
         """An entry node is lost: nobody reads its sequences any more."""
         for lane in [lane for lane in self._lanes.values() if lane.entry == node_id]:
-            self._forget(lane)
+            self._forget_and_pass_on(lane)
+
+    def _forget_and_pass_on(self, lane: Lane) -> None:
+        """The next stages may have noticed the entry's loss before the sequence reached them."""
+        self._forget(lane)
+        if lane.assignment.next is not None:
+            self._post(lane.assignment.next, Close(sequence_id=lane.sequence_id, epoch=lane.assignment.epoch))
 
     def fail_through(self, node_id: str, reason: str) -> None:
         """A stream from or to this stage's node broke: what was under way on it is lost, and nobody else may notice."""
@@ -219,7 +225,7 @@ class Stage(AsyncResource):
                 await self._reuse_prefixes()
                 batch = self._scheduler.next_batch(self._stages())
                 if batch:  # while this waited, those that were ready may have been closed
-                    await self._pass(batch)
+                    await self._pass_or_fail(batch)
                 await self._release_closed()
                 await asyncio.sleep(0)  # an engine that never waits must not keep the event loop to itself
 
@@ -263,6 +269,15 @@ class Stage(AsyncResource):
     def _stages(self) -> int:
         return max((len(assignment.nodes) for assignment in self._epochs.values()), default=1)
 
+    async def _pass_or_fail(self, batch: list[Work]) -> None:
+        """Whatever goes wrong costs these sequences an attempt, and nobody the stage."""
+        try:
+            await self._pass(batch)
+        except Exception as error:
+            log.exception("a pass failed in an unforeseen way")
+            for work in batch:
+                self.fail(work.lane_id, f"a pass failed: {error!r}", retryable=True)
+
     async def _pass(self, batch: list[Work]) -> None:
         lanes = [self._lanes[work.lane_id] for work in batch]
         assignment = lanes[0].assignment
@@ -270,7 +285,7 @@ class Stage(AsyncResource):
         begun = time.perf_counter()
         results = await run_pass(self._engine, assignment.shard, [_step(work, assignment) for work in batch])
         self._pass_seconds += 0.2 * (time.perf_counter() - begun - self._pass_seconds)
-        good: list[tuple[_Lane, Piece, Array]] = []
+        good: list[tuple[Lane, Piece, Array]] = []
         for lane, work, result in zip(lanes, batch, results, strict=True):
             if isinstance(result, Exception):
                 self._answer(lane, result)
@@ -282,7 +297,7 @@ class Stage(AsyncResource):
             for lane, piece, result in good:
                 self._pass_on(lane, piece, result)
 
-    def _pass_on(self, lane: _Lane, piece: Piece, hidden: Array) -> None:
+    def _pass_on(self, lane: Lane, piece: Piece, hidden: Array) -> None:
         target = lane.assignment.next
         if target is None or lane.sequence_id not in self._lanes:
             return
@@ -291,7 +306,7 @@ class Stage(AsyncResource):
             values=np.ascontiguousarray(hidden, dtype=np.float32), sample=piece.sample,
         ))  # fmt: skip
 
-    async def _sample(self, rows: list[tuple[_Lane, Piece, Array]]) -> None:
+    async def _sample(self, rows: list[tuple[Lane, Piece, Array]]) -> None:
         draws = [
             Draw(lane.sampler, logits, piece.position + len(piece.values))
             for lane, piece, logits in rows
@@ -307,7 +322,7 @@ class Stage(AsyncResource):
             else:
                 self._tell(lane, draw.position, choice)
 
-    def _tell(self, lane: _Lane, position: int, choice: Choice) -> None:
+    def _tell(self, lane: Lane, position: int, choice: Choice) -> None:
         token = Token(
             sequence_id=lane.sequence_id, epoch=lane.assignment.epoch, position=position, token=choice.token,
             logprob=choice.logprob, top_logprobs=choice.top_logprobs,
@@ -323,20 +338,20 @@ class Stage(AsyncResource):
             raise WrongEpoch(next(reversed(self._epochs), ""))
         return assignment
 
-    def _push(self, lane: _Lane, piece: Piece) -> None:
+    def _push(self, lane: Lane, piece: Piece) -> None:
         if piece.position + len(piece.values) > lane.limit:
             # Memory was set aside for what it said: more would be taken from the others.
             return self._fail(lane, f"longer than the {lane.limit} tokens it was opened for", retryable=False)
         self._scheduler.push(lane.sequence_id, piece)
         self._wake.set()
 
-    def _answer(self, lane: _Lane, error: Exception) -> None:
+    def _answer(self, lane: Lane, error: Exception) -> None:
         retryable = isinstance(error, SequenceLost | Overloaded | ResourceError)
         if not retryable:
             log.warning("sequence %s fails here: %s", lane.sequence_id, error, exc_info=error)
         self._fail(lane, str(error) or type(error).__name__, retryable=retryable)
 
-    def _fail(self, lane: _Lane, reason: str, *, retryable: bool) -> None:
+    def _fail(self, lane: Lane, reason: str, *, retryable: bool) -> None:
         if lane.sequence_id in self._closed:
             return
         self._forget(lane)
@@ -345,7 +360,7 @@ class Stage(AsyncResource):
             retryable=retryable,
         ))  # fmt: skip
 
-    def _forget(self, lane: _Lane) -> None:
+    def _forget(self, lane: Lane) -> None:
         self._bury(lane.sequence_id)
         self._lanes.pop(lane.sequence_id, None)
         self._scheduler.close(lane.sequence_id)
@@ -360,7 +375,11 @@ class Stage(AsyncResource):
     async def _release_closed(self) -> None:
         """Between passes only: the engine is not asked to drop what it computes on."""
         while self._to_release:
-            await self._engine.release(self._to_release.pop())
+            lane_id = self._to_release.pop()
+            try:
+                await self._engine.release(lane_id)
+            except Exception:
+                log.exception("the KV of %s could not be released", lane_id)
 
 
 def _step(work: Work, assignment: Assignment) -> Step:

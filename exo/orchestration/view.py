@@ -79,6 +79,12 @@ class View:
         self.offers[offer.node_id] = offer
         return before is not None and before.incarnation != offer.incarnation
 
+    def unheard(self, node_id: str) -> None:
+        """The peer's way to this node broke: until its next offer it does not count as hearing this node."""
+        offer = self.offers.get(node_id)
+        if offer is not None:
+            self.offers[node_id] = replace(offer, peers=tuple(each for each in offer.peers if each != self.own_id))
+
     def lose(self, node_id: str) -> bool:
         """The peer is lost; whether it was there."""
         handle = self.handles.pop(node_id, None)

@@ -46,11 +46,20 @@ def device_capabilities(
     )
 
 
+def available_memory_mib(proc: Path = Path("/proc")) -> int:
+    """What the machine could give without swapping; its containers' limits aside."""
+    return _meminfo_mib(proc, "MemAvailable:") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // MIB
+
+
 def _host_memory_mib(proc: Path) -> int:
+    return _meminfo_mib(proc, "MemTotal:") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB
+
+
+def _meminfo_mib(proc: Path, field: str) -> int | None:
     for line in _read(proc / "meminfo").splitlines():
-        if line.startswith("MemTotal:"):
+        if line.startswith(field):
             return int(line.split()[1]) // 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB
+    return None
 
 
 def _cgroup_limit_mib(proc: Path, cgroup: Path) -> int | None:

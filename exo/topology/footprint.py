@@ -13,6 +13,7 @@ class ModelFootprint:
     first_bytes: what the stage with the first layer holds besides (token embedding).
     last_bytes: what the stage with the last layer holds besides (norm and output head).
     shared_bytes: the part of both that is held once where one stage has both ends (tied embeddings).
+    token_bytes: what one more token of a sequence takes in each layer.
     Raises `ValueError` naming the field.
     """
 
@@ -22,12 +23,15 @@ class ModelFootprint:
     first_bytes: int = 0
     last_bytes: int = 0
     shared_bytes: int = 0
+    token_bytes: int = 0
 
     def __post_init__(self) -> None:
         if not self.layer_bytes:
             raise ValueError("layer_bytes: a model has at least one layer")
         if any(size < 0 for size in self.layer_bytes):
             raise ValueError("layer_bytes: a layer cannot take less than 0 bytes")
+        if self.token_bytes < 0:
+            raise ValueError("token_bytes: a token cannot take less than 0 bytes")
         if not 0 <= self.shared_bytes <= min(self.first_bytes, self.last_bytes):
             raise ValueError(f"shared_bytes: {self.shared_bytes} is more than first_bytes or last_bytes, or negative")
 
@@ -41,6 +45,7 @@ class ModelFootprint:
         first_bytes: int = 0,
         last_bytes: int = 0,
         shared_bytes: int = 0,
+        token_bytes: int = 0,
         model_hash: str = "",
     ) -> ModelFootprint:
         return cls(
@@ -50,6 +55,7 @@ class ModelFootprint:
             first_bytes=first_bytes,
             last_bytes=last_bytes,
             shared_bytes=shared_bytes,
+            token_bytes=token_bytes,
         )
 
     @property

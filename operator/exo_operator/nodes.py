@@ -165,8 +165,13 @@ def _text(value: Any) -> str:
 
 
 def _int(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return int(value) if _is_number(value) else None
 
 
 def _float(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return float(value) if _is_number(value) else None
+
+
+def _is_number(value: Any) -> bool:
+    """One that the status can hold: JSON as Python reads it knows infinity, and integers of any length."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63

@@ -23,6 +23,7 @@ from exo.inference.shard import Shard
 from exo.lifecycle import AsyncResource, ResourceGroup
 from exo.lifecycle.testing import check_resource
 from exo.orchestration.build import build_node
+from exo.orchestration.holder import Holder
 from exo.orchestration.model import made_up_model
 from exo.orchestration.settings import NodeSettings
 from exo.utils.health_check import HealthMonitor
@@ -51,10 +52,14 @@ def ring() -> AsyncResource:
     """Attached to a node's parts, which stay closed, and serving a model that takes no time to load."""
     node = build_node(NodeSettings(node_id="n", engine="dummy", model="dummy", host="127.0.0.1", grpc_port=0))
 
-    async def load(shard: Shard) -> None:
+    async def load(shard: Shard, *, beside: bool) -> None:
         await asyncio.sleep(0)
 
-    node.ring.serve(made_up_model("dummy").footprint, load)
+    async def drop(shard: Shard) -> None:
+        await asyncio.sleep(0)
+
+    footprint = made_up_model("dummy").footprint
+    node.ring.serve(footprint, Holder(load, drop, footprint, several=True, free_mib=lambda: 1000))
     return node.ring
 
 
@@ -67,6 +72,7 @@ ELSEWHERE = {
     "ApiServer": "unit/api/test_server.py",
     "DnsDiscovery": "unit/networking/test_conformance.py",
     "DummyEngine": "unit/inference/test_dummy.py",
+    "EngineShelf": "unit/inference/test_engine_shelf.py",
     "GRPCPeerHandle": "unit/networking/test_conformance.py",
     "GRPCServer": "unit/networking/test_conformance.py",
     "HealthServer": "unit/networking/test_conformance.py",

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,9 +60,9 @@ class Lan:
         """`up` or `down`: the switch's port of this node."""
         ip("-n", self.namespace("hub"), "link", "set", f"p{self._tag}{node}", state)
 
-    def enter_hub(self) -> None:
-        """For a thread of its own: what it opens from now on is at the switch."""
-        with open(f"/var/run/netns/{self.namespace('hub')}") as file:
+    def enter(self, name: str) -> None:
+        """For a thread of its own: what it opens from now on is there, at the switch (`hub`) or at a node."""
+        with open(f"/var/run/netns/{self.namespace(name)}") as file:
             if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0) != 0:
                 raise OSError(ctypes.get_errno(), "setns")
 
@@ -95,10 +95,11 @@ def lan() -> Iterator[Lan]:
 
 
 class Clients:
-    """HTTP from the switch, in threads that live there."""
+    """HTTP from the switch, or from a node's own machine, in threads that live there."""
 
-    def __init__(self, lan: Lan) -> None:
-        self._pool = ThreadPoolExecutor(8, initializer=lan.enter_hub)
+    def __init__(self, lan: Lan, place: str = "hub", model: str = "dummy") -> None:
+        self._pool = ThreadPoolExecutor(8, initializer=lan.enter, initargs=(place,))
+        self._model = model
 
     async def get(self, node: str, path: str) -> tuple[int, dict]:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._get, node, path)
@@ -119,7 +120,7 @@ class Clients:
 
     def _answer(self, node: str, tokens: int) -> tuple[str, str]:
         body = {
-            "model": "dummy",
+            "model": self._model,
             "messages": [{"role": "user", "content": "Tell me all."}],
             "max_tokens": tokens,
             "temperature": 0,
@@ -141,10 +142,13 @@ class Clients:
         return text, end
 
 
-def start(lan: Lan, node: str, folder: Path, peers: Path) -> subprocess.Popen[bytes]:
+DUMMY = ("--engine", "dummy", "--model", "dummy")
+
+
+def start(lan: Lan, node: str, folder: Path, peers: Path, flags: Sequence[str]) -> subprocess.Popen[bytes]:
     command = [
         *("ip", "netns", "exec", lan.namespace(node), sys.executable, "-m", "exo", "serve"),
-        *("--node-id", node, "--host", "0.0.0.0", "--engine", "dummy", "--model", "dummy"),
+        *("--node-id", node, "--host", "0.0.0.0", *flags),
         *("--discovery", "manual", "--discovery-config", str(peers), "--log-format", "json"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -153,13 +157,13 @@ def start(lan: Lan, node: str, folder: Path, peers: Path) -> subprocess.Popen[by
 
 
 @contextlib.asynccontextmanager
-async def serving(lan: Lan, folder: Path) -> AsyncIterator[Clients]:
+async def serving(lan: Lan, folder: Path, flags: Sequence[str] = DUMMY) -> AsyncIterator[Clients]:
     peers = folder / "peers.json"
     peers.write_text(json.dumps({"peers": {node: {"address": address(node), "port": GRPC} for node in NODES}}))
-    clients = Clients(lan)
+    clients = Clients(lan, model=flags[flags.index("--model") + 1])
     processes: list[subprocess.Popen[bytes]] = []
     try:
-        processes += [start(lan, node, folder, peers) for node in NODES]
+        processes += [start(lan, node, folder, peers, flags) for node in NODES]
         yield clients
     finally:
         for process in processes:
@@ -203,3 +207,40 @@ async def test_a_node_cut_off_in_mid_answer_costs_no_token_and_is_back_within_fi
         for node in NODES:
             assert (await clients.get(node, "/api/v1/requests"))[1]["requests"] == []
             assert await clients.answer(node, 800) == (expected, "length")
+
+
+# Any two of the nodes can hold the model, none can alone.
+HALF = ("--engine", "numpy", "--model", "smollm2-135m", "--memory", "420")
+
+
+async def test_an_entry_node_cut_off_waits_with_its_streams_and_says_so_while_the_others_serve(
+    lan: Lan, tmp_path: Path
+) -> None:
+    everyone = set(NODES)
+    async with serving(lan, tmp_path, HALF) as clients:
+        await formed(clients, NODES, everyone, 60)
+        expected, end = await clients.answer("n1", 60)
+        assert end == "length"
+        cut_off = Clients(lan, "n0", "smollm2-135m")
+        try:
+            theirs = [cut_off.answer("n0", 60) for _ in range(2)]
+            others = [clients.answer(node, 60) for node in ("n1", "n2")]
+            await asyncio.sleep(0.5)
+            assert not any(answer.done() for answer in (*theirs, *others))
+            lan.plug("n0", "down")
+            assert await formed(clients, ("n1", "n2"), everyone - {"n0"}, 20) < 5.0
+            assert await asyncio.gather(*others) == [(expected, "length")] * 2
+            # The half with one node: its streams are there and wait, and its readiness names what is missing.
+            ready, report = await cut_off.get("n0", "/readyz")
+            assert ready == 503
+            assert "MiB more" in report["failing"]["ring formed"]
+            assert not any(answer.done() for answer in theirs)
+            lan.plug("n0", "up")
+            assert await formed(clients, NODES, everyone, 20) < 5.0
+            assert await asyncio.gather(*theirs) == [(expected, "length")] * 2
+        finally:
+            cut_off.close()
+        # With that much memory the larger ranges do not fit beside the smaller ones, and the nodes said so.
+        assert any("both at once need" in (tmp_path / f"{node}.log").read_text() for node in NODES)
+        for node in NODES:
+            assert (await clients.get(node, "/api/v1/requests"))[1]["requests"] == []

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-from serve_processes import Ring, Served, free_ports, stream, until
+from serve_processes import KILL, Ring, Served, free_ports, stream, until
 
 HERE = Path(__file__).resolve().parents[1] / "unit" / "networking" / "certificates"
+
+
+def install(folder: Path, name: str, authority: str) -> None:
+    """Each file is replaced at once, as Kubernetes does it."""
+    for source, target in ((f"{name}.pem", "tls.crt"), (f"{name}.key", "tls.key"), (f"{authority}.pem", "ca.crt")):
+        shutil.copyfile(HERE / source, folder / f"{target}.new")
+        os.replace(folder / f"{target}.new", folder / target)
 
 
 def tls(parent: Path, name: str, authority: str = "ours") -> list[str]:
     """A folder as Kubernetes mounts it."""
     folder = parent / f"tls-{name}"
     folder.mkdir(exist_ok=True)
-    for source, target in ((f"{name}.pem", "tls.crt"), (f"{name}.key", "tls.key"), (f"{authority}.pem", "ca.crt")):
-        shutil.copyfile(HERE / source, folder / target)
+    install(folder, name, authority)
     return ["--tls-dir", str(folder)]
 
 
@@ -50,3 +59,49 @@ async def test_the_secret_and_the_authority_decide_who_is_in_the_ring(tmp_path: 
         for node in nodes:
             node.stop()
     assert SECRET not in "".join(node.log.read_text() for node in nodes)
+
+
+@contextlib.asynccontextmanager
+async def started(folder: Path, flags: dict[str, list[str]]) -> AsyncIterator[Ring]:
+    """Nodes by these names, each with its own flags; none is waited for."""
+    ports = free_ports(3 * len(flags))
+    config = folder / "peers.json"
+    peers = {name: {"address": "127.0.0.1", "port": ports[3 * i + 1]} for i, name in enumerate(flags)}
+    config.write_text(json.dumps({"peers": peers}))
+    common = ["--discovery", "manual", "--discovery-config", str(config), "--engine", "dummy", "--model", "dummy"]
+    ring = Ring([Served(n, folder, *ports[3 * i : 3 * i + 3], [*common, *flags[n]]) for i, n in enumerate(flags)])
+    try:
+        for node in ring.nodes:
+            node.start()
+        async with ring.client:
+            yield ring
+    finally:
+        for node in ring.nodes:
+            node.stop()
+
+
+async def test_a_certificate_that_names_another_node_keeps_its_bearer_out_where_identity_is_checked(
+    tmp_path: Path,
+) -> None:
+    check = "--tls-check-identity"
+    flags = {"a": [*tls(tmp_path, "a"), check], "b": [*tls(tmp_path, "b"), check], "c": tls(tmp_path, "b")}
+    async with started(tmp_path, flags) as ring:
+        await ring.formed(ring.nodes[:2])
+        await ring.formed(ring.nodes[2:])
+        await until(lambda: "its certificate names ['b', 'exo-node'], not 'c'" in ring.nodes[2].log.read_text())
+        assert (await stream(ring, ring.nodes[0], "Tell me all.", 20, "dummy")).whole
+
+
+async def test_a_ring_takes_new_certificates_of_another_authority_while_it_serves(tmp_path: Path) -> None:
+    flags = {"n0": tls(tmp_path, "a"), "n1": tls(tmp_path, "b")}
+    async with started(tmp_path, flags) as ring:
+        stays, restarted = ring.nodes
+        await ring.formed()
+        for name in ("a", "b"):
+            install(tmp_path / f"tls-{name}", "stranger", "theirs")
+        assert (await stream(ring, stays, "Tell me all.", 20, "dummy")).whole  # connections outlive the change
+        restarted.signal(KILL)
+        await restarted.ended()
+        restarted.start()  # knows the new authority only
+        await ring.formed()
+        assert (await stream(ring, stays, "Tell me all.", 20, "dummy")).whole

@@ -15,7 +15,9 @@ from typing import Any
 
 from exo.download import LocalShardDownloader, ModelSource
 from exo.inference.dummy import DummyEngine
+from exo.inference.engine_shelf import EngineShelf
 from exo.inference.generation import GenerationChunk, GenerationRequest
+from exo.inference.inference_engine import InferenceEngine
 from exo.inference.sampling_params import SamplingParams
 from exo.networking.discovery import ChangeListener, Discovery
 from exo.networking.errors import PeerLost, WrongEpoch
@@ -86,6 +88,13 @@ class Net:
         for node_id, discovery in self.discoveries.items():
             discovery.tell(self.peers_of(node_id))
 
+    @property
+    def cuts(self) -> list[tuple[str, str]]:
+        return [(one, two) for one, two in map(sorted, self._cut)]
+
+    def handles(self) -> list[LoopbackHandle]:
+        return list(self._handles.values())
+
     def handle(self, one: str, two: str) -> LoopbackHandle:
         return self._handles[one, two]
 
@@ -143,6 +152,8 @@ class LoopbackHandle(PeerHandle):
     async def _carry(self) -> None:
         while self._lost is None:
             message = await self._queue.get()
+            if self._lost is not None:
+                return  # a stream that broke brings nothing any more, not even what is there already
             if self._net.on_deliver is not None:
                 await self._net.on_deliver(self._own, self._peer, message)
             self._net.delivered += 1
@@ -180,10 +191,15 @@ class LoopbackDiscovery(Discovery):
         await self._net.join(self)
 
     async def _do_cleanup(self) -> None:
-        self._net.kill(self.node_id)
+        if self._is_current():
+            self._net.kill(self.node_id)
+
+    def _is_current(self) -> bool:
+        """Not so once the node was killed, even if another of its name has come."""
+        return self._net.discoveries.get(self.node_id) is self
 
     def peers(self) -> list[PeerHandle]:
-        return self._net.peers_of(self.node_id)
+        return self._net.peers_of(self.node_id) if self._is_current() else []
 
     def on_change(self, callback: ChangeListener) -> Callable[[], None]:
         self._listeners.append(callback)
@@ -205,10 +221,14 @@ def make_node(
     *,
     layer_mib: int = 0,
     limits: Limits | None = None,
-    engine: DummyEngine | None = None,
+    engine: InferenceEngine | None = None,
+    step_seconds: float = 0.0,
     **settings: Any,
 ) -> Node:
-    """A node with the dummy engine. layer_mib: what a layer takes of `memory_mib`."""
+    """A node with the dummy engine (several shards at once, as `build_node` makes it, unless `engine` is given).
+
+    layer_mib: what a layer takes of `memory_mib`.
+    """
     chosen = NodeSettings(
         node_id=node_id, engine="dummy", model="dummy", **{"drain_seconds": 5.0, "recovery_seconds": 5.0, **settings}
     )
@@ -223,7 +243,7 @@ def make_node(
     return Node(
         node_id,
         LoopbackServer(node_id),
-        engine or DummyEngine(),
+        engine or EngineShelf(lambda: DummyEngine(step_seconds=step_seconds)),
         LoopbackDiscovery(node_id, net),
         LocalShardDownloader(),
         ring=ring,

@@ -121,8 +121,12 @@ async def ring_of(folder: Path, count: int, *flags: str) -> AsyncIterator[Ring]:
 
 @dataclass
 class Stream:
-    """What one streamed answer was: `text` so far, how it ended, the error event if one came."""
+    """What one streamed answer was: `text` so far, how it ended, the error event if one came.
 
+    flowing: set after `enough` pieces.
+    """
+
+    enough: int = 4
     text: str = ""
     pieces: int = 0
     finish: str | None = None
@@ -168,7 +172,7 @@ def _take(seen: Stream, event: dict[str, Any]) -> None:
         seen.text += text
         seen.pieces += 1
         seen.finish = choice.get("finish_reason") or seen.finish
-    if seen.pieces > 3:
+    if seen.pieces >= seen.enough:
         seen.flowing.set()
 
 
@@ -178,5 +182,7 @@ async def until(condition: Callable[[], object], timeout: float = 30.0) -> None:
             await asyncio.sleep(0.02)
 
 
+CONT = signal.SIGCONT
 KILL = signal.SIGKILL
+STOP = signal.SIGSTOP
 TERM = signal.SIGTERM

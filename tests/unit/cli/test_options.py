@@ -110,13 +110,14 @@ def test_the_defaults_of_the_flags_are_those_of_the_node() -> None:
 def test_each_setting_reaches_its_place() -> None:
     values = {
         **DEFAULTS, "node_id": "n1", "memory": 100, "layers": "3-7", "secret": "s", "tls_dir": Path("/tls"),
-        "api_key": "k", "api_port": 1, "drain_seconds": 5.0,
+        "tls_check_identity": True, "api_key": "k", "api_port": 1, "drain_seconds": 5.0,
     }  # fmt: skip
     node, api = node_settings(values, environ={"POD_IP": "10.0.0.9"}), api_settings(values)
     assert (node.node_id, node.memory_mib, node.pinned, node.secret) == ("n1", 100, (3, 7), b"s")
     assert (node.tls_cert, node.tls_key, node.tls_ca) == tuple(
         Path("/tls") / n for n in ("tls.crt", "tls.key", "ca.crt")
     )
+    assert node.tls_check_identity
     assert node.advertise_host == "10.0.0.9"
     assert (api.api_key, api.port, api.drain_seconds) == ("k", 1, 5.0)
 

@@ -28,7 +28,7 @@ def views(**changes: Any) -> dict[str, Any]:
         "ring": {
             "formed": True, "model_id": "tiny", "n_layers": 30, "epoch": "abc", "standby": ["node-c"],
             "stages": [
-                {"node_id": "node-a", "start_layer": 0, "end_layer": 19},
+                {"node_id": "node-a", "start_layer": 0, "end_layer": 19, "planned_mib": 77, "hop_ms": 0.413},
                 {"node_id": "node-b", "start_layer": 20, "end_layer": 29},
             ],
         },
@@ -49,7 +49,20 @@ def shown(data: dict[str, Any]) -> str:
 
 def test_status_shows_nodes_layers_resources_reasons_and_requests() -> None:
     text = shown(views())
-    wanted = ("node-a", "0-19", "node-b", "20-29", "node-c", "standby", "pulled the plug", "r1", "9.5", "runs on numpy")
+    wanted = (
+        "node-a",
+        "0-19",
+        "node-b",
+        "20-29",
+        "node-c",
+        "standby",
+        "pulled the plug",
+        "r1",
+        "9.5",
+        "runs on numpy",
+        "77 MiB",
+        "0.413 ms",
+    )
     assert [piece for piece in wanted if piece not in text] == []
 
 

@@ -23,8 +23,8 @@ RING = {
     "n_layers": 30,
     "epoch": "f3406db3",
     "stages": [
-        {"node_id": "paris", "start_layer": 0, "end_layer": 14},
-        {"node_id": "rome", "start_layer": 15, "end_layer": 29},
+        {"node_id": "paris", "start_layer": 0, "end_layer": 14, "planned_mib": 90, "hop_ms": 0.4},
+        {"node_id": "rome", "start_layer": 15, "end_layer": 29, "planned_mib": 110},
     ],
 }
 METRICS = """# HELP exo_api_tokens_per_second x
@@ -84,6 +84,7 @@ async def test_a_healthy_node_tells_its_layers_its_ring_and_its_resources(node: 
     assert (report.reachable, report.ready, report.failing) == (True, True, {})
     assert (report.layers, report.total_layers, report.ring_size) == ((0, 14), 30, 2)
     assert (report.ring_formed, report.ring_epoch) == (True, "f3406db3")
+    assert (report.planned_mib, report.hop_ms) == (90, 0.4)
     assert report.resources == (
         {"name": "ring-paris", "healthy": True, "state": "ready"},
         {"name": "stage-paris", "healthy": False, "state": "degraded", "reason": "forced", "lastError": "boom"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from exo.inference.generation import FinishReason
 from exo.inference.sampling_params import SamplingParams
 from exo.inference.shard import Shard
 from exo.lifecycle import ResourceInitializationError, ResourceState
-from exo.networking.messages import Forward, Message, Token
+from exo.networking.messages import Forward, Message, Open, Token
 from exo.orchestration.node import Node
 
 
@@ -25,10 +26,7 @@ async def ring_of(
     count: int, *, layer_mib: int = 0, step_seconds: float = 0.0, **settings: object
 ) -> AsyncIterator[tuple[Net, list[Node]]]:
     net = Net()
-    nodes = [
-        make_node(net, f"n{i}", layer_mib=layer_mib, engine=DummyEngine(step_seconds=step_seconds), **settings)
-        for i in range(count)
-    ]
+    nodes = [make_node(net, f"n{i}", layer_mib=layer_mib, step_seconds=step_seconds, **settings) for i in range(count)]
     try:
         await asyncio.gather(*(node.initialize() for node in nodes))
         await formed(nodes, count)
@@ -47,7 +45,7 @@ async def test_three_nodes_give_the_same_tokens_as_one_from_every_entry() -> Non
     expected = await alone()
     async with ring_of(3) as (_, nodes):
         assert [await answer(node, ask(max_tokens=40)) for node in nodes] == [expected] * 3
-        assert [len(node.stage.epochs) for node in nodes] == [1, 1, 1]
+        await until(lambda: [len(node.stage.epochs) for node in nodes] == [1, 1, 1])  # those of the start end as well
         await until(lambda: not any(leftovers(node) for node in nodes))
 
 
@@ -245,6 +243,22 @@ async def test_a_lost_entry_node_frees_its_sequences_and_disturbs_no_other() -> 
         await doomed.aclose()
 
 
+async def test_what_a_killed_entry_sent_at_last_is_freed_on_every_stage() -> None:
+    """Its streams break one after the other: something may still come through the second."""
+    async with ring_of(3, step_seconds=0.001) as (net, nodes):
+        plan = nodes[0].ring.plan
+        assert plan is not None
+        net.kill("n2")
+        late = Open(
+            sequence_id=f"{nodes[2].entry._prefix}/9/1", epoch=plan.epoch, entry="n2", tokens=(1, 2), prompt_length=2,
+            params=SamplingParams(temperature=0.0), max_length=50,
+        )  # fmt: skip
+        nodes[0].ring.deliver("n2", late)
+        assert nodes[0].stage.live() == 1
+        nodes[0].ring.on_peer_lost("n2", "its other stream broke")
+        await until(lambda: not leftovers(nodes[0]) and not leftovers(nodes[1]))
+
+
 async def test_a_cancelled_stream_frees_its_kv_on_every_node_within_a_second() -> None:
     async with ring_of(3, step_seconds=0.001) as (_, nodes):
         stream = nodes[1].process_tokens(ask(max_tokens=4000))
@@ -252,6 +266,20 @@ async def test_a_cancelled_stream_frees_its_kv_on_every_node_within_a_second() -
         assert all(node.stage.live() for node in nodes)
         await stream.aclose()
         await until(lambda: not any(leftovers(node) for node in nodes), timeout=1.0)
+
+
+async def test_a_peer_that_hears_this_node_no_more_loses_its_streams_their_attempt_and_not_a_minute() -> None:
+    expected = await alone()
+    async with ring_of(2, step_seconds=0.001) as (_, nodes):
+        stream = nodes[0].process_tokens(ask(max_tokens=40))
+        tokens = [token for _ in range(5) for token in (await anext(stream)).tokens]
+        there = nodes[1].ring.own_offer()
+        nodes[0].ring.on_offer(replace(there, peers=()))
+        (request,) = nodes[0].describe_requests()
+        assert request["state"] == "waiting"
+        nodes[0].ring.on_offer(there)
+        tokens += [token async for chunk in stream for token in chunk.tokens]
+        assert tokens == expected
 
 
 async def test_a_draining_node_ends_its_own_streams_and_hands_over_those_of_others() -> None:
@@ -294,7 +322,7 @@ async def test_a_rolling_restart_under_load_fails_no_request_and_changes_no_toke
             await until(lambda: len(results) > 10)
             results.clear()
             await nodes[index].cleanup()
-            nodes[index] = make_node(net, f"n{index}", engine=DummyEngine(step_seconds=0.0005))
+            nodes[index] = make_node(net, f"n{index}", step_seconds=0.0005)
             await nodes[index].initialize()
             await formed(nodes, 3)
         stop.set()

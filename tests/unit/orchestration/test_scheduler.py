@@ -205,6 +205,18 @@ def test_a_larger_budget_admits_who_waits() -> None:
     assert one.is_running("b")
 
 
+def test_a_smaller_budget_leaves_nobody_waiting_for_more_than_there_can_be() -> None:
+    one = scheduler(capacity_tokens=100)
+    add(one, "running", reserve=60)
+    add(one, "large", reserve=90)
+    add(one, "behind", reserve=10)
+    one.resize(capacity_tokens=50, max_lanes=10)
+    one.close("running")
+    assert shape(one.next_batch()) == {"large": 1}
+    one.close("large")
+    assert shape(one.next_batch()) == {"behind": 1}
+
+
 def test_a_lane_is_opened_once() -> None:
     one = scheduler()
     add(one, "a")

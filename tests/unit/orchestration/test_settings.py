@@ -26,6 +26,7 @@ from exo.orchestration.settings import NodeSettings
         ("discovery_config", {"discovery": "manual"}),
         ("discovery_name", {"discovery": "dns"}),
         ("tls_ca", {"tls_cert": Path("c"), "tls_key": Path("k")}),
+        ("tls_check_identity", {"tls_check_identity": True}),
     ],
 )
 def test_a_wrong_setting_is_named(field: str, wrong: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -169,6 +170,60 @@ async def test_a_retired_epoch_gives_its_sequences_back_to_their_entries(bench: 
     assert [failed.retryable for failed in bench.failures()] == [True]
     with pytest.raises(WrongEpoch):
         bench.stage.open("entry", opened("t"))
+
+
+@at("middle")
+async def test_a_lost_entry_is_told_behind_where_its_sequence_may_arrive_after_the_loss(bench: Bench) -> None:
+    bench.stage.open("first", opened())
+    bench.stage.forget_entry("entry")
+    assert bench.kinds("last") == ["Open", "Close"]
+    bench.stage.open("first", opened("late"))  # the stage before had not noticed yet
+    for stranger in ("last", "stranger"):
+        bench.stage.close_behind(stranger, "late")
+    assert bench.stage.live() == 1
+    bench.stage.close_behind("first", "late")
+    assert bench.stage.live() == 0
+    assert bench.kinds("last") == ["Open", "Close"] * 2
+
+
+@at("middle")
+async def test_an_epoch_that_is_served_again_goes_on_with_its_sequences(bench: Bench) -> None:
+    """As when a newer plan comes and goes while they run."""
+    bench.stage.open("first", opened())
+    bench.stage.serve(Assignment("e1", bench.assignment.shard, NODES, 1))
+    bench.stage.forward("first", forward())
+    await until(lambda: bench.kinds("last") == ["Open", "Forward"])
+
+
+@at("last")
+async def test_a_pass_that_fails_in_an_unforeseen_way_costs_an_attempt_and_not_the_stage(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.stage.open("middle", opened())
+    with monkeypatch.context() as broken:
+        broken.setattr("exo.orchestration.stage.sample", None)
+        bench.stage.forward("middle", forward())
+        await until(bench.failures)
+    assert bench.failures()[0].retryable
+    assert await bench.stage.check_health()
+    again = opened("again")
+    bench.stage.open("middle", again)
+    bench.stage.forward("middle", replace(forward(), sequence_id="again"))
+    await until(lambda: bench.kinds("entry") == ["Failed", "Token"])
+
+
+async def test_a_release_that_fails_stops_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(request_id: str) -> None:
+        raise RuntimeError("no")
+
+    bench.stage.open("entry", opened("one"))
+    await until(lambda: bench.engine.sequences == 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.engine, "release", broken)
+        bench.stage.close("entry", "one")
+        await until(lambda: not bench.stage._to_release)
+    bench.stage.open("entry", opened("two"))
+    await until(lambda: bench.kinds("middle") == ["Open", "Forward"] * 2)
 
 
 async def test_a_lost_entry_frees_its_sequences_only(bench: Bench) -> None:
