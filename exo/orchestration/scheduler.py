@@ -199,8 +199,10 @@ class Scheduler:
         return batch
 
     def _take(self, lane: _Lane, tokens: int) -> Work:
+        """A rest of one token goes along: alone it would be a step of decoding, which engines may round otherwise."""
         piece = lane.pieces.popleft()
-        if len(piece.values) > tokens:
+        tokens = max(tokens, 2) if len(piece.values) > 1 else tokens
+        if len(piece.values) > tokens + 1:
             lane.pieces.appendleft(Piece(piece.position + tokens, piece.values[tokens:], piece.sample))
             piece = Piece(piece.position, piece.values[:tokens], False)
         if lane.pieces:

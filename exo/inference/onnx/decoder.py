@@ -1,4 +1,4 @@
-"""The decoder as an ONNX graph: one shard's layers, from token ids or hidden states to hidden states or logits.
+"""The decoder as an ONNX graph: one shard's layers, from hidden states to hidden states or logits.
 
 Theory of operation. Activations are (tokens, hidden) with all rows of the batch one after the other; only
 GroupQueryAttention sees (batch, length, heads). It takes packed q, k and v, applies rotary embedding, causal mask,
@@ -46,7 +46,6 @@ class DecoderSpec:
     attention_scale: float
     attention_softcap: float = 0.0
     logit_softcap: float = 0.0
-    embedding_scale: float = 1.0
     activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
     qk_norm: bool = False
     post_norms: bool = False  # gemma2: the outputs of attention and MLP are normed before they are added
@@ -57,7 +56,6 @@ class DecoderSpec:
 class DecoderWeights(Protocol):
     """Weights of one shard in the layout the graph expects. `layer` is the index in the whole model."""
 
-    def embedding(self) -> Matrix: ...
     def norm(self, layer: int, name: Literal["input", "pre_mlp", "post_attention", "post_mlp"]) -> Array: ...
     def qkv(self, layer: int) -> tuple[Matrix, Array | None]: ...
     def qk_norm(self, layer: int) -> tuple[Array, Array]: ...
@@ -79,15 +77,10 @@ class DecoderGraph:
         self._delta = ""  # what the next norm adds to it; empty: nothing
 
     def begin(self) -> None:
-        """Inputs and, in a first shard, the embedding."""
+        """Inputs. A first shard takes the rows of the embedding for hidden states."""
         spec, g = self._spec, self._g
-        if spec.first:
-            g.input("input_ids", "int64", ["batch", "length"])
-            flat = g.node("Reshape", ["input_ids", g.constant("shape_flat", np.array([-1]))], "ids")
-            self._residual = self._embed(flat)
-        else:
-            flat = self._residual = g.input("hidden_in", "float32", ["tokens", spec.hidden])
-            self._delta = g.node("ConstantOfShape", [g.node("Shape", [flat], "hidden_shape")], "nothing_to_add")
+        hidden = self._residual = g.input("hidden_in", "float32", ["tokens", spec.hidden])
+        self._delta = g.node("ConstantOfShape", [g.node("Shape", [hidden], "hidden_shape")], "nothing_to_add")
         g.input("seqlens_k", "int32", ["batch"])
         g.input("total_length", "int32", [])
         half = spec.head_dim // 2
@@ -96,27 +89,10 @@ class DecoderGraph:
         if spec.last:
             g.input("rows", "int64", ["n_rows"])
         batch = g.node("Shape", ["seqlens_k"], "batch_size")
-        g.node("Greater", [g.node("Shape", [flat], "n_tokens", end=1), batch], "is_prompt")
+        g.node("Greater", [g.node("Shape", [hidden], "n_tokens", end=1), batch], "is_prompt")
         width = g.constant("qkv_width", np.array([-1, (spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim]))
         g.node("Concat", [batch, width], "qkv_shape", axis=0)
         g.constant("heads_shape", np.array([-1, spec.n_heads * spec.head_dim]))
-
-    def _embed(self, ids: str) -> str:
-        spec, g = self._spec, self._g
-        matrix = self._weights.embedding()
-        if isinstance(matrix, Dense):
-            out = g.node("Gather", [g.constant("embedding", matrix.values), ids], "embedded")
-        else:
-            codes = matrix.codes.reshape(matrix.n, -1)[:, : matrix.k * matrix.bits // 8]
-            inputs = [g.constant("embedding", codes), ids, g.constant("embedding_scales", matrix.scales)]
-            out = g.node(
-                "GatherBlockQuantized", inputs, "embedded",
-                domain=CONTRIB, bits=matrix.bits, block_size=BLOCK, gather_axis=0, quantize_axis=1,
-            )  # fmt: skip
-        if spec.embedding_scale != 1.0:
-            factor = g.constant("embedding_scale", np.array(spec.embedding_scale, np.float32))
-            out = g.node("Mul", [out, factor], "embedded_scaled")
-        return out
 
     def layer(self, position: int) -> None:
         """The layer at `position` of `spec.layers`."""
@@ -204,12 +180,14 @@ class DecoderGraph:
         matrix, bias = self._weights.qkv(index)
         if isinstance(matrix, Dense):
             return self._linear(x, matrix, bias, out)
-        return self._g.either(
+        quantised = out if matrix.offsets is None else f"{out}.q"
+        self._g.either(
             "is_prompt",
-            lambda: self._linear(x, matrix, bias, f"{out}.prompt", accuracy=FLOAT_ACTIVATIONS, weights=out),
-            lambda: self._linear(x, matrix, bias, f"{out}.step", weights=out),
-            out,
+            lambda: self._quantised(x, matrix, bias, f"{out}.prompt", accuracy=FLOAT_ACTIVATIONS, weights=out),
+            lambda: self._quantised(x, matrix, bias, f"{out}.step", weights=out),
+            quantised,
         )
+        return quantised if matrix.offsets is None else self._add_offsets(x, matrix, quantised, out)
 
     def _normed_qkv(self, x: str, index: int, name: str) -> list[str]:
         """q, k and v apart, each head of q and k normed (the CPU kernel of GroupQueryAttention does not do it)."""
@@ -240,43 +218,51 @@ class DecoderGraph:
             act = g.node("Gelu", [gate], f"{name}.act", approximate=approximate)
         return g.node("Mul", [act, up], f"{name}.mlp")
 
-    def _linear(
+    def _linear(self, x: str, matrix: Matrix, bias: Array | None, out: str, *, early: bool = False) -> str:
+        """x (tokens, K) times the transposed matrix plus bias."""
+        g = self._g
+        if isinstance(matrix, Dense):
+            inputs = [x, g.constant(f"{out}.weight", matrix.values), *self._bias(bias, out)]
+            return g.node("Gemm", inputs, out, early=early, transB=1)
+        if matrix.offsets is None:
+            return self._quantised(x, matrix, bias, out, early=early, weights=out)
+        quantised = self._quantised(x, matrix, bias, f"{out}.q", early=early, weights=out)
+        return self._add_offsets(x, matrix, quantised, out)
+
+    def _bias(self, bias: Array | None, weights: str) -> list[str]:
+        return [] if bias is None else [self._g.constant(f"{weights}.bias", bias)]
+
+    def _quantised(
         self,
         x: str,
-        matrix: Matrix,
+        matrix: Packed,
         bias: Array | None,
         out: str,
         *,
+        weights: str,
         early: bool = False,
         accuracy: int = INT8_ACTIVATIONS,
-        weights: str = "",
     ) -> str:
-        """x (tokens, K) times the transposed matrix plus bias. weights: the name its constants share, if not `out`."""
-        g, weights = self._g, weights or out
-        bias_name = [] if bias is None else [g.constant(f"{weights}.bias", bias)]
-        if isinstance(matrix, Dense):
-            return g.node(
-                "Gemm", [x, g.constant(f"{weights}.weight", matrix.values), *bias_name], out, early=early, transB=1
-            )
+        """The same without the matrix's offsets. weights: what its constants are named after."""
+        g = self._g
         inputs = [x, g.constant(f"{weights}.codes", matrix.codes), g.constant(f"{weights}.scales", matrix.scales)]
-        if bias_name:
-            inputs += ["", "", *bias_name]
-        quantised = out if matrix.offsets is None else f"{out}.q"
-        g.node(
-            "MatMulNBits", inputs, quantised,
+        if bias is not None:
+            inputs += ["", "", *self._bias(bias, weights)]
+        return g.node(
+            "MatMulNBits", inputs, out,
             domain=CONTRIB, early=early,
             K=matrix.k, N=matrix.n, bits=matrix.bits, block_size=BLOCK, accuracy_level=accuracy,
         )  # fmt: skip
-        return quantised if matrix.offsets is None else self._add_offsets(x, matrix, quantised, out, weights)
 
-    def _add_offsets(self, x: str, matrix: Packed, quantised: str, out: str, weights: str) -> str:
-        """The part of affine blocks that MatMulNBits does not know: offsets times the sums of x over each block."""
+    def _add_offsets(self, x: str, matrix: Packed, quantised: str, out: str) -> str:
+        """The part of affine blocks that MatMulNBits does not know: offsets times the sums of x over each block.
+
+        The sums are no product with a constant: ONNX Runtime would keep (and read) a repacked one for every node.
+        """
         assert matrix.offsets is not None
         g = self._g
-        sums = f"{out}.sums"
-        blocks = matrix.offsets.shape[1]
-        ones = np.zeros((matrix.k, blocks), np.float32)
-        ones[np.arange(matrix.k), np.arange(matrix.k) // BLOCK] = 1
-        g.node("MatMul", [x, g.constant(f"block_sums_{matrix.k}", ones)], sums)
-        offsets = g.constant(f"{weights}.offsets", np.ascontiguousarray(matrix.offsets.T))
+        blocks = g.constant(f"blocks_{matrix.k}", np.array([-1, matrix.k // BLOCK, BLOCK]))
+        apart = g.node("Reshape", [x, blocks], f"{out}.blocks")
+        sums = g.node("ReduceSum", [apart, g.constant("last_axis", np.array([-1]))], f"{out}.sums", keepdims=0)
+        offsets = g.constant(f"{out}.offsets", np.ascontiguousarray(matrix.offsets.T))
         return g.node("Gemm", [sums, offsets, quantised], out)

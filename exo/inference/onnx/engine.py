@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import os
 import platform
@@ -20,7 +22,8 @@ from exo.inference.memory import default_kv_budget
 from exo.inference.models import Weights, supported_families
 from exo.inference.onnx.conversion_cache import ConversionCache
 from exo.inference.onnx.decoder import DecoderGraph, DecoderSpec
-from exo.inference.onnx.resident import forget_mapped_pages, trim_heap
+from exo.inference.onnx.embedding import Embedding, write_embedding
+from exo.inference.onnx.resident import forget_code, forget_mapped_pages, trim_heap
 from exo.inference.onnx.sequences import Sequences
 from exo.inference.onnx.session import ShardSession, choose_providers
 from exo.inference.onnx.shard_weights import ShardWeights, WeightFormat, decoder_spec
@@ -30,7 +33,7 @@ from exo.topology.device_capabilities import device_capabilities
 logger = logging.getLogger(__name__)
 
 # Part of every cache key: raise it whenever the same checkpoint would be converted to something else.
-CONVERSION: Final = 3
+CONVERSION: Final = 4
 DEFAULT_CACHE_BYTES: Final = 20 << 30
 
 
@@ -96,13 +99,16 @@ class OnnxEngine(CheckpointEngine):
         def build(folder: Path) -> None:
             convert(weights, shard, spec, self._format, folder, advance)
 
+        gc.collect()
         trim_heap()  # what reading the header and building the tokenizer left
+        forget_code()
         try:
             key = f"{weights.checkpoint.content_hash()}-{conversion_key(shard, self._format)}"
             session = self._open(cache, key, build, spec, weights)
         finally:
             # What the session maps stays readable after the files are gone.
             cache.close()
+            forget_code()
         budget = default_kv_budget() if self._wanted_budget is None else self._wanted_budget
         self._sequences = Sequences(session, spec, weights.config, self._max_sequences, budget)
 
@@ -115,9 +121,7 @@ class OnnxEngine(CheckpointEngine):
         for fresh in (False, True):
             entry = cache.get(key, build)
             try:
-                session = ShardSession(entry, spec, weights.config, threads=threads, providers=providers)
-                session.try_out()
-                return session
+                return start_session(entry, spec, weights, threads, providers)
             except Exception as error:  # onnxruntime's errors have no common root
                 cache.discard(entry)
                 if fresh:
@@ -181,6 +185,8 @@ def convert(
         meter = _TensorMeter(weights, shard, advance)
         graph = DecoderGraph(spec, ShardWeights(weights, shard, weight_format), writer)
         graph.begin()
+        if spec.first:
+            write_embedding(folder, weights.raw("embed"), lambda: forget_mapped_pages(files))
         meter.embedding()
         for position, layer in enumerate(spec.layers):
             graph.layer(position)
@@ -192,6 +198,25 @@ def convert(
         writer.close()
         forget_mapped_pages(files)
         trim_heap()
+        forget_code()
+
+
+def start_session(
+    folder: Path, spec: DecoderSpec, weights: Weights, threads: int, providers: Sequence[str]
+) -> ShardSession:
+    """On a converted shard, tried out. Raises `OSError` and what ONNX Runtime raises."""
+    config = weights.config
+    with contextlib.ExitStack() as undo:
+        embedding = None
+        if spec.first:
+            embedding = Embedding(
+                folder, dtype=weights.raw("embed").dtype, width=config.hidden, scale=config.embed_scale
+            )
+            undo.callback(embedding.close)
+        session = ShardSession(folder, spec, config, threads=threads, providers=providers, embedding=embedding)
+        session.try_out()
+        undo.pop_all()
+    return session
 
 
 class _TensorMeter:

@@ -6,5 +6,6 @@ from typing import Final
 
 MODEL_FILE: Final = "model.onnx"
 WEIGHTS_FILE: Final = "weights.bin"
+EMBEDDING_FILE: Final = "embedding.bin"
 # Domain of the operators that ONNX Runtime adds.
 CONTRIB: Final = "com.microsoft"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,20 +36,34 @@ def mappings(maps: str, files: Iterable[Path]) -> list[tuple[int, int]]:
     return found
 
 
-def forget_mapped_pages(files: Iterable[Path]) -> list[tuple[int, int]]:
-    """Drop the pages of files mapped read-only (or never written to) from this process; returns their mappings."""
-    if sys.platform != "linux":
-        return []
-    try:
-        found = mappings(_MAPS.read_text(), files)
-    except OSError:
-        return []
-    forget(found)
+def code_mappings(maps: str) -> list[tuple[int, int]]:
+    """(address, bytes) of the program code of all libraries. Only what can never have been written to: r-x."""
+    found: list[tuple[int, int]] = []
+    for line in maps.splitlines():
+        fields = line.split(maxsplit=5)
+        if len(fields) == 6 and fields[1] == "r-xp" and fields[5].startswith("/"):
+            start, end = (int(part, 16) for part in fields[0].split("-"))
+            found.append((start, end - start))
     return found
 
 
-def forget(areas: Iterable[tuple[int, int]]) -> None:
-    """The same for mappings found before, as long as they last."""
+def forget_mapped_pages(files: Iterable[Path]) -> None:
+    """Drop the pages of files mapped read-only (or never written to) from this process."""
+    _forget(lambda maps: mappings(maps, files))
+
+
+def forget_code() -> None:
+    """Drop the code that only starting up needed; what runs on comes back page by page from the page cache."""
+    _forget(code_mappings)
+
+
+def _forget(choose: Callable[[str], list[tuple[int, int]]]) -> None:
+    if sys.platform != "linux":
+        return
+    try:
+        areas = choose(_MAPS.read_text())
+    except OSError:
+        return
     for address, size in areas:
         _libc().madvise(address, size, mmap.MADV_DONTNEED)
 

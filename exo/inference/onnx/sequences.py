@@ -25,7 +25,7 @@ Array = np.ndarray[Any, Any]
 
 # Most and fewest tokens of one pass over one sequence. Small chunks compute less of attention's masked upper half and
 # need less scratch memory; below the fewest, weights would be read too often.
-CHUNK: Final = 128
+CHUNK: Final = 64
 MIN_CHUNK: Final = 32
 # Multiplications of a chunk, so that a cancelled prompt of a large model ends within about a second on a few cores.
 CHUNK_WORK: Final = 50e9
@@ -38,6 +38,12 @@ def chunk_size(spec: DecoderSpec, config: ModelConfig) -> int:
     attention = 2 * config.heads * config.head_dim + 2 * config.kv_heads * config.head_dim
     per_token = len(spec.layers) * config.hidden * (attention + 3 * config.ffn)
     return int(max(min(MIN_CHUNK, CHUNK), min(CHUNK, CHUNK_WORK // per_token)))
+
+
+def chunks_of(length: int, size: int) -> list[tuple[int, int]]:
+    """(start, stop) of each pass. A rest of one token goes along: alone it would be a step, which rounds otherwise."""
+    starts = list(range(0, max(1, length - 1), size))
+    return list(zip(starts, [*starts[1:], length], strict=True))
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +103,7 @@ class Sequences:
                 self._buffers.clear(free)
 
     def close(self) -> None:
-        self._session.forget_buffers()
+        self._session.close()
         self._buffers.close()
 
     # Before a pass.
@@ -237,10 +243,10 @@ class Sequences:
     def _prefill(self, place: _Place, cancel: Callable[[], None]) -> Array:
         wanted = place.step.rows
         kept: list[Array] = []
-        for start in range(0, len(place.values), self._chunk):
+        for start, stop in chunks_of(len(place.values), self._chunk):
             cancel()
-            chunk = place.values[start : start + self._chunk]
-            is_end = start + len(chunk) == len(place.values)
+            chunk = place.values[start:stop]
+            is_end = stop == len(place.values)
             slot, long = self._slot(place)
             rows: Array | None = None
             if self._spec.last:

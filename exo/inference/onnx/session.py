@@ -17,9 +17,10 @@ import onnxruntime
 
 from exo.inference.models import ModelConfig
 from exo.inference.onnx.decoder import DecoderSpec
+from exo.inference.onnx.embedding import Embedding
 from exo.inference.onnx.kv_buffers import KvBuffers
 from exo.inference.onnx.layout import MODEL_FILE, WEIGHTS_FILE
-from exo.inference.onnx.resident import forget, forget_mapped_pages, trim_heap
+from exo.inference.onnx.resident import forget_mapped_pages, trim_heap
 from exo.inference.onnx.shard_weights import rotary_caches
 
 Array = np.ndarray[Any, Any]
@@ -49,26 +50,37 @@ class Binding:
 
 
 class ShardSession:
-    """Raises what ONNX Runtime raises where the graph cannot be loaded or run. One thread at a time."""
+    """Raises what ONNX Runtime raises where the graph cannot be loaded or run. One thread at a time.
+
+    embedding: of a shard with the first layer; the session closes it.
+    """
 
     def __init__(
-        self, folder: Path, spec: DecoderSpec, config: ModelConfig, *, threads: int, providers: Sequence[str] = (CPU,)
+        self,
+        folder: Path,
+        spec: DecoderSpec,
+        config: ModelConfig,
+        *,
+        threads: int,
+        providers: Sequence[str] = (CPU,),
+        embedding: Embedding | None = None,
     ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Threads spin from operator to operator, but not from pass to pass: that takes the cores from the stages beside.
+        # Threads spin from operator to operator, but not from pass to pass: that takes the cores from stages beside.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
         # A pattern is kept for every shape ever seen, and prompts come in all lengths.
         options.enable_mem_pattern = False
         self._session = onnxruntime.InferenceSession(str(folder / MODEL_FILE), options, providers=list(providers))
         # What was repacked is not read again.
-        self._mapped = forget_mapped_pages([folder / WEIGHTS_FILE])
+        forget_mapped_pages([folder / WEIGHTS_FILE])
         trim_heap()
         self.providers: list[str] = self._session.get_providers()
         self._spec = spec
         self._config = config
+        self._embedding = embedding
         self._caches: dict[bool, tuple[Array, Array]] = {}
         self._bindings: OrderedDict[tuple[int, int, int, bool], Binding] = OrderedDict()
 
@@ -105,15 +117,13 @@ class ShardSession:
         """
         n_rows = 0 if rows is None else len(rows)
         binding = self._binding(buffers, start, values.shape[:2], n_rows, long_rope)
-        binding.values[...] = values.reshape(binding.values.shape)
+        hidden = values if self._embedding is None else self._embedding.rows(values.reshape(-1))
+        binding.values[...] = hidden.reshape(binding.values.shape)
         np.subtract(lengths, 1, out=binding.lengths, casting="same_kind")
         binding.total[...] = lengths.max()
         if rows is not None:
             binding.rows[...] = rows
         self._session.run_with_iobinding(binding.io)
-        if values.shape[1] > 1:
-            # The kernel maps 64 KB around every row of the embedding that a prompt looks up.
-            forget(self._mapped)
         return binding.result.copy() if values.shape[1] == 1 else binding.result
 
     def _binding(self, buffers: KvBuffers, start: int, shape: tuple[int, ...], n_rows: int, long_rope: bool) -> Binding:
@@ -131,15 +141,14 @@ class ShardSession:
     def _bind(self, buffers: KvBuffers, start: int, batch: int, length: int, n_rows: int, long_rope: bool) -> Binding:
         spec, io = self._spec, self._session.io_binding()
         tokens = batch * length
-        first = (batch, length) if spec.first else (tokens, spec.hidden)
-        values = np.zeros(first, np.int64 if spec.first else np.float32)
+        values = np.zeros((tokens, spec.hidden), np.float32)
         result = np.empty((n_rows, spec.vocab) if spec.last else (tokens, spec.hidden), np.float32)
         binding = Binding(
             io, values, np.zeros(batch, np.int32), np.zeros((), np.int32), np.zeros(n_rows, np.int64), result
         )
         cos, sin = self._rotary(buffers.capacity, long_rope)
         inputs = {
-            "input_ids" if spec.first else "hidden_in": values,
+            "hidden_in": values,
             "seqlens_k": binding.lengths,
             "total_length": binding.total,
             "cos_cache": cos,
@@ -155,6 +164,11 @@ class ShardSession:
             _bind_output(io, f"present_{name}", part)
         _bind_output(io, "logits" if spec.last else "hidden_out", result)
         return binding
+
+    def close(self) -> None:
+        self.forget_buffers()
+        if self._embedding is not None:
+            self._embedding.close()
 
     def _rotary(self, capacity: int, long_rope: bool) -> tuple[Array, Array]:
         if long_rope not in self._caches:

@@ -18,7 +18,7 @@ from exo.inference.models import ModelConfig, Weights
 from exo.inference.models.rope import cos_sin
 from exo.inference.onnx import formats
 from exo.inference.onnx.decoder import DecoderSpec
-from exo.inference.onnx.formats import Matrix, Packed
+from exo.inference.onnx.formats import Matrix
 from exo.inference.shard import Shard
 
 Array = np.ndarray[Any, Any]
@@ -90,7 +90,6 @@ def decoder_spec(config: ModelConfig, shard: Shard) -> DecoderSpec:
         attention_scale=config.attention_scale,
         attention_softcap=config.attn_softcap or 0.0,
         logit_softcap=config.final_softcap or 0.0,
-        embedding_scale=config.embed_scale,
         activation=config.activation,
         qk_norm=config.qk_norm,
         post_norms=config.post_norms,
@@ -108,16 +107,6 @@ class ShardWeights:
             weight_format = "float32" if float_bytes(weights, shard) <= FLOAT_LIMIT else "stored"
         self._bits = BITS[weight_format]
         self._layout = HeadLayout.of(weights.config)
-
-    def embedding(self) -> Matrix:
-        raw = self._weights.raw("embed")
-        if raw.dtype == "Q4_0" and formats.is_direct(raw) and self._bits in {None, 4}:
-            return formats.take_over(raw)
-        matrix = formats.convert(raw, 32 if self._bits == 32 else 8)
-        if isinstance(matrix, Packed) and matrix.offsets is not None:
-            # GatherBlockQuantized knows no offsets.
-            matrix = formats.quantize(formats.dequantize(matrix), 8)
-        return matrix
 
     def norm(self, layer: int, name: Literal["input", "pre_mlp", "post_attention", "post_mlp"]) -> Array:
         return self._weights.tensor(f"{layer}.{_NORMS[name]}")

@@ -44,3 +44,30 @@ async def test_smollm2_says_what_the_reference_says_until_it_hesitates(tmp_path:
                 assert not clear[i, k] or int(out[i][-1].argmax()) == want["greedy"][i, k]
             steps = [Step(f"s{i}", want["greedy"][i, k : k + 1], at[i] + k) for i in range(n)]
             out = await engine.infer_batch(SHARD, steps)
+
+
+async def test_two_shards_say_bit_for_bit_what_one_says_whatever_else_is_in_the_batch(tmp_path: Path) -> None:
+    """Prompt and steps; int8 rounding would turn any other last bit into another logit."""
+    with np.load(DATA / "smollm2" / "reference_smollm2.npz") as file:
+        prompt, others = file["ids_0"], [file[f"ids_{i}"] for i in range(1, 4)]
+        greedy = file["greedy"][0, :6]
+    path, n_layers = resolve_model("smollm2-135m"), SHARD.n_layers
+    halves = [Shard("smollm2-135m", 0, 12, n_layers), Shard("smollm2-135m", 13, 29, n_layers)]
+    async with (
+        OnnxEngine(cache_dir=tmp_path, kv_budget=64 << 20) as whole,
+        OnnxEngine(cache_dir=tmp_path, kv_budget=64 << 20) as first,
+        OnnxEngine(cache_dir=tmp_path, kv_budget=64 << 20) as second,
+    ):
+        await whole.load_checkpoint(SHARD, path)
+        await first.load_checkpoint(halves[0], path)
+        await second.load_checkpoint(halves[1], path)
+        for i, ids in enumerate(others):
+            await whole.infer_batch(SHARD, [Step(f"other{i}", ids, 0)])
+        fed, at = [prompt, *(greedy[k : k + 1] for k in range(len(greedy)))], 0
+        for k, values in enumerate(fed):
+            beside = [Step(f"other{i}", greedy[:1], len(ids) + k - 1) for i, ids in enumerate(others) if k]
+            want = (await whole.infer_batch(SHARD, [*beside, Step("s", values, at)]))[-1]
+            (hidden,) = await first.infer_batch(halves[0], [Step("s", values, at)])
+            (got,) = await second.infer_batch(halves[1], [Step("s", hidden, at)])
+            np.testing.assert_array_equal(got[-1], want[-1])
+            at += len(values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
-from exo.inference.onnx.resident import forget_mapped_pages, mappings, trim_heap
+from exo.inference.onnx.resident import code_mappings, forget_code, forget_mapped_pages, mappings, trim_heap
 
 MAPS = """\
 55d0c0a00000-55d0c0a21000 rw-p 00000000 00:00 0                          [heap]
@@ -32,3 +32,19 @@ def test_forgotten_pages_are_read_again(tmp_path: Path) -> None:
         forget_mapped_pages([path])
         assert area[7:14] == b"weights"
     trim_heap()
+
+
+def test_code_is_what_is_executable_private_and_of_a_file() -> None:
+    maps = """\
+7f2000000000-7f2000001000 r--p 00000000 08:01 50                         /usr/lib/libm.so.6
+7f2000001000-7f2000005000 r-xp 00001000 08:01 50                         /usr/lib/libm.so.6
+7f2000005000-7f2000006000 rw-p 00005000 08:01 50                         /usr/lib/libm.so.6
+7ffc00000000-7ffc00002000 r-xp 00000000 00:00 0                          [vdso]
+7f3000000000-7f3000001000 r-xp 00000000 00:00 0
+"""
+    assert code_mappings(maps) == [(0x7F2000001000, 0x4000)]
+
+
+def test_forgotten_code_runs_on() -> None:
+    forget_code()
+    assert sum(range(1000)) == 499500

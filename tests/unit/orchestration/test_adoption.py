@@ -163,7 +163,7 @@ async def test_where_both_do_not_fit_the_new_layers_replace_the_old_ones_and_the
         await until(lambda: "in place of" in nodes[0].ring.reason)
         assert "both at once need 200 MiB more" in nodes[0].ring.reason
         assert "ring formed" in nodes[0].monitor.report().reasons_ready
-        assert layers(nodes[0]) == []
+        await until(lambda: layers(nodes[0]) == [])
         gate.open.set()
         await formed([*nodes, third], 3)
         await reader.task

@@ -249,3 +249,13 @@ def test_every_token_of_every_sequence_runs_once_in_order_and_all_end(
                 one.close(work.lane_id)
     assert {lane: len(run) for lane, run in seen.items()} == {str(n): tokens for n, tokens in enumerate(prompts)}
     assert (one.reserved, len(one)) == (0, 0)
+
+
+@given(tokens=st.integers(2, 300), chunk=st.integers(1, 64), budget=st.integers(1, 130))
+def test_no_prompt_is_cut_so_that_one_token_is_left_alone(tokens: int, chunk: int, budget: int) -> None:
+    one = scheduler(chunk_tokens=chunk, pass_tokens=budget)
+    add(one, "a", tokens, reserve=tokens)
+    pieces = [work.piece for _ in range(tokens) for work in one.next_batch()]
+    assert [value for piece in pieces for value in piece.values] == list(range(tokens))
+    assert all(2 <= len(piece.values) <= max(chunk, 2) + 1 for piece in pieces)
+    assert [piece.sample for piece in pieces] == [False] * (len(pieces) - 1) + [True]

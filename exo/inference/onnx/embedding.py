@@ -1,0 +1,53 @@
+"""`Embedding`: hidden states of token ids, from the checkpoint's own rows in a file. Knows no graph and no sequences.
+
+Rows are read where they are needed, not mapped: a mapping would make up to a huge page around every row resident, for
+a prompt all of the table. They stay in the stored format, so nothing is rounded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from exo.inference.checkpoint import RawTensor
+from exo.inference.dequantize import block_layout, to_float32
+from exo.inference.onnx.layout import EMBEDDING_FILE
+
+Array = np.ndarray[Any, Any]
+
+# Rows copied at a time when the file is written.
+ROWS: Final = 4096
+
+
+class Embedding:
+    """dtype: the stored type; width: values of a row; scale: what each is multiplied by. Raises `OSError`."""
+
+    def __init__(self, folder: Path, *, dtype: str, width: int, scale: float = 1.0) -> None:
+        values, n_bytes = block_layout(dtype)
+        self._dtype, self._width, self._scale = dtype, width, np.float32(scale)
+        self._row_bytes = width // values * n_bytes
+        self._file = (folder / EMBEDDING_FILE).open("rb", buffering=0)
+
+    def rows(self, ids: Array) -> Array:
+        """float32 (n, width) of int64 (n,)."""
+        size, fd = self._row_bytes, self._file.fileno()
+        data = b"".join(os.pread(fd, size, token * size) for token in ids.tolist())
+        stored = np.frombuffer(data, np.uint8).reshape(len(ids), size)
+        values = to_float32(RawTensor(self._dtype, (len(ids), self._width), stored))
+        return values if self._scale == 1 else values * self._scale
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def write_embedding(folder: Path, raw: RawTensor, between: Callable[[], object]) -> None:
+    """Copy the stored rows; `between` is called now and then, to forget what was read."""
+    data = raw.data.reshape(raw.shape[0], -1)
+    with (folder / EMBEDDING_FILE).open("wb") as file:
+        for start in range(0, len(data), ROWS):
+            file.write(np.ascontiguousarray(data[start : start + ROWS]).data)
+            between()
