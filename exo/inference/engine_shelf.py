@@ -63,6 +63,10 @@ class EngineShelf(InferenceEngine):
     def max_sequences(self) -> int | None:
         return _least(engine.max_sequences for engine in self._engines.values())
 
+    @property
+    def replays_by_step(self) -> bool:
+        return any(engine.replays_by_step for engine in self._engines.values())
+
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def _do_initialize(self) -> None:

@@ -54,6 +54,10 @@ class FallbackEngine(CheckpointEngine):
     def max_sequences(self) -> int | None:
         return self._inner.max_sequences if self._inner else None
 
+    @property
+    def replays_by_step(self) -> bool:
+        return self._inner is not None and self._inner.replays_by_step
+
     async def _load_checkpoint(self, shard: Shard, path: Path) -> None:
         await super()._load_checkpoint(shard, path)
         if self.degraded_reason is None:

@@ -134,6 +134,11 @@ class InferenceEngine(AsyncResource, ABC):
         """How many sequences can be live at once, whatever their length; None where there is no bound."""
         return None
 
+    @property
+    def replays_by_step(self) -> bool:
+        """Whether a token gives other last bits in a prompt than as a step: a replay must then go as it went at first."""
+        return False
+
     @abstractmethod
     async def _load_checkpoint(self, shard: Shard, path: Path) -> None: ...
 

@@ -12,7 +12,7 @@ from exo.orchestration.forward_pass import TokenSampler
 class Lane:
     """expected: position of the next token or forward that is in order; limit: what it said it can grow to.
 
-    tokens: those it was opened with.
+    tokens: those read as a prompt.
     """
 
     sequence_id: str

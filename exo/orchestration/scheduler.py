@@ -61,6 +61,17 @@ class _Lane:
     pieces: deque[Piece] = field(default_factory=deque)
 
 
+def opening_pieces(tokens: tuple[int, ...], prompt_length: int, *, by_step: bool) -> list[Piece]:
+    """What a sequence begins with: all of it as a prompt or, where `by_step`, what it has produced as it was then."""
+    prompt = max(1, prompt_length) if by_step else len(tokens)
+    pieces = [tokens[:prompt], *((token,) for token in tokens[prompt:])]
+    starts = [0, *range(prompt, len(tokens))]
+    return [
+        Piece(start, values, sample=start + len(values) == len(tokens))
+        for start, values in zip(starts, pieces, strict=True)
+    ]
+
+
 class Scheduler:
     """`group`: lanes of different groups (ring epochs) never share a pass."""
 

@@ -25,7 +25,7 @@ from exo.networking.messages import Close, Failed, Forward, Message, Open, Token
 from exo.orchestration.assignment import Assignment
 from exo.orchestration.forward_pass import Choice, Draw, TokenSampler, run_pass, sample
 from exo.orchestration.lane import Lane
-from exo.orchestration.scheduler import Limits, Piece, Scheduler, Work
+from exo.orchestration.scheduler import Limits, Piece, Scheduler, Work, opening_pieces
 
 Array = np.ndarray[Any, Any]
 Post = Callable[[str, Message], None]
@@ -134,7 +134,8 @@ class Stage(AsyncResource):
             return None
         reserve = max(message.max_length, len(message.tokens))
         limit = reserve if message.max_length else MAX_LENGTH
-        lane = Lane(message.sequence_id, message.entry, assignment, 0, limit, message.tokens, None)
+        pieces = opening_pieces(message.tokens, message.prompt_length, by_step=self._engine.replays_by_step)
+        lane = Lane(message.sequence_id, message.entry, assignment, 0, limit, pieces[0].values, None)
         try:
             if assignment.is_last:
                 lane.sampler = self._samplers(message)
@@ -149,7 +150,8 @@ class Stage(AsyncResource):
             self._post(assignment.next, message)
         if assignment.is_first and lane.sequence_id in self._lanes:  # else the next stage is not connected
             lane.expected = len(message.tokens)
-            self._push(lane, Piece(0, message.tokens, sample=True))
+            for piece in pieces:
+                self._push(lane, piece)
 
     def forward(self, sender: str, message: Forward) -> None:
         """Hidden states of the stage before. Raises `WrongEpoch`."""

@@ -27,12 +27,13 @@ async def texts(ring: Ring, max_tokens: int) -> list[Stream]:
     return list(await asyncio.gather(*asked))
 
 
-async def test_three_processes_give_the_text_of_one_with_the_real_model(tmp_path: Path) -> None:
-    numpy = ("--engine", "numpy", "--model", SMOLLM2)
+@pytest.mark.parametrize("engine", ["numpy", "onnx"])
+async def test_three_processes_give_the_text_of_one_with_the_real_model(tmp_path: Path, engine: str) -> None:
+    real = ("--engine", engine, "--model", SMOLLM2)
     (one_folder := tmp_path / "one").mkdir()
-    async with ring_of(one_folder, 1, *numpy) as ring:
+    async with ring_of(one_folder, 1, *real) as ring:
         alone = await texts(ring, 10)
-    async with ring_of(tmp_path, 3, *numpy) as ring:
+    async with ring_of(tmp_path, 3, *real) as ring:
         together = await texts(ring, 10)
         stages = (await ring.get(ring.nodes[0], "/api/v1/ring"))["stages"]
         own = [(await ring.get(node, "/api/v1/ring"))["stages"] for node in ring.nodes]
@@ -105,8 +106,9 @@ async def test_twenty_kills_at_random_moments_cost_no_token_and_each_new_plan_is
             assert (await ring.get(node, "/api/v1/requests"))["requests"] == []
 
 
-async def test_kills_in_mid_text_of_the_real_model_change_not_a_letter_of_it(tmp_path: Path) -> None:
-    async with ring_of(tmp_path, 4, "--engine", "numpy", "--model", SMOLLM2) as ring:
+@pytest.mark.parametrize("engine", ["numpy", "onnx"])
+async def test_kills_in_mid_text_of_the_real_model_change_not_a_letter_of_it(tmp_path: Path, engine: str) -> None:
+    async with ring_of(tmp_path, 4, "--engine", engine, "--model", SMOLLM2) as ring:
         prompt = await Prompt.tried(ring, PROMPTS[3], 40, SMOLLM2)
         alive = list(ring.nodes)
         for victim, at in ((ring.nodes[2], 9), (ring.nodes[1], 23)):

@@ -27,6 +27,8 @@ Array = np.ndarray[Any, Any]
 # MatMulNBits: 4 takes the int8 kernels (activations are quantised per block of 32), 1 the float32 ones.
 INT8_ACTIVATIONS: Final = 4
 FLOAT_ACTIVATIONS: Final = 1
+# The first layers of a model make the attention sinks: what they round, all later ones see.
+SINK_LAYERS: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +152,7 @@ class DecoderGraph:
     def _attention(self, x: str, position: int, name: str) -> str:
         spec, g = self._spec, self._g
         index = spec.layers[position]
-        x = self._qkv(x, index, f"{name}.qkv")
+        x = self._careful(x, *self._weights.qkv(index), f"{name}.qkv")
         x = g.node("Reshape", [x, "qkv_shape"], f"{name}.qkv3")
         cache: list[str | int] = ["slots", spec.n_kv_heads, "capacity", spec.head_dim]
         past = [g.input(f"past_{kind}.{index}", "float32", cache) for kind in ("key", "value")]
@@ -171,13 +173,12 @@ class DecoderGraph:
         )  # fmt: skip
         return g.node("Reshape", [out, "heads_shape"], f"{name}.attention")
 
-    def _qkv(self, x: str, index: int, out: str) -> str:
-        """In a prompt with float activations: attention sinks make the input spiky, and int8 loses most here.
+    def _careful(self, x: str, matrix: Matrix, bias: Array | None, out: str) -> str:
+        """`_linear` with float activations where a prompt is read: int8 loses most at the spikes of attention sinks.
 
-        Steps of one token gain nothing from that (decision 0005), and int8 kernels give a row the same bits whatever
-        rows are beside it.
+        Sinks are tokens of the prompt; steps gain nothing from that (decision 0005), and int8 kernels give a row the
+        same bits whatever rows are beside it.
         """
-        matrix, bias = self._weights.qkv(index)
         if isinstance(matrix, Dense):
             return self._linear(x, matrix, bias, out)
         quantised = out if matrix.offsets is None else f"{out}.q"
@@ -208,7 +209,8 @@ class DecoderGraph:
 
     def _mlp_gate(self, x: str, index: int, name: str) -> str:
         g = self._g
-        both = self._linear(x, *self._weights.gate_up(index), f"{name}.gate_up")
+        linear = self._careful if index < SINK_LAYERS else self._linear
+        both = linear(x, *self._weights.gate_up(index), f"{name}.gate_up")
         gate, up = f"{name}.gate", f"{name}.up"
         g.node("Split", [both], [gate, up], axis=-1, num_outputs=2)
         if self._spec.activation == "silu":

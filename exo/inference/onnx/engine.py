@@ -33,7 +33,7 @@ from exo.topology.device_capabilities import device_capabilities
 logger = logging.getLogger(__name__)
 
 # Part of every cache key: raise it whenever the same checkpoint would be converted to something else.
-CONVERSION: Final = 4
+CONVERSION: Final = 5
 DEFAULT_CACHE_BYTES: Final = 20 << 30
 
 
@@ -86,6 +86,11 @@ class OnnxEngine(CheckpointEngine):
     @property
     def max_sequences(self) -> int:
         return self._max_sequences
+
+    @property
+    def replays_by_step(self) -> bool:
+        """Prompts and steps take other kernels; see decision 0005."""
+        return True
 
     @property
     def evictions(self) -> int:

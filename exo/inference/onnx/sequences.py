@@ -25,8 +25,8 @@ Array = np.ndarray[Any, Any]
 
 # Most and fewest tokens of one pass over one sequence. Small chunks compute less of attention's masked upper half and
 # need less scratch memory; below the fewest, weights would be read too often.
-CHUNK: Final = 64
-MIN_CHUNK: Final = 32
+CHUNK: Final = 32
+MIN_CHUNK: Final = 16
 # Multiplications of a chunk, so that a cancelled prompt of a large model ends within about a second on a few cores.
 CHUNK_WORK: Final = 50e9
 # How many request ids to remember that outgrew the short rope factors.
@@ -37,7 +37,7 @@ def chunk_size(spec: DecoderSpec, config: ModelConfig) -> int:
     """Tokens of one pass over one sequence."""
     attention = 2 * config.heads * config.head_dim + 2 * config.kv_heads * config.head_dim
     per_token = len(spec.layers) * config.hidden * (attention + 3 * config.ffn)
-    return int(max(min(MIN_CHUNK, CHUNK), min(CHUNK, CHUNK_WORK // per_token)))
+    return int(max(MIN_CHUNK, min(CHUNK, CHUNK_WORK // per_token)))
 
 
 def chunks_of(length: int, size: int) -> list[tuple[int, int]]:

@@ -129,7 +129,7 @@ def test_large_models_read_prompts_in_smaller_chunks() -> None:
     rope = RopeConfig(dims=16)
     sizes = {"head_dim": 16, "vocab": 320, "context_length": 512, "norm_eps": 1e-5, "rope": rope, "tied": True}
     found = []
-    for n_layers, hidden, ffn in ((4, 64, 160), (64, 1024, 4096), (64, 8192, 28672)):
+    for n_layers, hidden, ffn in ((4, 64, 160), (128, 1024, 4096), (64, 8192, 28672)):
         config = ModelConfig(
             family="llama", n_layers=n_layers, hidden=hidden, heads=hidden // 16, kv_heads=1, ffn=ffn, **sizes
         )

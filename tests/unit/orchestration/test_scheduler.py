@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo.inference.errors import Overloaded
-from exo.orchestration.scheduler import Limits, Piece, Scheduler, Work
+from exo.orchestration.scheduler import Limits, Piece, Scheduler, Work, opening_pieces
 
 
 def scheduler(**limits: int) -> Scheduler:
@@ -259,3 +259,24 @@ def test_no_prompt_is_cut_so_that_one_token_is_left_alone(tokens: int, chunk: in
     assert [value for piece in pieces for value in piece.values] == list(range(tokens))
     assert all(2 <= len(piece.values) <= max(chunk, 2) + 1 for piece in pieces)
     assert [piece.sample for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "prompt", "by_step", "sizes"),
+    [
+        (5, 5, False, [5]),
+        (5, 3, False, [5]),
+        (5, 5, True, [5]),
+        (5, 3, True, [3, 1, 1]),
+        (3, 0, True, [1, 1, 1]),
+        (1, 1, True, [1]),
+    ],
+)
+def test_what_was_produced_is_replayed_as_it_was_where_steps_round_otherwise(
+    tokens: int, prompt: int, by_step: bool, sizes: list[int]
+) -> None:
+    pieces = opening_pieces(tuple(range(tokens)), prompt, by_step=by_step)
+    assert [len(piece.values) for piece in pieces] == sizes
+    assert [value for piece in pieces for value in piece.values] == list(range(tokens))
+    assert [piece.position for piece in pieces] == [sum(sizes[:i]) for i in range(len(sizes))]
+    assert [piece.sample for piece in pieces] == [False] * (len(sizes) - 1) + [True]
