@@ -136,7 +136,7 @@ class InferenceEngine(AsyncResource, ABC):
 
     @property
     def replays_by_step(self) -> bool:
-        """Whether a token gives other last bits in a prompt than as a step: a replay must then go as it went at first."""
+        """Whether a token rounds otherwise in a prompt than as a step: a replay must then go as it went at first."""
         return False
 
     @abstractmethod
