@@ -142,6 +142,9 @@ class GRPCPeerHandle(PeerHandle):
             raise self._lost or PeerLost(self.id(), "the connection is closed")
         await self._queue.put(data)
 
+    def _send_now(self, message: Message) -> bool:
+        return self._queue is not None and self._queue.put_now(encode(message))
+
     async def _hello(self) -> NodeOffer:
         if self._lost is not None:
             raise self._lost
