@@ -232,7 +232,8 @@ class CheckpointEngine(InferenceEngine):
         if self.shard.is_first_layer():
             if values.ndim != 1 or values.dtype.kind not in "iu":
                 raise InvalidRequest(f"values are {values.dtype}{values.shape}, not token ids (T,)", field="values")
-            for token in (int(values.min()), int(values.max())):
+            ends = (values[0],) if len(values) == 1 else (values.min(), values.max())
+            for token in map(int, ends):
                 if not 0 <= token < self.config.vocab:
                     raise InvalidRequest(f"token id {token} is outside 0..{self.config.vocab - 1}", field="values")
         elif values.ndim != 2 or values.shape[1] != self.config.hidden:

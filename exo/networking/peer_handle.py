@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
-from exo.lifecycle import AsyncResource
+from exo.lifecycle import AsyncResource, ResourceState
 from exo.networking.errors import PeerLost
 from exo.networking.messages import Message
 from exo.topology.offer import NodeOffer
@@ -90,6 +90,12 @@ class PeerHandle(AsyncResource, ABC):
         await self.ensure_ready()
         await self._send(message)
 
+    def send_now(self, message: Message) -> bool:
+        """Queue one message if that needs no waiting; False where `send` must be awaited. Raises as `send` does."""
+        if (lost := self.lost()) is not None:
+            raise lost.with_traceback(None)
+        return self.state is ResourceState.READY and self._send_now(message)
+
     async def hello(self) -> NodeOffer:
         """Ask the peer for its offer now. Raises `PeerLost`; `ResourceTimeout` after 5 s without an answer."""
         if (lost := self.lost()) is not None:
@@ -111,6 +117,10 @@ class PeerHandle(AsyncResource, ABC):
 
     @abstractmethod
     async def _send(self, message: Message) -> None: ...
+
+    def _send_now(self, message: Message) -> bool:
+        """Default: a transport that cannot tell."""
+        return False
 
     @abstractmethod
     async def _hello(self) -> NodeOffer: ...

@@ -34,9 +34,16 @@ class SendQueue:
                 await self._room.wait()
             if self._closed is not None:
                 raise self._closed.with_traceback(None)
-            self._items.append(data)
-            self._bytes += len(data)
-            self._ready.set()
+            self._add(data)
+
+    def put_now(self, data: bytes) -> bool:
+        """Whether it was taken: there is room, and nobody waits for it. Raises what `close` was given."""
+        if self._closed is not None:
+            raise self._closed.with_traceback(None)
+        if self._turn.locked() or not self._fits(len(data)):
+            return False
+        self._add(data)
+        return True
 
     async def get(self) -> bytes:
         """Waits for the next item. Raises what `close` was given."""
@@ -65,6 +72,11 @@ class SendQueue:
         self._items.clear()
         self._bytes = 0
         self._room.set()
+        self._ready.set()
+
+    def _add(self, data: bytes) -> None:
+        self._items.append(data)
+        self._bytes += len(data)
         self._ready.set()
 
     def _fits(self, size: int) -> bool:

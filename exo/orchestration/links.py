@@ -1,7 +1,8 @@
 """`Links`: messages to nodes by id, without waiting. To this node directly; to a peer through an outbox and its handle.
 
-An outbox is bounded: a peer that takes nothing any more loses the messages, and whoever sent them is told by
-`undelivered`. One task per peer empties its outbox in order.
+What the handle takes at once goes there directly; the rest waits in an outbox, which one task per peer empties in
+order. It is bounded: a peer that takes nothing any more loses the messages, and whoever sent them is told by
+`undelivered`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ class _Outbox:
         self.bytes = 0
         self.ready = asyncio.Event()
         self.closed = False
+        self.busy = False  # its task holds a message that the handle has yet to take
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.messages and not self.busy
 
     def add(self, message: Message) -> bool:
         if len(self.messages) >= MAX_MESSAGES or self.bytes > MAX_BYTES:
@@ -95,7 +101,7 @@ class Links(AsyncResource):
         outbox = self._outboxes.get(node_id)
         if outbox is None:
             self._undelivered(node_id, message, f"node {node_id!r} is not connected")
-        elif not outbox.add(message):
+        elif not (outbox.is_idle and _takes(outbox.handle, message)) and not outbox.add(message):
             self._undelivered(node_id, message, f"node {node_id!r} takes no messages any more")
 
     def drop(self, node_id: str, reason: str) -> None:
@@ -112,6 +118,7 @@ class Links(AsyncResource):
             outbox.ready.clear()
             while outbox.messages:
                 message = outbox.take()
+                outbox.busy = True
                 try:
                     await outbox.handle.send(message)
                 except BadMessage as error:
@@ -124,6 +131,8 @@ class Links(AsyncResource):
                 except Exception as error:
                     log.exception("a %s for %s could not be sent", type(message).__name__, node_id)
                     self._undelivered(node_id, message, repr(error))
+                finally:
+                    outbox.busy = False
 
     def _discard(self, node_id: str, outbox: _Outbox, reason: str) -> None:
         """Its task ends: it waits for `ready`, or for a handle that is lost."""
@@ -131,6 +140,14 @@ class Links(AsyncResource):
         outbox.ready.set()
         while outbox.messages:
             self._undelivered(node_id, outbox.take(), reason)
+
+
+def _takes(handle: PeerHandle, message: Message) -> bool:
+    """Where it fails, the outbox's task meets the same failure, and reports it when the caller is done."""
+    try:
+        return handle.send_now(message)
+    except Exception:  # noqa: BLE001
+        return False
 
 
 def _size(message: Message) -> int:

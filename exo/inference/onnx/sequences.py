@@ -204,11 +204,14 @@ class Sequences:
 
     def _compute(self, places: Sequence[_Place], cancel: Callable[[], None]) -> list[Array]:
         results: dict[str, Array] = {}
-        for long in (False, True):
-            single = [p for p in places if len(p.values) == 1 and self._slot(p)[1] == long]
-            if single:
+        single: dict[bool, list[_Place]] = {False: [], True: []}
+        for place in places:
+            if len(place.values) == 1:
+                single[self._slot(place)[1]].append(place)
+        for long, group in single.items():
+            if group:
                 cancel()
-                self._decode(single, long, results)
+                self._decode(group, long, results)
         for place in places:
             if len(place.values) > 1:
                 results[place.request_id] = self._prefill(place, cancel)
@@ -227,7 +230,8 @@ class Sequences:
             lengths = self.table.lengths()
             self._buffers.swap(a, lengths[a], b, lengths[b])
             self.table.swap(a, b)
-        slots = [self._slot(place)[0] for place in places]
+        if swaps:
+            slots = [self._slot(place)[0] for place in places]
         lengths_after = np.array(self.table.lengths()[start:stop], np.int64) + 1
         shape = (stop - start, 1) if self._spec.first else (stop - start, 1, self._spec.hidden)
         values = np.zeros(shape, np.int64 if self._spec.first else np.float32)

@@ -119,6 +119,8 @@ class SlotTable:
         """
         victims: list[int] = []
         missing = self.tokens_used() + new_tokens - self.budget
+        if missing <= 0:  # as a rule: no need to put them in order
+            return victims
         for slot in self._by_worth(keep):
             if missing <= 0:
                 break

@@ -25,7 +25,7 @@ from exo.networking.grpc.handshake import read_frame
 from exo.networking.grpc.status import is_retryable
 from exo.networking.hello import Membership
 from exo.networking.liveness import Liveness, Timings
-from exo.networking.messages import Failed, Message
+from exo.networking.messages import Failed, Forward, Message
 from exo.networking.peer_handle import PeerHandle
 from exo.networking.send_queue import SendQueue
 from exo.networking.server import RingHandler
@@ -141,6 +141,11 @@ class GRPCPeerHandle(PeerHandle):
         if self._queue is None:
             raise self._lost or PeerLost(self.id(), "the connection is closed")
         await self._queue.put(data)
+
+    def _send_now(self, message: Message) -> bool:
+        if self._queue is None or (isinstance(message, Forward) and message.values.nbytes > BUNDLE_BYTES):
+            return False  # a large one is encoded when it is its turn, and not in vain
+        return self._queue.put_now(encode(message))
 
     async def _hello(self) -> NodeOffer:
         if self._lost is not None:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from exo.networking.errors import PeerLost
 from exo.networking.liveness import Liveness, Timings
 from exo.networking.send_queue import SendQueue
 
@@ -79,6 +80,22 @@ async def test_bytes_bound_the_queue_and_one_large_item_still_goes_alone():
     assert await queue.get() == bytes(50)
     await second
     assert len(queue) == 1
+
+
+async def test_what_is_put_without_waiting_overtakes_nobody_who_waits():
+    queue = SendQueue(max_items=2)
+    assert queue.put_now(b"1")
+    assert queue.put_now(b"2")
+    assert not queue.put_now(b"3")
+    patient = asyncio.create_task(queue.put(b"4"))
+    await asyncio.sleep(0)
+    assert await queue.get() == b"1"
+    assert not queue.put_now(b"5")  # there is room, and it is another's
+    await patient
+    assert [await queue.get(), await queue.get()] == [b"2", b"4"]
+    queue.close(PeerLost("b", "gone"))
+    with pytest.raises(PeerLost):
+        queue.put_now(b"6")
 
 
 async def test_a_cancelled_put_adds_nothing_and_lets_the_next_one_in():

@@ -51,6 +51,23 @@ class Handle(PeerHandle):
         return lambda: None
 
 
+class PromptHandle(Handle):
+    """Takes so many messages at once; the others have to wait their turn."""
+
+    def __init__(self, node_id: str, room: int) -> None:
+        super().__init__(node_id)
+        self.room = room
+
+    def _send_now(self, message: Message) -> bool:
+        if self.reason is not None:
+            raise PeerLost(self.id(), self.reason)
+        if self.room == 0:
+            return False
+        self.room -= 1
+        self.sent.append(message)
+        return True
+
+
 class Bench:
     def __init__(self) -> None:
         self.local: list[Message] = []
@@ -94,6 +111,51 @@ async def test_messages_to_a_peer_arrive_in_order(bench: Bench) -> None:
         bench.links.post("a", message(number))
     await until(lambda: len(peer.sent) == 10)
     assert peer.sent == [message(number) for number in range(10)]
+
+
+async def test_what_a_peer_takes_at_once_does_not_wait_for_a_turn_of_the_loop(bench: Bench) -> None:
+    peer = PromptHandle("a", room=2)
+    await peer.initialize()
+    bench.links.update([peer])
+    bench.links.post("a", message(0))
+    bench.links.post("a", message(1))
+    assert peer.sent == [message(0), message(1)]
+    assert bench.links.queued == 0
+
+
+async def test_nothing_overtakes_what_waits_for_its_turn(bench: Bench) -> None:
+    peer = PromptHandle("a", room=1)
+    await peer.initialize()
+    peer.blocked.clear()
+    bench.links.update([peer])
+    for number in range(3):
+        bench.links.post("a", message(number))
+    peer.room = 5
+    bench.links.post("a", message(3))  # while the others are in the outbox
+    await until(lambda: bench.links.queued < 3)
+    bench.links.post("a", message(4))  # while the handle is being given one of them
+    peer.blocked.set()
+    await until(lambda: len(peer.sent) == 5)
+    assert peer.sent == [message(number) for number in range(5)]
+
+
+async def test_a_handle_that_has_yet_to_connect_is_given_nothing_at_once(bench: Bench) -> None:
+    peer = PromptHandle("a", room=5)
+    bench.links.update([peer])
+    bench.links.post("a", message())
+    assert peer.sent == []
+    await until(lambda: peer.sent == [message()])
+
+
+async def test_a_loss_noticed_while_sending_at_once_is_told_like_any_other(bench: Bench) -> None:
+    peer = PromptHandle("a", room=5)
+    await peer.initialize()
+    bench.links.update([peer])
+    peer.reason = "it was cut off"
+    bench.links.post("a", message())
+    assert bench.undelivered == []  # not in the midst of the caller's work
+    await until(lambda: len(bench.undelivered) == 1)
+    assert bench.undelivered[0][:2] == ("a", "s0")
 
 
 async def test_a_peer_that_is_not_connected_loses_nothing_in_silence(bench: Bench) -> None:
