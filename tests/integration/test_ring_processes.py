@@ -42,7 +42,7 @@ async def test_three_processes_give_the_text_of_one_with_the_real_model(tmp_path
     layers = [range(stage["start_layer"], stage["end_layer"] + 1) for stage in stages]
     assert len(layers) == 3
     assert [layer for each in layers for layer in each] == list(range(30))
-    # A third of 134.5 million weights, float32 or about a byte each, the embedding at both ends, the KV cache set aside.
+    # A third of 134.5 million weights (float32, or a byte each), the embedding at both ends, the KV cache set aside.
     least = {"numpy": 150, "onnx": 40}[engine]
     assert all(least < stage["planned_mib"] < 450 for stage in stages), stages
     # Each node knows its own hop to the next stage, on this machine well under a second.
