@@ -12,6 +12,11 @@ from exo.inference import errors
 from exo.lifecycle import errors as lifecycle
 
 RETRY_SECONDS = 1.0
+# What the framework says where it knows no handler; its own words do not name the fault.
+_HTTP_MESSAGES = {
+    "Not Found": "There is nothing at this address; the API is below /v1, like /v1/chat/completions.",
+    "Method Not Allowed": "This address does not take this HTTP method; see the Allow header.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,4 +90,5 @@ def _later(status: int, error: BaseException, type_: str, code: str, seconds: fl
 
 def _of_http(error: HTTPException) -> Problem:
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
-    return Problem(status=error.status_code, message=str(error.detail), code=code, headers=dict(error.headers or {}))
+    message = _HTTP_MESSAGES.get(str(error.detail), str(error.detail))
+    return Problem(status=error.status_code, message=message, code=code, headers=dict(error.headers or {}))
