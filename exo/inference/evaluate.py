@@ -127,9 +127,11 @@ def _save(out: Path, arrays: dict[str, Any]) -> None:
 
 def read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise InvalidRequest(f"{path}: {error.strerror or error}", field="text") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{path} is no UTF-8 text (byte {error.start})", field="text") from error
 
 
 def read_token_lists(path: Path) -> list[Array]:

@@ -88,6 +88,12 @@ async def test_a_text_too_short_to_measure_is_refused(tmp_path: Path) -> None:
         await eval_perplexity(str(TINY), tmp_path / "text", "numpy")
 
 
+async def test_perplexity_of_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"ELF\x00\xff\xfe")
+    with pytest.raises(InvalidRequest, match=r"binary is no UTF-8 text \(byte 4\)"):
+        await eval_perplexity(str(TINY), tmp_path / "binary", "numpy")
+
+
 async def test_bench_gives_a_rate_for_each_size_and_says_how_far_it_is() -> None:
     said: list[tuple[str, int, int]] = []
     result = await bench(str(TINY), "numpy", (1, 2), (8, 16), lambda *a: said.append(a))
