@@ -25,7 +25,7 @@ Array = np.ndarray[Any, Any]
 
 # Most and fewest tokens of one pass over one sequence. Small chunks compute less of attention's masked upper half and
 # need less scratch memory; below the fewest, weights would be read too often.
-CHUNK: Final = 32
+CHUNK: Final = 40
 MIN_CHUNK: Final = 16
 # Multiplications of a chunk, so that a cancelled prompt of a large model ends within about a second on a few cores.
 CHUNK_WORK: Final = 50e9
