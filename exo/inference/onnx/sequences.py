@@ -27,6 +27,8 @@ Array = np.ndarray[Any, Any]
 # need less scratch memory; below the fewest, weights would be read too often.
 CHUNK: Final = 40
 MIN_CHUNK: Final = 16
+# Tokens of a prompt that are read even where all are known: one alone would be a step, which rounds otherwise.
+REST: Final = 2
 # Multiplications of a chunk, so that a cancelled prompt of a large model ends within about a second on a few cores.
 CHUNK_WORK: Final = 50e9
 # How many request ids to remember that outgrew the short rope factors.
@@ -89,7 +91,7 @@ class Sequences:
         """Begin `request_id` with what is held of its beginning; returns how many positions that is."""
         self._forget(request_id)
         long = self._needs_long(request_id, len(tokens))
-        held = self._begin(request_id, tokens, min(limit, len(tokens) - 1), long, keep=set())
+        held = self._begin(request_id, tokens, min(limit, len(tokens) - REST), long, keep=set())
         # Known from now on, also where later steps bring hidden states only.
         slot = self.table.find(request_id)
         assert slot is not None
@@ -144,7 +146,7 @@ class Sequences:
             position = step.position
             if position == 0 and self.table.find(step.request_id) is None:
                 long = self._needs_long(step.request_id, len(step.values))
-                limit = len(step.values) - 1 if self._may_borrow(step) else 0
+                limit = len(step.values) - REST if self._may_borrow(step) else 0
                 ids = step.values.astype(np.int64) if self._spec.first else np.empty(0, np.int64)
                 position = self._begin(step.request_id, ids, limit, long, keep)
             places.append(_Place(step, position, step.values[position - step.position :], step.position == 0))

@@ -230,7 +230,7 @@ async def test_stages_of_a_ring_agree_on_a_prefix(tmp_path: Path) -> None:
         for engine in engines:
             await engine.release("a")
         held = [await engine.reuse_prefix("b", ids.tolist()) for engine in engines]
-        assert held == [39, 39]
+        assert held == [38, 38]  # two are read in any case: one alone would be a step
         held = [await engine.reuse_prefix("b", ids.tolist(), 30) for engine in engines]
         assert held == [30, 30]
         (hidden,) = await engines[0].infer_batch(halves[0], [Step("b", ids[30:], 30)])

@@ -71,3 +71,19 @@ async def test_two_shards_say_bit_for_bit_what_one_says_whatever_else_is_in_the_
             (got,) = await second.infer_batch(halves[1], [Step("s", hidden, at)])
             np.testing.assert_array_equal(got[-1], want[-1])
             at += len(values)
+
+
+async def test_a_question_asked_again_gets_the_same_bits_from_what_is_known_of_it(tmp_path: Path) -> None:
+    with np.load(DATA / "smollm2" / "reference_smollm2.npz") as file:
+        prompt = file["ids_0"]
+    async with OnnxEngine(cache_dir=tmp_path, kv_budget=64 << 20) as engine:
+        await engine.load_checkpoint(SHARD, resolve_model("smollm2-135m"))
+        (fresh,) = await engine.infer_batch(SHARD, [Step("a", prompt, 0)])
+        await engine.release("a")
+        (borrowed,) = await engine.infer_batch(SHARD, [Step("b", prompt, 0)])
+        await engine.release("b")
+        held = await engine.reuse_prefix("c", prompt.tolist())
+        assert held == len(prompt) - 2
+        (reused,) = await engine.infer_batch(SHARD, [Step("c", prompt[held:], held)])
+        np.testing.assert_array_equal(borrowed, fresh)
+        np.testing.assert_array_equal(reused, fresh)
