@@ -64,6 +64,7 @@ async def test_a_stopped_process_is_slow_and_not_lost(peers_file):
     b = await NodeProcess.start("b", "127.0.0.1", ports[1], path)
     try:
         await a.wait_peers(["b"], 30)
+        await b.wait_peers(["a"], 30)  # stopped in its own hello, it would be lost and not slow
         b.process.send_signal(signal.SIGSTOP)
         await a.wait(lambda event: event["event"] == "slow" and event["peers"] == ["b"], 10)
         await asyncio.sleep(2)
