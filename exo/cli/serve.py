@@ -113,6 +113,7 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
     _log.info("stopping", reason=stop.reason, drain_seconds=settings.drain_seconds)
     await _close_or_hurry(group, node, stop)
     await asyncio.gather(starting, stopping, return_exceptions=True)
+    stop.ignore()
     _log.info("stopped")
     return 0
 
@@ -161,6 +162,13 @@ class Stop:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+
+    def ignore(self) -> None:
+        """Everything is closed: a late signal must not turn exit code 0 into a death by that signal."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)  # or the loop's own end would bring back the deadly default
+            signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, number: int) -> None:
         self.reason = signal.Signals(number).name

@@ -53,6 +53,14 @@ def wait(condition: Callable[[], bool], node: Served, timeout: float = 40.0) -> 
         time.sleep(0.005)
 
 
+def wait_for_line(node: Served, event: str) -> None:
+    """The line is in the log, whether or not the process is still there."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while not any(e["event"] == event for e in events(node)):
+        assert time.monotonic() < deadline, node.log.read_text()
+        time.sleep(0.0005)
+
+
 def ends_in_order(node: Served) -> None:
     """Ends by itself with exit code 0, and has closed its parts in order."""
     assert node.process is not None
@@ -91,6 +99,17 @@ def test_while_closing(served: Served) -> None:
     served.signal(signal.SIGTERM)
     time.sleep(0.01)
     served.signal(signal.SIGTERM)
+    ends_in_order(served)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_after_everything_is_closed(served: Served, number: signal.Signals) -> None:
+    """A late signal, while the interpreter takes itself down, changes no exit code."""
+    served.start()
+    wait(saw(served, "process", "READY"), served)
+    served.signal(signal.SIGTERM)
+    wait_for_line(served, "stopped")
+    served.signal(number)
     ends_in_order(served)
 
 
