@@ -1,10 +1,9 @@
 """The decoder as an ONNX graph: one shard's layers, from hidden states to hidden states or logits.
 
-Theory of operation. Activations are (tokens, hidden) with all rows of the batch one after the other; only
-GroupQueryAttention sees (batch, length, heads). It takes packed q, k and v, applies rotary embedding, causal mask,
-window and softcap, and appends to a KV cache that is input and output at once: the caller binds the same
-memory to `past_*` and `present_*`. Each row has its own length (`seqlens_k`: tokens after this step, minus 1).
-Rotary pairs are (j, j + head_dim / 2) of each head; `DecoderWeights` re-orders what is stored otherwise.
+Theory of operation. Activations are (batch, length, hidden). GroupQueryAttention takes packed q, k and v, applies
+rotary embedding, causal mask, window and softcap, and appends to a KV cache that is input and output at once: the
+caller binds the same memory to `past_*` and `present_*`. Each row has its own length (`seqlens_k`: tokens after this
+step, minus 1). Rotary pairs are (j, j + head_dim / 2) of each head; `DecoderWeights` re-orders what is stored so.
 The residual stream is carried as (sum so far, what to add): SkipSimplifiedLayerNormalization adds and norms at once,
 also at a shard's first layer, so that shards together compute bit for bit what one graph does.
 """
@@ -16,17 +15,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import numpy as np
 
-from exo.inference.onnx.formats import BLOCK, Dense, Matrix, Packed
+from exo.inference.onnx.formats import Matrix
 from exo.inference.onnx.layout import CONTRIB
+from exo.inference.onnx.products import Products
 
 if TYPE_CHECKING:  # it brings the onnx package, which a warm start does not need
     from exo.inference.onnx.graph_writer import GraphWriter
 
 Array = np.ndarray[Any, Any]
 
-# MatMulNBits: 4 takes the int8 kernels (activations are quantised per block of 32), 1 the float32 ones.
-INT8_ACTIVATIONS: Final = 4
-FLOAT_ACTIVATIONS: Final = 1
 # The first layers of a model make the attention sinks: what they round, all later ones see.
 SINK_LAYERS: Final = 4
 
@@ -75,13 +72,14 @@ class DecoderGraph:
         self._spec = spec
         self._weights = weights
         self._g = writer
-        self._residual = ""  # (tokens, hidden): the sum so far
+        self._products = Products(writer)
+        self._residual = ""  # (batch, length, hidden): the sum so far
         self._delta = ""  # what the next norm adds to it; empty: nothing
 
     def begin(self) -> None:
         """Inputs. A first shard takes the rows of the embedding for hidden states."""
         spec, g = self._spec, self._g
-        hidden = self._residual = g.input("hidden_in", "float32", ["tokens", spec.hidden])
+        hidden = self._residual = g.input("hidden_in", "float32", ["batch", "length", spec.hidden])
         self._delta = g.node("ConstantOfShape", [g.node("Shape", [hidden], "hidden_shape")], "nothing_to_add")
         g.input("seqlens_k", "int32", ["batch"])
         g.input("total_length", "int32", [])
@@ -90,11 +88,7 @@ class DecoderGraph:
             g.input(name, "float32", ["positions", half])
         if spec.last:
             g.input("rows", "int64", ["n_rows"])
-        batch = g.node("Shape", ["seqlens_k"], "batch_size")
-        g.node("Greater", [g.node("Shape", [hidden], "n_tokens", end=1), batch], "is_prompt")
-        width = g.constant("qkv_width", np.array([-1, (spec.n_heads + 2 * spec.n_kv_heads) * spec.head_dim]))
-        g.node("Concat", [batch, width], "qkv_shape", axis=0)
-        g.constant("heads_shape", np.array([-1, spec.n_heads * spec.head_dim]))
+        self._products.begin(hidden)
 
     def layer(self, position: int) -> None:
         """The layer at `position` of `spec.layers`."""
@@ -103,12 +97,12 @@ class DecoderGraph:
         name = f"l{index}"
         x = self._norm(weights.norm(index, "input"), f"{name}.n1")
         x = self._attention(x, position, name)
-        x = self._linear(x, *weights.attention_output(index), f"{name}.o")
+        x = self._products.linear(x, *weights.attention_output(index), f"{name}.o")
         if spec.post_norms:
             x = self._plain_norm(x, weights.norm(index, "post_attention"), f"{name}.n2")
         self._delta = x
         x = self._norm(weights.norm(index, "pre_mlp"), f"{name}.n3")
-        x = self._linear(self._mlp_gate(x, index, name), *weights.down(index), f"{name}.down")
+        x = self._products.linear(self._mlp_gate(x, index, name), *weights.down(index), f"{name}.down")
         if spec.post_norms:
             x = self._plain_norm(x, weights.norm(index, "post_mlp"), f"{name}.n4")
         self._delta = x
@@ -118,18 +112,23 @@ class DecoderGraph:
         spec, g = self._spec, self._g
         if not spec.last:
             g.node("Add", [self._residual, self._delta], "hidden_out")
-            g.output("hidden_out", "float32", ["tokens", spec.hidden])
+            g.output("hidden_out", "float32", ["batch", "length", spec.hidden])
             return
-        self._residual = g.node("Gather", [self._residual, "rows"], "picked_residual", axis=0)
-        self._delta = g.node("Gather", [self._delta, "rows"], "picked_delta", axis=0)
+        self._residual = self._pick_rows(self._residual, "picked_residual")
+        self._delta = self._pick_rows(self._delta, "picked_delta")
         x = self._norm(self._weights.final_norm(), "final")
-        matrix, bias = self._weights.head()
         capped = spec.logit_softcap != 0
-        x = self._linear(x, matrix, bias, "head" if capped else "logits", early=True)
+        x = self._products.head(x, *self._weights.head(), "head" if capped else "logits")
         if capped:
             x = self._times(x, 1 / spec.logit_softcap, "head_small")
             self._times(g.node("Tanh", [x], "head_tanh"), spec.logit_softcap, "logits")
-        g.output("logits", "float32", ["n_rows", spec.vocab])
+        g.output("logits", "float32", [1, "n_rows", spec.vocab])
+
+    def _pick_rows(self, x: str, out: str) -> str:
+        """(1, rows, hidden) of (batch, length, hidden)."""
+        g = self._g
+        shape = g.constant("one_row", np.array([1, -1, self._spec.hidden]))
+        return g.node("Gather", [g.node("Reshape", [x, shape], f"{out}.flat"), "rows"], out, axis=1)
 
     def _times(self, x: str, factor: float, out: str) -> str:
         constant = self._g.constant(f"{out}.factor", np.array(factor, np.float32))
@@ -152,8 +151,7 @@ class DecoderGraph:
     def _attention(self, x: str, position: int, name: str) -> str:
         spec, g = self._spec, self._g
         index = spec.layers[position]
-        x = self._careful(x, *self._weights.qkv(index), f"{name}.qkv")
-        x = g.node("Reshape", [x, "qkv_shape"], f"{name}.qkv3")
+        x = self._products.careful(x, *self._weights.qkv(index), f"{name}.qkv")
         cache: list[str | int] = ["slots", spec.n_kv_heads, "capacity", spec.head_dim]
         past = [g.input(f"past_{kind}.{index}", "float32", cache) for kind in ("key", "value")]
         present = [f"present_{kind}.{index}" for kind in ("key", "value")]
@@ -166,29 +164,11 @@ class DecoderGraph:
             attributes["local_window_size"] = spec.windows[position]
         if spec.attention_softcap:
             attributes["softcap"] = spec.attention_softcap
-        out = g.node(
-            "GroupQueryAttention", inputs, [f"{name}.attention3", *present],
+        return g.node(
+            "GroupQueryAttention", inputs, [f"{name}.attention", *present],
             domain=CONTRIB, num_heads=spec.n_heads, kv_num_heads=spec.n_kv_heads, scale=spec.attention_scale,
             do_rotary=1, rotary_interleaved=0, **attributes,
         )  # fmt: skip
-        return g.node("Reshape", [out, "heads_shape"], f"{name}.attention")
-
-    def _careful(self, x: str, matrix: Matrix, bias: Array | None, out: str) -> str:
-        """`_linear` with float activations where a prompt is read: int8 loses most at the spikes of attention sinks.
-
-        Sinks are tokens of the prompt; steps gain nothing from that (decision 0005), and int8 kernels give a row the
-        same bits whatever rows are beside it.
-        """
-        if isinstance(matrix, Dense):
-            return self._linear(x, matrix, bias, out)
-        quantised = out if matrix.offsets is None else f"{out}.q"
-        self._g.either(
-            "is_prompt",
-            lambda: self._quantised(x, matrix, bias, f"{out}.prompt", accuracy=FLOAT_ACTIVATIONS, weights=out),
-            lambda: self._quantised(x, matrix, bias, f"{out}.step", weights=out),
-            quantised,
-        )
-        return quantised if matrix.offsets is None else self._add_offsets(x, matrix, quantised, out)
 
     def _normed_qkv(self, x: str, index: int, name: str) -> list[str]:
         """q, k and v apart, each head of q and k normed (the CPU kernel of GroupQueryAttention does not do it)."""
@@ -209,7 +189,7 @@ class DecoderGraph:
 
     def _mlp_gate(self, x: str, index: int, name: str) -> str:
         g = self._g
-        linear = self._careful if index < SINK_LAYERS else self._linear
+        linear = self._products.careful if index < SINK_LAYERS else self._products.linear
         both = linear(x, *self._weights.gate_up(index), f"{name}.gate_up")
         gate, up = f"{name}.gate", f"{name}.up"
         g.node("Split", [both], [gate, up], axis=-1, num_outputs=2)
@@ -219,52 +199,3 @@ class DecoderGraph:
             approximate = "tanh" if self._spec.activation == "gelu_tanh" else "none"
             act = g.node("Gelu", [gate], f"{name}.act", approximate=approximate)
         return g.node("Mul", [act, up], f"{name}.mlp")
-
-    def _linear(self, x: str, matrix: Matrix, bias: Array | None, out: str, *, early: bool = False) -> str:
-        """x (tokens, K) times the transposed matrix plus bias."""
-        g = self._g
-        if isinstance(matrix, Dense):
-            inputs = [x, g.constant(f"{out}.weight", matrix.values), *self._bias(bias, out)]
-            return g.node("Gemm", inputs, out, early=early, transB=1)
-        if matrix.offsets is None:
-            return self._quantised(x, matrix, bias, out, early=early, weights=out)
-        quantised = self._quantised(x, matrix, bias, f"{out}.q", early=early, weights=out)
-        return self._add_offsets(x, matrix, quantised, out)
-
-    def _bias(self, bias: Array | None, weights: str) -> list[str]:
-        return [] if bias is None else [self._g.constant(f"{weights}.bias", bias)]
-
-    def _quantised(
-        self,
-        x: str,
-        matrix: Packed,
-        bias: Array | None,
-        out: str,
-        *,
-        weights: str,
-        early: bool = False,
-        accuracy: int = INT8_ACTIVATIONS,
-    ) -> str:
-        """The same without the matrix's offsets. weights: what its constants are named after."""
-        g = self._g
-        inputs = [x, g.constant(f"{weights}.codes", matrix.codes), g.constant(f"{weights}.scales", matrix.scales)]
-        if bias is not None:
-            inputs += ["", "", *self._bias(bias, weights)]
-        return g.node(
-            "MatMulNBits", inputs, out,
-            domain=CONTRIB, early=early,
-            K=matrix.k, N=matrix.n, bits=matrix.bits, block_size=BLOCK, accuracy_level=accuracy,
-        )  # fmt: skip
-
-    def _add_offsets(self, x: str, matrix: Packed, quantised: str, out: str) -> str:
-        """The part of affine blocks that MatMulNBits does not know: offsets times the sums of x over each block.
-
-        The sums are no product with a constant: ONNX Runtime would keep (and read) a repacked one for every node.
-        """
-        assert matrix.offsets is not None
-        g = self._g
-        blocks = g.constant(f"blocks_{matrix.k}", np.array([-1, matrix.k // BLOCK, BLOCK]))
-        apart = g.node("Reshape", [x, blocks], f"{out}.blocks")
-        sums = g.node("ReduceSum", [apart, g.constant("last_axis", np.array([-1]))], f"{out}.sums", keepdims=0)
-        offsets = g.constant(f"{out}.offsets", np.ascontiguousarray(matrix.offsets.T))
-        return g.node("Gemm", [sums, offsets, quantised], out)

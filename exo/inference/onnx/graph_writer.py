@@ -7,7 +7,6 @@ the file, and drops the mapping of what it has repacked.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -100,25 +99,6 @@ class GraphWriter:
         nodes = self._early if early else self._nodes
         nodes.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
         return outputs[0]
-
-    def either(self, condition: str, then: Callable[[], str], otherwise: Callable[[], str], output: str) -> str:
-        """Nodes of `then` where the one element of `condition` is true, else those of `otherwise`.
-
-        Each adds its nodes and returns the float32 output; what they refer to may be of the whole graph.
-        """
-        branches = {"then_branch": self._branch(f"{output}.then", then)}
-        branches["else_branch"] = self._branch(f"{output}.else", otherwise)
-        return self.node("If", [condition], output, **branches)
-
-    def _branch(self, name: str, fill: Callable[[], str]) -> onnx.GraphProto:
-        outside, self._nodes = self._nodes, []
-        try:
-            out = fill()
-            return helper.make_graph(
-                self._nodes, name, [], [helper.make_tensor_value_info(out, TensorProto.FLOAT, None)]
-            )
-        finally:
-            self._nodes = outside
 
     def save(self) -> None:
         self._file.close()

@@ -140,9 +140,8 @@ class ShardSession:
 
     def _bind(self, buffers: KvBuffers, start: int, batch: int, length: int, n_rows: int, long_rope: bool) -> Binding:
         spec, io = self._spec, self._session.io_binding()
-        tokens = batch * length
-        values = np.zeros((tokens, spec.hidden), np.float32)
-        result = np.empty((n_rows, spec.vocab) if spec.last else (tokens, spec.hidden), np.float32)
+        values = np.zeros((batch, length, spec.hidden), np.float32)
+        result = np.empty((n_rows, spec.vocab) if spec.last else (batch * length, spec.hidden), np.float32)
         binding = Binding(
             io, values, np.zeros(batch, np.int32), np.zeros((), np.int32), np.zeros(n_rows, np.int64), result
         )
@@ -162,7 +161,8 @@ class ShardSession:
             part = array[start : start + batch]
             _bind_input(io, f"past_{name}", part)
             _bind_output(io, f"present_{name}", part)
-        _bind_output(io, "logits" if spec.last else "hidden_out", result)
+        name, shape = ("logits", (1, *result.shape)) if spec.last else ("hidden_out", values.shape)
+        _bind_output(io, name, result.reshape(shape))
         return binding
 
     def close(self) -> None:
