@@ -39,6 +39,11 @@ class Runner(ABC):
     def step(self, tokens: Sequence[int], positions: Sequence[int]) -> list[int]:
         """One token of each of the sequences 0, 1, ...; returns the greedy next ones."""
 
+    def steps(self, tokens: list[int], position: int, n: int) -> None:
+        """`n` steps of all sequences, each with the greedy tokens of the one before."""
+        for k in range(n):
+            tokens = self.step(tokens, [position + k] * len(tokens))
+
     @abstractmethod
     def logits(self, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """float32 (T, vocab) of a sequence on its own."""
@@ -66,8 +71,11 @@ class OurRunner(Runner):
         self._live: set[str] = set()
 
     def _infer(self, steps: list[Any]) -> list[np.ndarray[Any, Any]]:
+        return self._loop.run_until_complete(self._infer_batch(steps))
+
+    async def _infer_batch(self, steps: list[Any]) -> list[np.ndarray[Any, Any]]:
         self._live |= {step.request_id for step in steps}
-        return self._loop.run_until_complete(self._engine.infer_batch(self._shard, steps))
+        return await self._engine.infer_batch(self._shard, steps)
 
     def prompt(self, sequence: int, tokens: np.ndarray[Any, Any]) -> int:
         from exo.inference.inference_engine import Step
@@ -75,10 +83,20 @@ class OurRunner(Runner):
         return int(self._infer([Step(str(sequence), tokens, 0)])[0][-1].argmax())
 
     def step(self, tokens: Sequence[int], positions: Sequence[int]) -> list[int]:
+        return self._loop.run_until_complete(self._step(tokens, positions))
+
+    async def _step(self, tokens: Sequence[int], positions: Sequence[int]) -> list[int]:
         from exo.inference.inference_engine import Step
 
         steps = [Step(str(i), np.array([t]), p) for i, (t, p) in enumerate(zip(tokens, positions, strict=True))]
-        return [int(row[0].argmax()) for row in self._infer(steps)]
+        return [int(row[0].argmax()) for row in await self._infer_batch(steps)]
+
+    def steps(self, tokens: list[int], position: int, n: int) -> None:
+        async def run(tokens: list[int]) -> None:  # as in a node: the event loop is not left between two steps
+            for k in range(n):
+                tokens = await self._step(tokens, [position + k] * len(tokens))
+
+        self._loop.run_until_complete(run(tokens))
 
     def logits(self, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         from exo.inference.inference_engine import Step
@@ -193,8 +211,7 @@ def decode(runner: Runner, batch: int, steps: int) -> float:
     tokens = [runner.prompt(i, ids(HELD, seed=i)) for i in range(batch)]
     tokens = runner.step(tokens, [HELD] * batch)
     began = time.perf_counter()
-    for k in range(steps):
-        tokens = runner.step(tokens, [HELD + 1 + k] * batch)
+    runner.steps(tokens, HELD + 1, steps)
     seconds = time.perf_counter() - began
     runner.clear()
     return batch * steps / seconds

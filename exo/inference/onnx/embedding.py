@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ Array = np.ndarray[Any, Any]
 
 # Rows copied at a time when the file is written.
 ROWS: Final = 4096
+# Rows of single tokens that are kept: a text is made of few different ones.
+REMEMBERED: Final = 256
 
 
 class Embedding:
@@ -31,9 +34,13 @@ class Embedding:
         self._dtype, self._width, self._scale = dtype, width, np.float32(scale)
         self._row_bytes = width // values * n_bytes
         self._file = (folder / EMBEDDING_FILE).open("rb", buffering=0)
+        self._row = lru_cache(REMEMBERED)(lambda token: self._read(np.array([token])))
 
     def rows(self, ids: Array) -> Array:
-        """float32 (n, width) of int64 (n,)."""
+        """float32 (n, width) of int64 (n,); not to be written to."""
+        return self._row(int(ids[0])) if len(ids) == 1 else self._read(ids)
+
+    def _read(self, ids: Array) -> Array:
         size, fd = self._row_bytes, self._file.fileno()
         data = b"".join(os.pread(fd, size, token * size) for token in ids.tolist())
         stored = np.frombuffer(data, np.uint8).reshape(len(ids), size)
