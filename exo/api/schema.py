@@ -7,6 +7,7 @@ that other servers know are taken too: `top_k`, `min_p`, `typical_p`, `repetitio
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -20,6 +21,8 @@ MAX_TOP_LOGPROBS = 20
 # Far above what anybody sends; parsing what is longer would hold up everybody else.
 MAX_MESSAGES = 4096
 MAX_BIASES = 1024
+# Whether the model has the token is for the model to say: only it knows its vocabulary.
+_TOKEN_ID = re.compile(r"-?[0-9]{1,18}")
 
 
 class _Body(BaseModel):
@@ -51,7 +54,7 @@ def _as_biases(value: Any) -> dict[int, float]:
         raise _wrong(f"Input should have at most {MAX_BIASES} tokens, not {len(value)}")
     biases = {}
     for key, bias in value.items():
-        if not (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 10):
+        if not _TOKEN_ID.fullmatch(key):
             raise _wrong(f"{key[:40]!r} is not a token id")
         if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
             raise _wrong(f"The bias of token {key} should be a number from -100 to 100")

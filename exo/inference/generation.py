@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from exo.inference.errors import InvalidRequest
 from exo.inference.sampling_params import SamplingParams
 
 
@@ -27,6 +28,16 @@ class GenerationRequest:
     params: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+
+    def check_tokens(self, vocab: int) -> None:
+        """Raises `InvalidRequest` naming a token id that a model with so many tokens does not have, and its field."""
+        for field_, tokens in (("prompt", self.prompt_tokens), ("logit_bias", self.params.logit_bias)):
+            wrong = next((token for token in tokens if not 0 <= token < vocab), None)
+            if wrong is not None:
+                message = (
+                    f"'{self.model_id}' has no token {wrong}: its vocabulary has {vocab}, with ids 0 to {vocab - 1}."
+                )
+                raise InvalidRequest(f"Invalid value for '{field_}': {message}", field=field_)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -303,9 +303,7 @@ class Node(AsyncResource):
         served = self.model.require(request.model_id)
         if not request.prompt_tokens:
             raise InvalidRequest("the prompt has no tokens", field="messages")
-        wrong = next((token for token in request.prompt_tokens if not 0 <= token < served.vocab), None)
-        if wrong is not None:
-            raise InvalidRequest(f"token {wrong} is not in 0..{served.vocab - 1}", field="prompt")
+        request.check_tokens(served.vocab)
         room = served.context_length - len(request.prompt_tokens)
         if room < 1:
             raise ContextExceeded(len(request.prompt_tokens), served.context_length)

@@ -39,7 +39,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "repetition_penalty": st.floats(1e-3, 10),
     "presence_penalty": st.floats(-2, 2),
     "frequency_penalty": st.floats(-2, 2),
-    "logit_bias": st.dictionaries(st.integers(0, 10**6).map(str), st.integers(-100, 100), max_size=3),
+    "logit_bias": st.dictionaries(st.integers(-1, 60_000).map(str), st.integers(-100, 100), max_size=3),
     "stop": st.lists(st.text(min_size=1, max_size=3), max_size=4),
     "ignore_eos": st.booleans(),
 }

@@ -138,6 +138,13 @@ def test_a_token_that_is_none_is_a_bad_request(client: openai.OpenAI) -> None:
         client.completions.create(model=MODEL, prompt=[10**9])
 
 
+@pytest.mark.parametrize("token", [49_152, -1])
+def test_a_bias_of_a_token_that_is_none_is_a_bad_request(client: openai.OpenAI, token: int) -> None:
+    with pytest.raises(openai.BadRequestError, match=f"no token {token}: its vocabulary has 49152") as refused:
+        client.chat.completions.create(model=MODEL, messages=QUESTION, logit_bias={str(token): -100})
+    assert refused.value.param == "logit_bias"
+
+
 def test_a_prompt_longer_than_the_window_is_a_bad_request(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "word " * 3000}])
