@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,8 @@ from exo.api.running import Run
 from exo.api.schema import ChatRequest, parse
 from exo.api.streams import EventStream, unless_gone
 from exo.api.tools import ToolCall, may_hold_calls, parse_calls
+from exo.inference.constraints import FIELD as SCHEMA_FIELD
+from exo.inference.errors import InvalidRequest
 from exo.inference.generation import GenerationChunk
 
 
@@ -44,7 +46,8 @@ class ChatReply:
 
     async def whole(self) -> Json:
         run = await self._run()
-        await run.finish()
+        async with _schema_of(self.body):
+            await run.finish()
         choices = []
         for index, choice in enumerate(run.choices):
             text, calls = self.read(index, choice.text)
@@ -56,7 +59,7 @@ class ChatReply:
     async def events(self) -> AsyncGenerator[Json, None]:
         run = await self._run()
         deltas = [_Deltas(self, index) for index in range(self.body.n or 1)]
-        async with contextlib.aclosing(run.steps()) as steps:
+        async with _schema_of(self.body), contextlib.aclosing(run.steps()) as steps:
             opened = False
             async for index, chunk in steps:
                 if not opened:  # only now is it known that the request is accepted
@@ -95,6 +98,17 @@ class ChatReply:
         if not self.names:
             return text, []
         return parse_calls(text, self.names, id_prefix=f"{self._envelope.id.removeprefix('chatcmpl-')[:24]}_{index}_")
+
+
+@contextlib.asynccontextmanager
+async def _schema_of(body: ChatRequest) -> AsyncIterator[None]:
+    """Where the answer must be a tool call, a schema that cannot be used is not `response_format`'s."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.field == SCHEMA_FIELD and params.is_forced(body):
+            error.field = "tools"
+        raise
 
 
 class _Deltas:

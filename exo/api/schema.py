@@ -10,9 +10,10 @@ import json
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
+from exo.api.refusals import refusal, shown
 from exo.inference.errors import InvalidRequest
 
 MAX_STOPS = 4
@@ -21,6 +22,7 @@ MAX_TOP_LOGPROBS = 20
 # Far above what anybody sends; parsing what is longer would hold up everybody else.
 MAX_MESSAGES = 4096
 MAX_BIASES = 1024
+_FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 # Whether the model has the token is for the model to say: only it knows its vocabulary.
 _TOKEN_ID = re.compile(r"-?[0-9]{1,18}")
 
@@ -37,11 +39,11 @@ def _wrong(message: str) -> PydanticCustomError:
 def _as_stops(value: Any) -> list[str]:
     stops = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
-        raise _wrong(f"Input should be a string or a list of at most {MAX_STOPS} strings")
+        raise _wrong(f"expected a string or a list of at most {MAX_STOPS} strings, got {shown(value)}")
     if len(stops) > MAX_STOPS:
-        raise _wrong(f"Input should have at most {MAX_STOPS} strings, not {len(stops)}")
+        raise _wrong(f"expected at most {MAX_STOPS} strings, got {len(stops)}")
     if not all(stops):
-        raise _wrong("A stop string must not be empty")
+        raise _wrong("a stop string must not be empty")
     return stops
 
 
@@ -49,15 +51,15 @@ def _as_biases(value: Any) -> dict[int, float]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise _wrong("Input should be an object of token ids and numbers from -100 to 100")
+        raise _wrong(f"expected an object of token ids and numbers from -100 to 100, got {shown(value)}")
     if len(value) > MAX_BIASES:
-        raise _wrong(f"Input should have at most {MAX_BIASES} tokens, not {len(value)}")
+        raise _wrong(f"expected at most {MAX_BIASES} tokens, got {len(value)}")
     biases = {}
     for key, bias in value.items():
         if not _TOKEN_ID.fullmatch(key):
-            raise _wrong(f"{key[:40]!r} is not a token id")
+            raise _wrong(f"expected token ids for keys, got {shown(key)}")
         if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
-            raise _wrong(f"The bias of token {key} should be a number from -100 to 100")
+            raise _wrong(f"expected a number from -100 to 100 for token {key}, got {shown(bias)}")
         biases[int(key)] = float(bias)
     return biases
 
@@ -67,14 +69,21 @@ def _as_content(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise _wrong("Input should be a string or a list of text parts")
-    texts = []
-    for part in value:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            raise _wrong(f"Only parts of type 'text' are supported, not {str(kind)[:40]!r}")
-        texts.append(part["text"])
-    return "".join(texts)
+        raise _wrong(f"expected a string or a list of text parts, got {shown(value)}")
+    return "".join(_as_text(at, part) for at, part in enumerate(value))
+
+
+def _as_text(at: int, part: Any) -> str:
+    if not isinstance(part, dict):
+        raise _wrong(f'expected {{"type": "text", "text": ...}} for part {at}, got {shown(part, echo=False)}')
+    if part.get("type") != "text":
+        raise _wrong(
+            f"these models read parts of type 'text' only; the 'type' of part {at} is {shown(part.get('type'))}"
+        )
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise _wrong(f"expected a string for the 'text' of part {at}, got {shown(text)}")
+    return text
 
 
 Prompt = str | tuple[int, ...]
@@ -90,15 +99,26 @@ def _as_prompts(value: Any) -> list[Prompt]:
         return [tuple(value)]
     if isinstance(value, list) and value and all(map(_is_ids, value)):
         return [tuple(item) for item in value]
-    raise _wrong("Input should be a string, a list of strings, a list of token ids or a list of such lists")
+    forms = "a string, a list of strings, a list of token ids or a list of such lists"
+    raise _wrong(f"expected {forms}, none of them empty, got {_odd_one(value)}")
 
 
 def _is_ids(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**31 for item in value)
-    )
+    return isinstance(value, list) and bool(value) and all(map(_is_id, value))
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+def _odd_one(value: Any) -> str:
+    """What of it fits no form: the first entry that cannot stand in any list, or that all kinds stand in one."""
+    if not isinstance(value, list) or not value:
+        return shown(value)
+    for at, item in enumerate(value):
+        if not (isinstance(item, str) or _is_id(item) or _is_ids(item)):
+            return f"{shown(item)} as entry {at}"
+    return "a list of different kinds"
 
 
 class Message(_Body):
@@ -113,8 +133,14 @@ class Message(_Body):
     tool_call_id: str | None = None
 
 
+def _as_function_name(name: str) -> str:
+    if not _FUNCTION_NAME.fullmatch(name):
+        raise _wrong(f"expected 1 to 64 letters, digits, '_', '-' and '.', got {shown(name)}")
+    return name
+
+
 class Function(_Body):
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.-]+$")]
+    name: Annotated[str, AfterValidator(_as_function_name)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -148,7 +174,8 @@ def _as_tool_choice(value: Any) -> str | None:
         name = value["function"].get("name")
         if isinstance(name, str):
             return "=" + name
-    raise _wrong('Input should be "none", "auto", "required" or {"type": "function", "function": {"name": ...}}')
+    forms = '"none", "auto", "required" or {"type": "function", "function": {"name": ...}}'
+    raise _wrong(f"expected {forms}, got {shown(value)}")
 
 
 class _Sampling(_Body):
@@ -201,22 +228,9 @@ def parse(kind: type[T], body: bytes) -> T:
     try:
         parsed = kind.model_validate_json(body)
     except ValidationError as error:
-        raise _refusal(error.errors(include_url=False, include_context=False)[0]) from None
+        raise refusal(error.errors(include_url=False)[0], body) from None
     _check_together(parsed)
     return parsed
-
-
-def _refusal(detail: ErrorDetails) -> InvalidRequest:
-    if detail["type"] == "json_invalid":
-        return InvalidRequest(f"The body is not valid JSON: {detail['msg'].removeprefix('Invalid JSON: ')}")
-    if not detail["loc"]:
-        return InvalidRequest("The body should be a JSON object")
-    field = ""
-    for part in detail["loc"]:
-        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else part
-    if detail["type"] == "missing":
-        return InvalidRequest(f"Missing required parameter: '{field}'.", field=field)
-    return InvalidRequest(f"Invalid value for '{field}': {detail['msg']}.", field=field)
 
 
 def _check_together(body: BaseModel) -> None:

@@ -14,6 +14,7 @@ from structlog.typing import EventDict
 
 from exo.api.context import ApiSettings
 from exo.inference import errors
+from exo.inference.constraints import FIELD
 from exo.lifecycle import ResourceState
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -368,3 +369,16 @@ async def test_the_openapi_document_stands_alone() -> None:
     body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert "messages" in body["properties"]
     assert "$ref" not in json.dumps(body)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_schema_that_cannot_be_used_is_said_of_the_field_it_came_in(stream: bool) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "nonsense"}}}]
+    asked: dict[str, Any] = {
+        "tools": {"tools": tools, "tool_choice": "required"},
+        "response_format": {"response_format": {"type": "json_object"}},
+    }
+    for field, body in asked.items():
+        wrong = errors.InvalidRequest("the JSON schema cannot be used", field=FIELD)
+        answer = await ask(Fakes(backend=FakeBackend(error=wrong)), **CHAT, **body, stream=stream)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
