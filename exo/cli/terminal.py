@@ -1,4 +1,4 @@
-"""`exo chat`: a conversation with a running node in the terminal; Ctrl-C stops an answer, Ctrl-D ends it."""
+"""`exo chat`: a conversation with a running node in the terminal. A line that begins with / is a command (`HELP`)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from typing import Final
 
 import httpx
 from rich.console import Console
@@ -13,6 +14,12 @@ from rich.text import Text
 
 from exo.cli.client import ask, check, connect, unreachable
 from exo.cli.failures import Failure
+
+HELP: Final = """\
+/new    starts a new conversation
+/help   shows this
+/quit   leaves, as do /exit, Ctrl-D, and Ctrl-C where no answer is coming
+Ctrl-C stops an answer. Put a space before a line that begins with / to send it to the model."""
 
 
 class Talk:
@@ -28,14 +35,28 @@ class Talk:
     def run(self) -> int:
         with self._client:
             self._model = self._model or self._first_model()
-            self._note(f"{self._model} at {self._client.base_url}. /new starts over, Ctrl-D ends.")
-            while (prompt := self._read()) is not None:
-                if prompt == "/new":
-                    self._turns = [turn for turn in self._turns if turn["role"] == "system"]
-                    self._note("A new conversation.")
-                elif prompt:
+            self._note(f"{self._model} at {self._client.base_url}. /help lists the commands, /quit leaves.")
+            while (line := self._read()) is not None:
+                if line.startswith("/"):
+                    if not self._obey(line.strip()):
+                        break
+                elif prompt := line.strip():
                     self._answer(prompt)
         return 0
+
+    def _obey(self, command: str) -> bool:
+        """False when it ends the conversation. What is no command is never sent: it was meant for us."""
+        match command.lower():
+            case "/quit" | "/exit":
+                return False
+            case "/new":
+                self._turns = [turn for turn in self._turns if turn["role"] == "system"]
+                self._note("A new conversation.")
+            case "/help":
+                self._note(HELP)
+            case _:
+                self._note(f"{command.split()[0]} is no command here, and was not sent to the model.\n{HELP}")
+        return True
 
     def _first_model(self) -> str:
         listed = ask(self._client, "/v1/models")["data"]
@@ -51,7 +72,9 @@ class Talk:
             line = sys.stdin.readline()
         except KeyboardInterrupt:
             line = ""
-        return line.strip() if line else None
+        if not line and sys.stdin.isatty():
+            self._console.print()  # or the shell's prompt would stand behind ours
+        return line or None
 
     def _answer(self, prompt: str) -> None:
         self._turns.append({"role": "user", "content": prompt})
@@ -63,6 +86,12 @@ class Talk:
                 sys.stdout.flush()
         except KeyboardInterrupt:
             self._note(" (stopped)")
+        except Failure as failure:
+            if not sys.stdin.isatty():
+                raise
+            self._turns.pop()  # a person still has the conversation, and may ask again
+            self._console.print(Text(str(failure), "red"))
+            return
         sys.stdout.write("\n")
         sys.stdout.flush()
         seconds = time.monotonic() - started

@@ -17,8 +17,10 @@ from httpx import AsyncClient
 
 from exo.api.context import ApiSettings
 from exo.api.server import ApiServer
+from exo.cli.failures import Failure
 from exo.cli.status import show
 from exo.cli.terminal import Talk
+from exo.inference.errors import RingUnavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,3 +73,44 @@ async def test_chat_answers_each_line(monkeypatch: pytest.MonkeyPatch, capsys: p
         ["be brief", "hi"],
         ["be brief", "again"],
     ]
+
+
+async def talk(fakes: Fakes, monkeypatch: pytest.MonkeyPatch, typed: str, *, terminal: bool = False) -> int:
+    stdin = io.StringIO(typed)
+    monkeypatch.setattr(stdin, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    async with ApiServer(fakes.backend, fakes.view, fakes.monitor, fakes.settings) as api:  # type: ignore[arg-type]
+        return await asyncio.to_thread(Talk(api.url, None, None, 0.5, None).run)
+
+
+def asked(fakes: Fakes) -> list[str]:
+    return [turns[-1]["content"] for turns, _ in fakes.backend.chats]
+
+
+@pytest.mark.parametrize("leave", ["/quit", "/exit", "/QUIT "])
+async def test_chat_ends_when_told_to_and_the_model_never_sees_it(leave: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = Fakes(settings=ApiSettings(host="127.0.0.1"))
+    assert await talk(fakes, monkeypatch, f"one\n /quit\n{leave}\ntwo\n") == 0
+    assert asked(fakes) == ["one", "/quit"]  # with a space before it, it is text
+
+
+async def test_chat_says_what_commands_there_are_and_sends_none_to_the_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fakes = Fakes(settings=ApiSettings(host="127.0.0.1"))
+    assert await talk(fakes, monkeypatch, "/help\n/nope at all\n/\n") == 0
+    said = capsys.readouterr().err
+    assert asked(fakes) == []
+    assert "/nope is no command here, and was not sent" in said
+    assert all(said.count(f"\n{command} ") == 3 for command in ("/new", "/help", "/quit"))
+
+
+async def test_a_person_keeps_the_conversation_when_an_answer_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fakes = Fakes(settings=ApiSettings(host="127.0.0.1"))
+    fakes.backend.error = RingUnavailable("no ring")
+    assert await talk(fakes, monkeypatch, "one\n/quit\n", terminal=True) == 0
+    assert "no ring" in capsys.readouterr().err
+    with pytest.raises(Failure, match="no ring"):
+        await talk(fakes, monkeypatch, "one\n")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +16,7 @@ from exo.cli.doctor import Verdict, checks, model_files, port_finding
 from exo.cli.evaluation import numbers
 from exo.cli.failures import Failure
 from exo.cli.status import layer_map, render
-from exo.cli.terminal import pieces
+from exo.cli.terminal import Talk, pieces
 
 
 def views(**changes: Any) -> dict[str, Any]:
@@ -137,3 +139,20 @@ def test_lists_of_numbers_are_read_or_refused() -> None:
     for wrong in ("", "1,,2", "0", "-1", "a"):
         with pytest.raises(Failure):
             numbers("--batch", wrong)
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_conversation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[list[str]] = []
+
+    def stream(self: Talk) -> Iterator[str]:
+        seen.append([turn["content"] for turn in self._turns])
+        yield "so far"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Talk, "_stream", stream)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n"))
+    assert Talk("http://node", "tiny", None, 0.5, None).run() == 0
+    assert seen == [["one"], ["one", "so far", "two"]]
+    assert capsys.readouterr().out == "so far\n" * 2
