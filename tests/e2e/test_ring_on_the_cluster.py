@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from kube import Kube, chat, client_manifest, content, post, verb
+from streamed import Stream
 
 NAME = "trio"
 LOAD = """
@@ -78,35 +77,6 @@ def placed(kube: Kube) -> dict[str, str]:
     return {p["metadata"]["name"]: p["spec"].get("nodeName", "") for p in pods}
 
 
-class Stream(threading.Thread):
-    """One streamed answer, read to its end."""
-
-    def __init__(self, url: str, tokens: int) -> None:
-        super().__init__(daemon=True)
-        self.url, self.tokens = url, tokens
-        self.text, self.finish, self.error = "", "", ""
-        self.flowing = threading.Event()
-
-    def run(self) -> None:
-        body = chat(stream=True, max_tokens=self.tokens, ignore_eos=True)
-        request = urllib.request.Request(
-            f"{self.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=120) as response:
-            for raw in response:
-                line = raw.decode().strip()
-                if line.startswith("data: {"):
-                    self.take(json.loads(line.removeprefix("data: ")))
-
-    def take(self, event: dict[str, Any]) -> None:
-        self.error = self.error or str(event.get("error") or "")
-        for choice in event.get("choices", []):
-            self.text += choice["delta"].get("content") or ""
-            self.finish = choice.get("finish_reason") or self.finish
-        if len(self.text) > 40:
-            self.flowing.set()
-
-
 @pytest.fixture
 def lost_machine() -> Iterator[list[str]]:
     """Cluster nodes put in here are powered on again afterwards."""
@@ -143,7 +113,7 @@ def test_three_slices_speak_as_one_and_a_lost_machine_loses_no_token(kube: Kube,
         lost_machine.append(where[victim])
         stream.join(timeout=120)
     assert stream.error == ""
-    assert (stream.finish, stream.text) == (whole.finish, whole.text)
+    assert (stream.done, stream.finish, stream.text) == (True, whole.finish, whole.text)
 
 
 def load_pod() -> dict[str, Any]:

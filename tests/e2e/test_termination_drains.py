@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
-import urllib.request
 from typing import Any
 
-from kube import SYSTEM, Kube, chat, on_node
+from kube import SYSTEM, Kube, on_node
+from streamed import Stream
 
 
 def manifest(name: str) -> dict[str, Any]:
@@ -17,36 +16,6 @@ def manifest(name: str) -> dict[str, Any]:
             "model": {"name": "smollm2-135m"}, "extraEnv": [{"name": "EXO_LOG_FORMAT", "value": "json"}],
         },
     }  # fmt: skip
-
-
-class Stream(threading.Thread):
-    """A client that reads one streamed answer to its end."""
-
-    def __init__(self, url: str, tokens: int) -> None:
-        super().__init__(daemon=True)
-        self.url, self.tokens, self.pieces, self.finish, self.done = url, tokens, 0, None, False
-        self.flowing = threading.Event()
-
-    def run(self) -> None:
-        body = chat(stream=True, max_tokens=self.tokens, ignore_eos=True)
-        request = urllib.request.Request(
-            f"{self.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=120) as response:
-            for raw in response:
-                line = raw.decode().strip()
-                if line == "data: [DONE]":
-                    self.done = True
-                elif line.startswith("data: "):
-                    self.take(json.loads(line.removeprefix("data: ")))
-
-    def take(self, event: dict[str, Any]) -> None:
-        assert "error" not in event, event
-        for choice in event.get("choices", []):
-            self.pieces += bool(choice["delta"].get("content"))
-            self.finish = choice.get("finish_reason") or self.finish
-        if self.pieces > 3:
-            self.flowing.set()
 
 
 def test_a_pod_deleted_in_mid_stream_ends_the_stream_whole_and_exits_zero(kube: Kube) -> None:
@@ -61,8 +30,8 @@ def test_a_pod_deleted_in_mid_stream_ends_the_stream_whole_and_exits_zero(kube: 
         assert stream.flowing.wait(30)
         kube.run("delete", "pod", "drain", "--wait=false")
         stream.join(timeout=60)
-    assert stream.done
-    assert stream.finish == "length"
+    assert stream.error == ""
+    assert (stream.done, stream.finish) == (True, "length")
     text, _ = logs.communicate(timeout=60)
     assert_cleanup_order(text)
     kube.until("the pod away", lambda: kube.uid("drain") != before, 60)
