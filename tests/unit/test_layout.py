@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,22 @@ def test_every_module_of_the_packages_says_what_it_owns() -> None:
     packages = [p for p in modules() if p.relative_to(ROOT).parts[0] in ("exo", "operator")]
     silent = [str(p.relative_to(ROOT)) for p in packages if not p.read_text().lstrip().startswith(('"""', 'r"""'))]
     assert silent == []
+
+
+def test_every_package_that_node_and_operator_depend_on_is_used() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {re.split(r"[<>=!~\[]", one)[0] for extra in ("node", "operator") for one in extras[extra]}
+    provided: dict[str, set[str]] = {}
+    for module, names in packages_distributions().items():
+        for name in names:
+            provided.setdefault(_normal(name), set()).add(module)
+    code = "\n".join(p.read_text() for p in modules() if p.relative_to(ROOT).parts[0] in ("exo", "operator"))
+    imported = set(re.findall(r"""(?:^\s*(?:import|from) |import_module\(["'])([A-Za-z_]\w*)""", code, re.MULTILINE))
+    assert {name for name in wanted if not provided.get(_normal(name), set()) & imported} == set()
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @pytest.mark.parametrize(
