@@ -31,6 +31,7 @@ app.add_typer(evaluate, name="eval")
 
 Model = Annotated[str, typer.Argument(help="A bundled model's name, a GGUF file or folder, or hf:OWNER/REPO.")]
 EngineFlag = Annotated[Engine, typer.Option(help="What computes.", envvar=env_name("engine"))]
+Shards = Annotated[int, typer.Option(min=1, help="Run the layers as this many stages.")]
 Url = Annotated[str, typer.Option(help="A node's address.", envvar=env_name("url"))]
 Key = Annotated[str | None, typer.Option(help="The node's API key.", envvar=env_name("api-key"), show_envvar=True)]
 LOCAL = f"http://127.0.0.1:{API_PORT}"
@@ -125,11 +126,12 @@ def bench(
     engine: EngineFlag = "auto",
     batch: Annotated[str, typer.Option(help="Batch sizes to decode with.")] = "1,4,16",
     prefill: Annotated[str, typer.Option(help="Prompt lengths.")] = "128,512",
+    shards: Shards = 1,
 ) -> None:
     """Measure tokens per second here; the last line is JSON."""
     from exo.cli.evaluation import bench as measure
 
-    raise typer.Exit(measure(model, engine, batch, prefill))
+    raise typer.Exit(measure(model, engine, batch, prefill, shards))
 
 
 @evaluate.command()
@@ -138,7 +140,7 @@ def logits(
     tokens_file: Annotated[Path, typer.Option(help="JSON: a list of lists of token ids.")],
     out: Annotated[Path, typer.Option(help="The .npz to write: logits_0, logits_1, … (tokens, vocab).")],
     engine: EngineFlag = "auto",
-    shards: Annotated[int, typer.Option(min=1, help="Run the layers as this many stages.")] = 1,
+    shards: Shards = 1,
     batch: Annotated[bool, typer.Option("--batch", help="Run the lists as one batch.")] = False,
 ) -> None:
     """Write the logits of given tokens."""

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import Progress
@@ -17,6 +17,9 @@ from exo.cli.failures import USAGE, Failure, explain
 from exo.cli.loading import fetched
 from exo.download import hub_names
 from exo.inference import evaluate
+
+# What the fields of errors are called on the command line, too.
+OPTIONS: Final = frozenset({"tokens-file", "out", "text", "shards", "batch", "prefill"})
 
 
 def logits(model: str, tokens_file: Path, out: Path, engine: str, shards: int, *, batch: bool) -> int:
@@ -34,10 +37,10 @@ def perplexity(model: str, text: Path, engine: str) -> int:
     return 0
 
 
-def bench(model: str, engine: str, batch: str, prefill: str) -> int:
+def bench(model: str, engine: str, batch: str, prefill: str, shards: int = 1) -> int:
     batches, prefills = numbers("--batch", batch), numbers("--prefill", prefill)
     with _progress() as say:
-        result = _run(model, lambda here: evaluate.bench(here, engine, batches, prefills, say))
+        result = _run(model, lambda here: evaluate.bench(here, engine, batches, prefills, say, shards))
     lines = [f"{name:<14}{value:>10.1f}{_unit(name)}" for name, value in result["figures"].items()]
     _print("\n".join(lines), result)
     return 0
@@ -70,7 +73,7 @@ def _run(model: str, work: Callable[[str | Path], Coroutine[Any, Any, dict[str, 
     try:
         return asyncio.run(fetch_and_work())
     except Exception as error:
-        raise explain(error) from error
+        raise explain(error, OPTIONS) from error
 
 
 def _print(text: str, result: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 FAILED = 1
 USAGE = 2
@@ -16,8 +16,11 @@ class Failure(Exception):
         self.code = code
 
 
-def explain(error: BaseException) -> Failure:
-    """The cause a person can act on, wherever it is in the chain; what the caller asked wrongly is wrong usage."""
+def explain(error: BaseException, options: Collection[str] = ()) -> Failure:
+    """The cause a person can act on, wherever it is in the chain; what the caller asked wrongly is wrong usage.
+
+    options: names of the command's own; a wrong field that is one of them is named as one.
+    """
     from exo.inference.errors import ContextExceeded, ExoError, InvalidRequest
 
     chain = list(_causes(error))
@@ -25,7 +28,8 @@ def explain(error: BaseException) -> Failure:
         if isinstance(cause, Failure):
             return cause
         if isinstance(cause, InvalidRequest) and not isinstance(cause, ContextExceeded):
-            return Failure(_one_line(cause), USAGE)
+            option = f"--{cause.field}: " if cause.field in options else ""
+            return Failure(option + _one_line(cause), USAGE)
     ours = [cause for cause in chain if isinstance(cause, ExoError)]
     system = [cause for cause in chain if isinstance(cause, OSError) and cause.strerror]
     return Failure(_one_line([*ours, *system, chain[-1]][0]))

@@ -106,8 +106,10 @@ async def eval_logits(
 ) -> dict[str, Any]:
     """Write `logits_0`, `logits_1`, ... float32 (tokens, vocab), one per list of token ids in `tokens_file`."""
     lists = read_token_lists(tokens_file)
+    check_writable(out)  # now, and not when all is computed
     results: dict[str, Array] = {}
     async with loaded(model, engine, shards) as stages:
+        _check_vocabulary(lists, stages.config.vocab, tokens_file)
         names = [f"logits_{i}" for i in range(len(lists))]
         groups = [names] if batch else [[name] for name in names]
         for group in groups:
@@ -118,6 +120,18 @@ async def eval_logits(
         say("logits", len(results), len(lists))
     _save(out, {name: results[name] for name in names})
     return {"name": "logits", "out": str(out), "lists": len(lists), "tokens": sum(map(len, lists))}
+
+
+def check_writable(out: Path) -> None:
+    """Raises `InvalidRequest`. Leaves everything as it is."""
+    was_there = out.exists()
+    try:
+        with out.open("ab"):
+            pass
+        if not was_there:
+            out.unlink()
+    except OSError as error:
+        raise InvalidRequest(f"{out}: {error.strerror or error}", field="out") from error
 
 
 def _save(out: Path, arrays: dict[str, Any]) -> None:
@@ -150,6 +164,13 @@ def read_token_lists(path: Path) -> list[Array]:
         if any(not 0 <= t < 1 << 31 for t in ids):
             raise InvalidRequest(f"{path}: entry {i} has a token id outside the vocabulary", field="tokens-file")
     return [np.array(ids, dtype=np.int64) for ids in value]
+
+
+def _check_vocabulary(lists: Sequence[Array], vocab: int, path: Path) -> None:
+    for i, ids in enumerate(lists):
+        if len(ids) and int(ids.max()) >= vocab:
+            message = f"{path}: entry {i}: token id {int(ids.max())} is outside 0..{vocab - 1}"
+            raise InvalidRequest(message, field="tokens-file")
 
 
 async def eval_perplexity(model: str | Path, text: Path, engine: str = "auto", say: Say = _silent) -> dict[str, Any]:
@@ -203,14 +224,18 @@ async def bench(
     batches: Sequence[int] = (1, 4, 16),
     prefills: Sequence[int] = (128, 512),
     say: Say = _silent,
+    shards: int = 1,
 ) -> dict[str, Any]:
-    """Tokens per second: decoding with each batch size (after 64 tokens of prompt), prefilling each prompt length."""
+    """Tokens per second: decoding with each batch size (after 64 tokens of prompt), prefilling each prompt length.
+
+    With more shards than one a step goes through all stages before the next: what they cost beside one, not a ring.
+    """
     if any(n < 1 for n in (*batches, *prefills)):
         raise InvalidRequest("batch sizes and prompt lengths are at least 1", field="batch")
     rng = np.random.default_rng(0)
     figures: dict[str, float] = {}
     begun = time.monotonic()
-    async with loaded(model, engine) as stages:
+    async with loaded(model, engine, shards) as stages:
         figures["load_seconds"] = time.monotonic() - begun
         limit = stages.config.context_length
         if max((*prefills, 1)) > limit:
@@ -225,7 +250,8 @@ async def bench(
         say("bench", total, total)
         figures["rss_mib"] = resident_bytes() / (1 << 20)
         used = stages.engine_name(engine)
-    return {"name": "bench", "model": model_id_of(str(model)), "engine": used, "figures": figures, "ratios": {}}
+    head = {"name": "bench", "model": model_id_of(str(model)), "engine": used, "shards": shards}
+    return {**head, "figures": figures, "ratios": {}}
 
 
 async def _prefill_rate(stages: Stages, n: int, rng: np.random.Generator) -> float:

@@ -154,3 +154,23 @@ def test_bad_eval_input_names_the_file(exo: Run, tmp_path: Path) -> None:
     code, _, err = exo("eval", "logits", "smollm2-135m", "--tokens-file", str(tokens), "--out", str(tmp_path / "o"))
     assert code == 2
     assert "ids.json" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "option"),
+    [
+        (("eval", "logits", "smollm2-135m", "--tokens-file", "none", "--out", "o.npz"), "--tokens-file: none: No such"),
+        (("eval", "logits", "smollm2-135m", "--tokens-file", "ids.json", "--out", "none/o.npz"), "--out: none/o.npz"),
+        (("eval", "perplexity", "smollm2-135m", "--text", "none.txt"), "--text: none.txt"),
+        (("bench", "smollm2-135m", "--shards", "31"), "--shards: the model has 30 layers"),
+        (("bench", "smollm2-135m", "--engine", "numpy", "--prefill", "9999"), "--prefill: the context window"),
+    ],
+)  # fmt: skip
+def test_an_option_that_cannot_work_is_named(
+    exo: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], option: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ids.json").write_text("[[1]]")
+    code, out, err = exo(*args)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"exo: {option}")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from golden_data import DATA, Case, folder_cases
 
+from exo.inference import evaluate
 from exo.inference.errors import InvalidRequest
 from exo.inference.evaluate import bench, eval_logits, eval_perplexity
 
@@ -101,3 +106,37 @@ async def test_bench_gives_a_rate_for_each_size_and_says_how_far_it_is() -> None
     assert all(value > 0 for value in result["figures"].values())
     assert said[0] == ("bench", 0, 4)
     assert said[-1] == ("bench", 4, 4)
+
+
+async def test_bench_runs_the_layers_as_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[tuple[int, int]] = []
+    loaded = evaluate.loaded
+
+    @asynccontextmanager
+    async def seen(*args: Any) -> AsyncIterator[evaluate.Stages]:
+        async with loaded(*args) as stages:
+            held.extend((shard.start_layer, shard.end_layer) for _, shard in stages.engines)
+            yield stages
+
+    monkeypatch.setattr(evaluate, "loaded", seen)
+    result = await bench(str(TINY), "numpy", (2,), (8,), shards=3)
+    assert (held, result["shards"]) == ([(0, 0), (1, 1), (2, 3)], 3)
+    assert {"decode_2", "prefill_8"} < result["figures"].keys()
+
+
+async def test_a_result_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "ids.json").write_text("[[1]]")
+    for out in (tmp_path, tmp_path / "none" / "o.npz"):
+        with pytest.raises(InvalidRequest) as refused:
+            await eval_logits("no-such-model", tmp_path / "ids.json", out)
+        assert refused.value.field == "out"
+
+
+async def test_a_result_that_comes_to_nothing_leaves_no_file_and_keeps_the_one_there_was(tmp_path: Path) -> None:
+    (tmp_path / "ids.json").write_text("[[320]]")
+    (tmp_path / "old.npz").write_text("mine")
+    for out in ("new.npz", "old.npz"):
+        with pytest.raises(InvalidRequest, match="outside"):
+            await eval_logits(str(TINY), tmp_path / "ids.json", tmp_path / out, "numpy")
+    assert sorted(os.listdir(tmp_path)) == ["ids.json", "old.npz"]
+    assert (tmp_path / "old.npz").read_text() == "mine"
