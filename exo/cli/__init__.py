@@ -29,7 +29,9 @@ app = typer.Typer(
 evaluate = typer.Typer(help="Check a model's numbers: logits and perplexity.", no_args_is_help=True)
 app.add_typer(evaluate, name="eval")
 
-Model = Annotated[str, typer.Argument(help="A bundled model's name, a GGUF file or folder, or hf:OWNER/REPO.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A bundled model's name, a GGUF file or folder, or hf:OWNER/REPO.")
+]
 EngineFlag = Annotated[Engine, typer.Option(help="What computes.", envvar=env_name("engine"))]
 Shards = Annotated[int, typer.Option(min=1, help="Run the layers as this many stages.")]
 Url = Annotated[str, typer.Option(help="A node's address.", envvar=env_name("url"))]
@@ -62,7 +64,7 @@ def run(
     model: Model,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to ask; - reads standard input.")] = "-",
     system: Annotated[str | None, typer.Option(help="How the model should behave.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.", show_default="512")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")] = 0.0,
     seed: Annotated[int | None, typer.Option(min=0, help="Makes sampling repeatable.")] = None,
     engine: EngineFlag = "auto",
@@ -70,7 +72,7 @@ def run(
     """Answer one prompt and exit: no server. The answer is all there is on standard output."""
     from exo.cli.oneshot import Ask, run_once
 
-    raise typer.Exit(run_once(Ask(model, prompt, system, max_tokens or 512, temperature, seed, engine)))
+    raise typer.Exit(run_once(Ask(model, prompt, system, max_tokens, temperature, seed, engine)))
 
 
 @app.command()
@@ -78,7 +80,7 @@ def chat(
     url: Url = LOCAL,
     model: Annotated[str | None, typer.Option(help="Which of the node's models.", show_default="its first")] = None,
     system: Annotated[str | None, typer.Option(help="How the model should behave.")] = None,
-    temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.7,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")] = 0.7,
     api_key: Key = None,
 ) -> None:
     """Talk to a running node in the terminal."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
+from exo.cli.console import wide_console
 from exo.inference.catalog import available_models, describe_model, models_dir
 from exo.inference.errors import CheckpointError
 
 
 def show() -> int:
-    console = Console(highlight=False)
-    table = Table("Model", "Family", "Layers", "Context", "Size", "Path", box=None, header_style="dim", pad_edge=False)
+    console = wide_console()
+    table = Table("Model", "Family", "Layers", "Context", "Size", box=None, header_style="dim", pad_edge=False)
+    table.add_column("Path", overflow="fold")  # a path that is cut is none
     for name in available_models():
         try:
             found = describe_model(name)

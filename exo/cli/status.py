@@ -6,11 +6,12 @@ import json
 import sys
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from exo.cli.client import ask, connect
+from exo.cli.console import wide_console
 
 _COLOURS = ("blue", "cyan", "magenta", "yellow", "green", "red")
 _STATES = {"ready": "green", "degraded": "yellow", "initializing": "yellow", "closing": "yellow", "error": "red"}
@@ -25,7 +26,7 @@ def show(url: str, api_key: str | None, *, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps(views, indent=2) + "\n")
     else:
-        Console(highlight=False).print(render(views))
+        wide_console().print(render(views))
     return 0 if ready else 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from exo.cli import main
+from exo.cli.options import SETTINGS
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -48,6 +50,20 @@ def test_every_command_explains_itself(exo: Run, command: str) -> None:
     code, out, _ = exo(*command.split(), "--help")
     assert code == 0
     assert "Usage" in out
+
+
+@pytest.mark.parametrize("command", ["serve", "config"])
+def test_no_flags_name_is_cut_at_80_columns(exo: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    _, out, _ = exo(command, "--help")
+    assert [setting.name for setting in SETTINGS if not re.search(rf"--{setting.name}\s", out)] == []
+
+
+def test_models_prints_whole_paths(exo: Run) -> None:
+    code, out, _ = exo("models")
+    assert code == 0
+    row = next(line for line in out.splitlines() if line.startswith("smollm2-135m"))
+    assert Path(row.split()[-1]).is_file()
 
 
 def test_help_imports_nothing_heavy() -> None:
