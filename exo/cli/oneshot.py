@@ -44,6 +44,8 @@ def run_once(ask: Ask) -> int:
         if sys.stdin.isatty():
             raise Failure("nothing to ask: give --prompt TEXT, or pipe it in", USAGE)
         ask = Ask(**{**{name: getattr(ask, name) for name in Ask.__slots__}, "prompt": sys.stdin.read()})
+    if not ask.prompt.strip():
+        raise Failure("nothing to ask: the prompt is empty", USAGE)
     try:
         asyncio.run(_answer(ask))
     except BrokenPipeError:

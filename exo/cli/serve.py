@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from exo.api.context import ApiSettings
 from exo.api.health import draining
 from exo.api.server import ApiServer
 from exo.cli.failures import USAGE, Failure, explain
+from exo.cli.options import BY_KEY
 from exo.cli.startup import LateStderr, startup_bar
 from exo.contract import env_name
 from exo.inference.errors import NodeDraining
@@ -36,6 +38,8 @@ _SAME = (
     *("discovery", "discovery_config", "discovery_name", "discovery_port", "context_length", "max_requests"),
     *("models_dir", "cache_dir", "hub_revision", "offline", "tls_check_identity"),
 )
+# Where a setting of the node has not the name of its flag.
+_FLAGS = {"pinned": "layers", "memory_mib": "memory"}
 # How often a resource's health is asked: well within the probes' own periods.
 CHECK_SECONDS = 2.0
 
@@ -56,7 +60,28 @@ def node_settings(values: dict[str, Any], environ: dict[str, str] | None = None)
     try:
         return NodeSettings(**fields)
     except ValueError as error:
-        raise Failure(str(error), USAGE) from None
+        raise Failure(_as_flag(str(error)), USAGE) from None
+
+
+def check_flags(values: dict[str, Any]) -> None:
+    """What would only be found when the node starts, and then without the name of the flag. Raises `Failure`."""
+    files = {"discovery-config": values["discovery_config"] if values["discovery"] == "manual" else None}
+    if values["tls_dir"] is not None:
+        files |= {"tls-dir": Path(values["tls_dir"])} | {
+            f"tls-dir: {name}": Path(values["tls_dir"]) / name for name in _TLS_FILES.values()
+        }
+    for flag, path in files.items():
+        if path is not None and not path.exists():
+            raise Failure(f"--{flag}: {path}: no such file or folder", USAGE)
+    if values["discovery"] == "dns" and values["grpc_port"] == 0:
+        raise Failure("--grpc-port: dns discovery dials every node at this port, so it cannot be any free one", USAGE)
+
+
+def _as_flag(message: str) -> str:
+    """`node_id: ...` is what people know as `--node-id: ...`."""
+    name, _, rest = message.partition(": ")
+    flag = _FLAGS.get(name, name.replace("_", "-"))
+    return f"--{flag}: {rest}" if flag.replace("-", "_") in BY_KEY else message
 
 
 def _layers(text: str | None) -> tuple[int, int] | None:
@@ -64,7 +89,7 @@ def _layers(text: str | None) -> tuple[int, int] | None:
         return None
     first, _, last = text.partition("-")
     if not (first.strip().isdecimal() and last.strip().isdecimal()):
-        raise Failure(f"layers: {text!r} is no range of layers like 0-14", USAGE)
+        raise Failure(f"--layers: {text!r} is no range of layers like 0-14", USAGE)
     return int(first), int(last)
 
 
@@ -80,6 +105,7 @@ def api_settings(values: dict[str, Any]) -> ApiSettings:
 def serve(values: dict[str, Any]) -> int:
     """Runs until a signal; the exit code. Wrong settings are refused before anything else happens."""
     node, api = node_settings(values), api_settings(values)
+    check_flags(values)
     if values["models_dir"] is not None:  # the catalog looks there, for whoever asks it
         os.environ[env_name("models-dir")] = str(values["models_dir"])
     form: Literal["json", "console"] = "json" if wants_json(values["log_format"]) else "console"
@@ -104,7 +130,7 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
             _log.info("ready", node_id=settings.node_id, model=settings.model, dashboard=server.url)
             await stopping
     except Exception as error:
-        failure = explain(error)
+        failure = with_flag(explain(error), settings, api, health_port)
         _log.error("start failed", error=str(failure))
         await _close(group)
         raise failure from error
@@ -116,6 +142,15 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
     stop.ignore()
     _log.info("stopped")
     return 0
+
+
+def with_flag(failure: Failure, settings: NodeSettings, api: ApiSettings, health_port: int) -> Failure:
+    """A port that is taken, with the flag that takes another."""
+    ports = {"api-port": api.port, "grpc-port": settings.grpc_port, "health-port": health_port}
+    for flag, port in ports.items():
+        if re.match(rf"cannot listen on \S+( port |:){port}: ", str(failure)):
+            return Failure(f"{failure}; --{flag} takes another", failure.code)
+    return failure
 
 
 def compose(node: Node, server: ApiServer, health_port: int) -> ResourceGroup:

@@ -255,12 +255,17 @@ def test_sigterm_while_it_starts_is_a_clean_end() -> None:
         assert "Traceback" not in node.log
 
 
-def test_a_busy_port_ends_with_one_line_and_nothing_left_running() -> None:
+@pytest.mark.parametrize("flag", ["--api-port", "--grpc-port", "--health-port"])
+def test_a_busy_port_ends_with_one_line_and_nothing_left_running(flag: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        with served("--engine", "dummy", "--grpc-port", port) as node:
+        with served("--engine", "dummy", flag, port) as node:
             assert node.wait(60) == 1
-            assert port in node.log.splitlines()[-1]
+            last = node.log.splitlines()[-1]
+            assert last.startswith(
+                f"exo: cannot listen on 127.0.0.1{' port ' if flag == '--api-port' else ':'}{port}: "
+            )
+            assert last.endswith(f"; {flag} takes another")
             assert "Traceback" not in node.log
 
 

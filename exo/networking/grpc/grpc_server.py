@@ -7,6 +7,7 @@ the other, and the handler is told once. A stranger gets as far as the hello: fe
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from collections import Counter
@@ -82,7 +83,8 @@ class GRPCServer(Server):
             else:
                 port = server.add_secure_port(address, tls_files.server_credentials(self._tls))
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: the port is taken or the address is not ours") from error
+            says = f"cannot listen on {address}: the port is taken or the address is not ours"
+            raise OSError(errno.EADDRINUSE, says) from error
         await server.start()
         self._real_port = port
 

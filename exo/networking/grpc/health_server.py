@@ -8,6 +8,7 @@ must answer while the node is still starting.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from typing import Any
 
@@ -75,7 +76,8 @@ class HealthServer(Server):
         try:
             port = server.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: the port is taken or the address is not ours") from error
+            says = f"cannot listen on {address}: the port is taken or the address is not ours"
+            raise OSError(errno.EADDRINUSE, says) from error
         await server.start()
         self._real_port = port
         self._unsubscribe = self._monitor.subscribe(self._wake)

@@ -105,6 +105,7 @@ def test_version_is_printed(exo: Run) -> None:
         ("serve", "--discovery", "manual"),
         ("run",),
         ("run", "smollm2-135m", "--temperature", "9"),
+        ("run", "smollm2-135m", "--prompt", " "),
         ("bench", "smollm2-135m", "--batch", "many"),
         ("status", "--url", "nowhere"),
     ],

@@ -15,7 +15,7 @@ from exo.cli import main
 from exo.cli.configuration import lines
 from exo.cli.failures import Failure
 from exo.cli.options import BY_KEY, SETTINGS, read_config
-from exo.cli.serve import api_settings, node_settings
+from exo.cli.serve import api_settings, check_flags, node_settings, with_flag
 from exo.orchestration.settings import NodeSettings
 
 DEFAULTS: dict[str, Any] = {setting.key: setting.default for setting in SETTINGS}
@@ -127,6 +127,46 @@ def test_layers_that_are_no_range_are_refused(layers: str) -> None:
     with pytest.raises(Failure) as wrong:
         node_settings({**DEFAULTS, "layers": layers})
     assert wrong.value.code == 2
+    assert str(wrong.value).startswith("--layers: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"discovery": "manual", "discovery_config": Path("none.json")}, "--discovery-config: none.json: no such"),
+        ({"discovery": "manual"}, "--discovery-config: manual discovery needs"),
+        ({"discovery": "dns"}, "--discovery-name: dns discovery needs"),
+        ({"discovery": "dns", "discovery_name": "x", "grpc_port": 0}, "--grpc-port: dns discovery"),
+        ({"tls_dir": Path("none")}, "--tls-dir: none: no such"),
+        ({"node_id": "a b"}, "--node-id: 'a b' must be"),
+        ({"memory": -1}, "--memory: -1 must be"),
+        ({"cluster": "x" * 129}, "--cluster: 129 characters"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named_by_its_flag(changes: dict[str, Any], says: str) -> None:
+    values = {**DEFAULTS, **changes}
+    with pytest.raises(Failure) as wrong:
+        node_settings(values)
+        check_flags(values)
+    assert str(wrong.value).startswith(says)
+    assert wrong.value.code == 2
+
+
+def test_a_folder_of_certificates_that_lacks_one_names_it(tmp_path: Path) -> None:
+    for name in ("tls.crt", "ca.crt"):
+        (tmp_path / name).touch()
+    with pytest.raises(Failure, match=r"--tls-dir: tls\.key: .*no such file"):
+        check_flags({**DEFAULTS, "tls_dir": tmp_path})
+
+
+@pytest.mark.parametrize(("port", "flag"), [(52415, "api-port"), (50051, "grpc-port"), (50052, "health-port")])
+def test_a_port_that_is_taken_names_the_flag_that_takes_another(port: int, flag: str) -> None:
+    node, api = node_settings(DEFAULTS), api_settings(DEFAULTS)
+    for said in (f"cannot listen on 0.0.0.0 port {port}: in use", f"cannot listen on [::]:{port}: the port is taken"):
+        told = with_flag(Failure(said), node, api, DEFAULTS["health_port"])
+        assert (str(told), told.code) == (f"{said}; --{flag} takes another", 1)
+    other = Failure("the disk is full")
+    assert with_flag(other, node, api, DEFAULTS["health_port"]) is other
 
 
 def test_the_operators_settings_are_all_known() -> None:
