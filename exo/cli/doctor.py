@@ -77,9 +77,9 @@ def onnx() -> Iterator[Finding]:
     if (version := _version("onnxruntime")) is None:
         yield Finding("onnxruntime", Verdict.WARN, "not installed", "The slower numpy engine will be used.")
         return
-    import onnxruntime
+    from exo.inference.onnx.session import available_providers
 
-    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in available_providers())
     yield Finding("onnxruntime", Verdict.GOOD, f"{version} on {providers}")
 
 

@@ -32,6 +32,10 @@ PROVIDERS: Final = ("CUDAExecutionProvider", CPU)
 MAX_BINDINGS: Final = 32
 
 
+def available_providers() -> list[str]:
+    return list(onnxruntime.get_available_providers())
+
+
 def choose_providers(available: Sequence[str]) -> list[str]:
     """CUDA where there is one, and always the CPU."""
     return [name for name in PROVIDERS if name in available or name == CPU]
