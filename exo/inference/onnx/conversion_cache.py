@@ -8,6 +8,7 @@ maps one keeps it until it lets go.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -26,10 +27,11 @@ MANIFEST: Final = "manifest.json"
 # Folders in the making or put aside, older than this, belong to nobody any more.
 STALE_SECONDS: Final = 3600.0
 _PREFIX: Final = ".tmp-"
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
 
 class ConversionCache:
-    """`folder` None, or one that cannot be written: every entry is private and gone with `close`."""
+    """`folder` None, or one that cannot be written or is full: the entry is private and gone with `close`."""
 
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
         self._folder = folder
@@ -39,11 +41,21 @@ class ConversionCache:
     def get(self, key: str, build: Callable[[Path], None]) -> Path:
         """The folder of the entry, built by `build(folder)` where it is not there or not whole."""
         root = self._usable_root()
+        try:
+            return self._get(root, key, build)
+        except OSError as error:
+            if error.errno not in _FULL or root != self._folder:
+                raise
+            _not_kept(root, error)
+            return self._get(self._private_root(), key, build)
+
+    def _get(self, root: Path, key: str, build: Callable[[Path], None]) -> Path:
         entry = root / key
         if entry.is_dir():
             fault = find_fault(entry)
             if fault is None:
                 os.utime(entry)
+                self._shrink(root, keep=entry)  # a start that was killed may have left something
                 return entry
             logger.warning("converted weights %s are broken (%s): converting again", entry.name, fault)
             self._discard(entry)
@@ -67,10 +79,12 @@ class ConversionCache:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 if os.access(self._folder, os.W_OK | os.X_OK):
                     return self._folder
-                reason = "not writable"
+                raise PermissionError(errno.EACCES, "not writable")
             except OSError as error:
-                reason = error.strerror or str(error)
-            logger.warning("cache folder %s: %s; converted weights are not kept", self._folder, reason)
+                _not_kept(self._folder, error)
+        return self._private_root()
+
+    def _private_root(self) -> Path:
         if self._private is None:
             self._private = tempfile.TemporaryDirectory(prefix="exo-onnx-")
         return Path(self._private.name)
@@ -118,6 +132,10 @@ class ConversionCache:
                 logger.info("converted weights %s removed: the cache is over %d bytes", path.name, self._max_bytes)
                 self._discard(path)
                 excess -= size
+
+
+def _not_kept(folder: Path, error: OSError) -> None:
+    logger.warning("cache folder %s: %s; converted weights are not kept", folder, error.strerror or error)
 
 
 def find_fault(entry: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from pathlib import Path
@@ -129,3 +130,43 @@ def test_a_discarded_entry_is_gone(tmp_path: Path) -> None:
     cache.discard(cache.get("key", build))
     cache.discard(tmp_path / "key")  # another node was quicker
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_makes_the_entry_private_and_leaves_nothing_half_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build = Builder()
+
+    def on_a_full_disk(folder: Path) -> None:
+        build(folder)
+        if folder.is_relative_to(tmp_path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cache = ConversionCache(tmp_path, 1000)
+    with caplog.at_level(logging.WARNING):
+        entry = cache.get("key", on_a_full_disk)
+    assert f"cache folder {tmp_path}: No space left on device; converted weights are not kept" in caplog.text
+    assert (entry / "weights.bin").read_bytes() == b"weights"
+    assert list(tmp_path.iterdir()) == []
+    cache.close()
+    assert not entry.exists()
+
+
+def test_a_disk_that_is_full_everywhere_is_an_error(tmp_path: Path) -> None:
+    def on_a_full_disk(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cache = ConversionCache(tmp_path, 1000)
+    with pytest.raises(OSError, match="No space left"):
+        cache.get("key", on_a_full_disk)
+    cache.close()
+
+
+def test_what_a_killed_start_left_goes_at_the_next_one_even_where_nothing_is_converted(tmp_path: Path) -> None:
+    cache = ConversionCache(tmp_path, 1000)
+    entry = cache.get("key", Builder())
+    left = tmp_path / ".tmp-of-a-killed-start"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    assert cache.get("key", Builder()) == entry
+    assert not left.exists()
