@@ -14,7 +14,7 @@ from exo.lifecycle import errors as lifecycle
 RETRY_SECONDS = 1.0
 # What the framework says where it knows no handler; its own words do not name the fault.
 _HTTP_MESSAGES = {
-    "Not Found": "There is nothing at this address; the API is below /v1, like /v1/chat/completions.",
+    "Not Found": "There is nothing at this address; the API is /v1/chat/completions, /v1/completions and /v1/models.",
     "Method Not Allowed": "This address does not take this HTTP method; see the Allow header.",
 }
 

@@ -33,6 +33,8 @@ def unreachable(client: httpx.Client, error: Exception) -> Failure:
 def check(answer: httpx.Response) -> None:
     """Raises `Failure` with the node's own words unless the answer is fine; the body must have been read."""
     if answer.status_code == 401:
+        if "authorization" in answer.request.headers:
+            raise Failure("the node asks for another API key than the one in --api-key or EXO_API_KEY")
         raise Failure("the node asks for an API key: give --api-key or set EXO_API_KEY")
     if answer.status_code >= 400:
         try:

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from rich.console import Console
 
+from exo.cli.client import check
 from exo.cli.doctor import Verdict, checks, model_files, port_finding
 from exo.cli.evaluation import numbers
 from exo.cli.failures import Failure
@@ -156,3 +158,10 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(
     assert Talk("http://node", "tiny", None, 0.5, None).run() == 0
     assert seen == [["one"], ["one", "so far", "two"]]
     assert capsys.readouterr().out == "so far\n" * 2
+
+
+@pytest.mark.parametrize(("headers", "says"), [({}, "asks for an API key"), ({"authorization": "Bearer x"}, "another")])
+def test_a_key_that_is_wrong_is_told_from_one_that_is_missing(headers: dict[str, str], says: str) -> None:
+    answer = httpx.Response(401, request=httpx.Request("GET", "http://node/v1/models", headers=headers))
+    with pytest.raises(Failure, match=says):
+        check(answer)
