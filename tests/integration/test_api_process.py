@@ -275,3 +275,12 @@ def test_a_wrong_model_is_wrong_usage_and_names_the_models(tmp_path: Path) -> No
     with served("--model", "gpt-17", "--models-dir", str(tmp_path)) as node:
         assert node.wait(60) == 2
         assert f"mine, {MODEL}" in node.log.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("text", "says"), [("nope", "line 1, column 1"), ("{}", "peers: the file must be")])
+def test_a_peers_file_that_is_wrong_is_named(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "peers.json").write_text(text)
+    flags = ("--discovery", "manual", "--discovery-config", str(tmp_path / "peers.json"))
+    with served("--engine", "dummy", *flags) as node:
+        assert node.wait(60) == 1
+        assert node.log.splitlines()[-1].startswith(f"exo: {tmp_path / 'peers.json'}: {says}")

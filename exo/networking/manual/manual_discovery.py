@@ -39,11 +39,13 @@ class ManualDiscovery(PooledDiscovery):
 
     async def _do_initialize(self) -> None:
         await super()._do_initialize()
-        self._problem, self._text = "", await asyncio.to_thread(self._read)
+        self._problem = ""
         try:
+            self._text = await asyncio.to_thread(self._read)
             candidates = parse_peers(self._text)
         except BadPeersFile as error:
-            raise BadPeersFile(f"{self._path}: {error}") from error
+            # The last cause is what the command line shows: it is to name the file.
+            raise BadPeersFile(f"{self._path}: {error}") from None
         await self._pool.update(candidates, keep_connected=False)
         self._task_manager.start_task("watch peers file", self._watch)
 
@@ -89,4 +91,4 @@ class ManualDiscovery(PooledDiscovery):
         try:
             return data.decode()
         except UnicodeDecodeError as error:
-            raise BadPeersFile(f"byte {error.start}: is no UTF-8 text") from error
+            raise BadPeersFile(f"byte {error.start}: is no UTF-8 text") from None

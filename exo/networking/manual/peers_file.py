@@ -24,7 +24,7 @@ def parse_peers(text: str) -> tuple[Candidate, ...]:
     try:
         data = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
-        raise BadPeersFile(f"line {error.lineno}, column {error.colno}: {error.msg}") from error
+        raise BadPeersFile(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError as error:
         raise BadPeersFile("nested too deeply") from error
     if not isinstance(data, dict) or not isinstance(data.get("peers"), dict):
