@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,6 +55,21 @@ def _config(ctx: typer.Context, values: dict[str, Any]) -> None:
     from exo.cli.configuration import show
 
     show({key: (value, ctx.get_parameter_source(key)) for key, value in values.items()}, BY_KEY)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"exo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _exo(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 app.command("serve", epilog=EPILOG)(with_settings(_serve))
@@ -166,7 +182,7 @@ def perplexity(
 @app.command()
 def version() -> None:
     """Print the version."""
-    typer.echo(f"exo {__version__}")
+    _version(True)
 
 
 def main() -> None:
@@ -174,6 +190,8 @@ def main() -> None:
     try:
         app()
     except Failure as failure:
+        if os.environ.get("EXO_DEBUG"):
+            traceback.print_exception(failure)
         _die(str(failure), failure.code)
     except Exception as error:
         if os.environ.get("EXO_DEBUG"):

@@ -88,8 +88,18 @@ def test_a_sigterm_while_the_modules_of_serve_load_is_a_clean_end() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_version_is_printed(exo: Run) -> None:
-    assert exo("version")[:2] == (0, "exo 0.1.0\n")
+@pytest.mark.parametrize("asked", ["version", "--version"])
+def test_version_is_printed(exo: Run, asked: str) -> None:
+    assert exo(asked)[:2] == (0, "exo 0.1.0\n")
+
+
+def test_a_traceback_is_shown_where_it_is_asked_for(exo: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXO_DEBUG", "1")
+    code, out, err = exo("run", "gpt-17", "--prompt", "x")
+    assert (code, out) == (2, "")
+    assert err.startswith("Traceback")
+    assert "ModelNotFound" in err
+    assert err.splitlines()[-1].startswith("exo: model 'gpt-17' is not here")
 
 
 @pytest.mark.parametrize(
