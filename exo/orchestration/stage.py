@@ -10,29 +10,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
 from exo.inference.errors import InvalidRequest, Overloaded, SequenceLost
-from exo.inference.inference_engine import InferenceEngine, Step
+from exo.inference.inference_engine import InferenceEngine
 from exo.lifecycle import AsyncResource, ResourceError, TaskHandle, TaskPriority
 from exo.networking.errors import WrongEpoch
-from exo.networking.messages import Close, Failed, Forward, Message, Open, Token
+from exo.networking.messages import Forward, Message, Open, Token
 from exo.orchestration.assignment import Assignment
-from exo.orchestration.forward_pass import Choice, Draw, TokenSampler, run_pass, sample
-from exo.orchestration.lane import Lane
+from exo.orchestration.forward_pass import Choice, Draw, TokenSampler, run_pass, sample, step_of
+from exo.orchestration.lane import Lane, Tombstones
 from exo.orchestration.scheduler import Limits, Piece, Scheduler, Work, opening_pieces
 
 Array = np.ndarray[Any, Any]
 Post = Callable[[str, Message], None]
 SamplerFactory = Callable[[Open], TokenSampler]
 log = logging.getLogger(__name__)
-# Closed sequences whose messages may still be under way; one that is older is answered "unknown".
-TOMBSTONES = 4096
 # Of a sequence that did not say how long it may become.
 MAX_LENGTH = 1 << 20
 # Engines give out memory in blocks: a sequence may take up to one more than it has tokens for.
@@ -54,7 +51,7 @@ class Stage(AsyncResource):
         self._scheduler = Scheduler(limits)
         self._epochs: dict[str, Assignment] = {}
         self._lanes: dict[str, Lane] = {}
-        self._closed: OrderedDict[str, None] = OrderedDict()
+        self._closed = Tombstones()
         self._to_release: list[str] = []
         self._wake = asyncio.Event()
         self._passes = 0
@@ -184,7 +181,7 @@ class Stage(AsyncResource):
         if lane is not None and sender in (lane.entry, self._node_id, *lane.assignment.nodes):
             self._forget(lane)
         elif lane is None:
-            self._bury(sequence_id)
+            self._closed.add(sequence_id)
 
     def close_behind(self, sender: str, sequence_id: str) -> None:
         """The stage before has lost the entry of a sequence, and passes on that it is over."""
@@ -201,7 +198,7 @@ class Stage(AsyncResource):
         """The next stages may have noticed the entry's loss before the sequence reached them."""
         self._forget(lane)
         if lane.assignment.next is not None:
-            self._post(lane.assignment.next, Close(sequence_id=lane.sequence_id, epoch=lane.assignment.epoch))
+            self._post(lane.assignment.next, lane.close())
 
     def fail_through(self, node_id: str, reason: str) -> None:
         """A stream from or to this stage's node broke: what was under way on it is lost, and nobody else may notice."""
@@ -285,7 +282,7 @@ class Stage(AsyncResource):
         assignment = lanes[0].assignment
         self._passes += 1
         begun = time.perf_counter()
-        results = await run_pass(self._engine, assignment.shard, [_step(work, assignment) for work in batch])
+        results = await run_pass(self._engine, assignment.shard, [step_of(work, assignment) for work in batch])
         self._pass_seconds += 0.2 * (time.perf_counter() - begun - self._pass_seconds)
         good: list[tuple[Lane, Piece, Array]] = []
         for lane, work, result in zip(lanes, batch, results, strict=True):
@@ -303,10 +300,7 @@ class Stage(AsyncResource):
         target = lane.assignment.next
         if target is None or lane.sequence_id not in self._lanes:
             return
-        self._post(target, Forward(
-            sequence_id=lane.sequence_id, epoch=lane.assignment.epoch, position=piece.position,
-            values=np.ascontiguousarray(hidden, dtype=np.float32), sample=piece.sample,
-        ))  # fmt: skip
+        self._post(target, lane.forward(piece, hidden))
 
     async def _sample(self, rows: list[tuple[Lane, Piece, Array]]) -> None:
         draws = [
@@ -325,10 +319,7 @@ class Stage(AsyncResource):
                 self._tell(lane, draw.position, choice)
 
     def _tell(self, lane: Lane, position: int, choice: Choice) -> None:
-        token = Token(
-            sequence_id=lane.sequence_id, epoch=lane.assignment.epoch, position=position, token=choice.token,
-            logprob=choice.logprob, top_logprobs=choice.top_logprobs,
-        )  # fmt: skip
+        token = lane.token(position, choice)
         for target in dict.fromkeys((lane.entry, lane.assignment.first)):
             self._post(target, token)
 
@@ -357,22 +348,14 @@ class Stage(AsyncResource):
         if lane.sequence_id in self._closed:
             return
         self._forget(lane)
-        self._post(lane.entry, Failed(
-            sequence_id=lane.sequence_id, epoch=lane.assignment.epoch, node=self._node_id, reason=reason[:1000],
-            retryable=retryable,
-        ))  # fmt: skip
+        self._post(lane.entry, lane.failed(self._node_id, reason, retryable=retryable))
 
     def _forget(self, lane: Lane) -> None:
-        self._bury(lane.sequence_id)
+        self._closed.add(lane.sequence_id)
         self._lanes.pop(lane.sequence_id, None)
         self._scheduler.close(lane.sequence_id)
         self._to_release.append(lane.sequence_id)
         self._wake.set()
-
-    def _bury(self, sequence_id: str) -> None:
-        self._closed[sequence_id] = None
-        while len(self._closed) > TOMBSTONES:
-            self._closed.popitem(last=False)
 
     async def _release_closed(self) -> None:
         """Between passes only: the engine is not asked to drop what it computes on."""
@@ -382,11 +365,3 @@ class Stage(AsyncResource):
                 await self._engine.release(lane_id)
             except Exception:
                 log.exception("the KV of %s could not be released", lane_id)
-
-
-def _step(work: Work, assignment: Assignment) -> Step:
-    values = work.piece.values
-    if not isinstance(values, np.ndarray):
-        values = np.asarray(values, dtype=np.int64)
-    rows: Literal["last", "none"] = "last" if work.piece.sample or not assignment.is_last else "none"
-    return Step(work.lane_id, values, work.piece.position, rows)
