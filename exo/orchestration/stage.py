@@ -18,13 +18,14 @@ import numpy as np
 
 from exo.inference.errors import InvalidRequest, Overloaded, SequenceLost
 from exo.inference.inference_engine import InferenceEngine
-from exo.lifecycle import AsyncResource, ResourceError, TaskHandle, TaskPriority
+from exo.lifecycle import AsyncResource, ResourceDegraded, ResourceError, TaskHandle, TaskPriority
 from exo.networking.errors import WrongEpoch
 from exo.networking.messages import Forward, Message, Open, Token
 from exo.orchestration.assignment import Assignment
 from exo.orchestration.forward_pass import Choice, Draw, TokenSampler, run_pass, sample, step_of
 from exo.orchestration.lane import Lane, Tombstones
 from exo.orchestration.scheduler import Limits, Piece, Scheduler, Work, opening_pieces
+from exo.orchestration.watch import Watch
 
 Array = np.ndarray[Any, Any]
 Post = Callable[[str, Message], None]
@@ -41,7 +42,13 @@ class Stage(AsyncResource):
     RESOURCE_TYPE: ClassVar[str] = "stage"
 
     def __init__(
-        self, node_id: str, engine: InferenceEngine, post: Post, samplers: SamplerFactory, limits: Limits | None = None
+        self,
+        node_id: str,
+        engine: InferenceEngine,
+        post: Post,
+        samplers: SamplerFactory,
+        limits: Limits | None = None,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__(resource_id=f"stage-{node_id}", display_name=f"Stage of node {node_id}")
         self._node_id = node_id
@@ -57,25 +64,42 @@ class Stage(AsyncResource):
         self._passes = 0
         self._together = False
         self._pass_seconds = 0.0  # sliding mean
+        self._in_hand = False
+        self.watch = watch or Watch()
         self._task: TaskHandle | None = None
         self._executor: ThreadPoolExecutor | None = None
 
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def _do_initialize(self) -> None:
+        self.watch.forget()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="exo-sampling")
         self._task = self._task_manager.start_task("forward_passes", self._run, priority=TaskPriority.HIGH)
 
     async def _do_cleanup(self) -> None:
         for epoch in list(self._epochs):
             self.retire(epoch, "the node closes")
-        await self._release_closed()
+        if not self.watch.is_stuck:  # else this would wait for what hangs
+            await self._release_closed()
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
         self._executor = self._task = None
 
     async def _do_health_check(self) -> bool:
+        """A pass that hangs only degrades: nothing here could bring it back, and it may still end."""
+        if self.watch.reason:
+            raise ResourceDegraded(self.watch.reason, resource_id=self.resource_id, state=self.state)
         return self._task is not None and not self._task.done()
+
+    def look(self, now: float) -> None:
+        """Call about once a second: whether what there is to do goes on. `now`: monotonic seconds."""
+        busy = self._in_hand or self._scheduler.has_work
+        self.watch.tick(now, busy=busy, mark=self._passes + self._engine.marks)
+
+    @property
+    def queued(self) -> bool:
+        """Whether sequences wait here for memory."""
+        return self._scheduler.waiting > 0
 
     # -- epochs -----------------------------------------------------------------------------------------------------
 
@@ -270,20 +294,26 @@ class Stage(AsyncResource):
 
     async def _pass_or_fail(self, batch: list[Work]) -> None:
         """Whatever goes wrong costs these sequences an attempt, and nobody the stage."""
+        self._in_hand = True
         try:
             await self._pass(batch)
         except Exception as error:
             log.exception("a pass failed in an unforeseen way")
             for work in batch:
                 self.fail(work.lane_id, f"a pass failed: {error!r}", retryable=True)
+        finally:
+            self._in_hand = False
 
     async def _pass(self, batch: list[Work]) -> None:
         lanes = [self._lanes[work.lane_id] for work in batch]
         assignment = lanes[0].assignment
         self._passes += 1
+        self.watch.begin(sum(len(work.piece.values) for work in batch))
         begun = time.perf_counter()
         results = await run_pass(self._engine, assignment.shard, [step_of(work, assignment) for work in batch])
-        self._pass_seconds += 0.2 * (time.perf_counter() - begun - self._pass_seconds)
+        took = time.perf_counter() - begun
+        self.watch.end(took)
+        self._pass_seconds += 0.2 * (took - self._pass_seconds)
         good: list[tuple[Lane, Piece, Array]] = []
         for lane, work, result in zip(lanes, batch, results, strict=True):
             if isinstance(result, Exception):
