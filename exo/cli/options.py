@@ -92,6 +92,7 @@ PANELS: Final = {
         Setting("memory", int | None, None, "What this node offers.", "MIB", "what the machine allows", least=0),
         Setting("layers", str | None, None, "Pin this node to layers, like 0-14.", "FIRST-LAST", "by memory"),
         Setting("recovery-seconds", float, 60.0, "How long a stream waits for a lost ring.", "SECONDS", least=0),
+        Setting("stuck-seconds", float, 30.0, "After how long a hanging pass counts as stuck.", "SECONDS", least=1),
     ),
     # Apart from the ring: in one table the long --no-… flag would cut the others' names short at 80 columns.
     "Security": (

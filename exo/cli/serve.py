@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,9 +33,12 @@ from exo.orchestration.node import Node
 from exo.orchestration.settings import NodeSettings
 
 _log = structlog.get_logger("exo.serve")
+# Everything is closed by then; what still runs is a thread that nobody can stop.
+LEAVE_SECONDS = 3.0
 _TLS_FILES = {"tls_cert": "tls.crt", "tls_key": "tls.key", "tls_ca": "ca.crt"}
 _SAME = (
-    *("model", "engine", "host", "api_port", "grpc_port", "cluster", "drain_seconds", "recovery_seconds"),
+    *("model", "engine", "host", "api_port", "grpc_port", "cluster"),
+    *("drain_seconds", "recovery_seconds", "stuck_seconds"),
     *("discovery", "discovery_config", "discovery_name", "discovery_port", "context_length", "max_requests"),
     *("models_dir", "cache_dir", "hub_revision", "offline", "tls_check_identity"),
 )
@@ -141,6 +145,7 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
     await asyncio.gather(starting, stopping, return_exceptions=True)
     stop.ignore()
     _log.info("stopped")
+    _leave_within(LEAVE_SECONDS)
     return 0
 
 
@@ -151,6 +156,13 @@ def with_flag(failure: Failure, settings: NodeSettings, api: ApiSettings, health
         if re.match(rf"cannot listen on \S+( port |:){port}: ", str(failure)):
             return Failure(f"{failure}; --{flag} takes another", failure.code)
     return failure
+
+
+def _leave_within(seconds: float) -> None:
+    """The interpreter waits for its threads at the end: for one that hangs in an engine, for ever."""
+    timer = threading.Timer(seconds, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 def compose(node: Node, server: ApiServer, health_port: int) -> ResourceGroup:

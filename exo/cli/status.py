@@ -89,7 +89,7 @@ def _nodes(topology: dict[str, Any], ring: dict[str, Any]) -> Table:
                 (stage or {}, "hop_ms", "ms"),
             )
         )
-        address, state = str(node.get("address", "")), str(node.get("state", ""))
+        address, state = str(node.get("address", "")), "stuck" if node.get("stuck") else str(node.get("state", ""))
         table.add_row(Text(name, colour), layers, planned, memory, hop, address, state)
     return table
 

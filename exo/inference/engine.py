@@ -35,14 +35,19 @@ class PassCancelled(Exception):
 
 
 class Cancel:
-    """Whether a pass should stop: its caller has gone, or the engine closes. Call it between layers."""
+    """Whether a pass should stop: its caller has gone, or the engine closes. Call it between layers.
 
-    def __init__(self, closing: threading.Event) -> None:
+    mark: told of each call, as a sign that the pass goes on.
+    """
+
+    def __init__(self, closing: threading.Event, mark: Callable[[], None]) -> None:
         self.asked = False
         self._closing = closing
+        self._mark = mark
 
     def __call__(self) -> None:
         """Raises `PassCancelled` when it should."""
+        self._mark()
         if self.asked or self._closing.is_set():
             raise PassCancelled
 
@@ -68,6 +73,7 @@ class CheckpointEngine(InferenceEngine):
         self._worker: ThreadPoolExecutor | None = None
         # Set when the engine closes: a load or a pass in flight stops at its next tensor or layer.
         self._closing = threading.Event()
+        self._marks = 0
 
     # What an engine is made of.
 
@@ -166,7 +172,7 @@ class CheckpointEngine(InferenceEngine):
             self._check_step(step)
         if not steps:
             return []
-        cancel = Cancel(self._closing)
+        cancel = Cancel(self._closing, self._mark)
         try:
             return await self._run(self._forward, steps, cancel)
         except asyncio.CancelledError:
@@ -175,6 +181,13 @@ class CheckpointEngine(InferenceEngine):
         except PassCancelled:
             await self.ensure_ready()  # it closes: says so
             raise
+
+    @property
+    def marks(self) -> int:
+        return self._marks
+
+    def _mark(self) -> None:
+        self._marks += 1
 
     async def _reuse_prefix(self, request_id: str, tokens: Sequence[int], limit: int) -> int:
         return await self._run(self._reuse, request_id, tokens, limit)

@@ -64,6 +64,10 @@ class EngineShelf(InferenceEngine):
         return _least(engine.max_sequences for engine in self._engines.values())
 
     @property
+    def marks(self) -> int:
+        return sum(engine.marks for engine in self._engines.values())
+
+    @property
     def replays_by_step(self) -> bool:
         return any(engine.replays_by_step for engine in self._engines.values())
 

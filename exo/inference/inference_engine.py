@@ -5,6 +5,7 @@ Each public method calls `ensure_ready()` and then its `_`-prefixed hook. Comput
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 
 from exo.inference.shard import Shard
 from exo.lifecycle import AsyncResource
+from exo.lifecycle.faults import hang, is_hanging
 
 Array = np.ndarray[Any, Any]
 
@@ -73,6 +75,8 @@ class InferenceEngine(AsyncResource, ABC):
         A step that fails alone (`SequenceLost`) raises for the whole batch before anything is computed.
         """
         await self.ensure_ready()
+        if is_hanging(self):
+            await asyncio.to_thread(hang, self)
         return await self._infer_batch(shard, steps)
 
     async def infer_prompt(
@@ -133,6 +137,14 @@ class InferenceEngine(AsyncResource, ABC):
     def max_sequences(self) -> int | None:
         """How many sequences can be live at once, whatever their length; None where there is no bound."""
         return None
+
+    @property
+    def marks(self) -> int:
+        """Differs whenever a pass that runs has got ahead (another layer, another chunk): it takes long, but goes on.
+
+        An engine that never says so is judged by whole passes.
+        """
+        return 0
 
     @property
     def replays_by_step(self) -> bool:

@@ -105,7 +105,7 @@ class Adoption:
         seen = membership.members(self._view.own_id, self._view.all_offers())
         plan = membership.plan_members(seen, self.model, self._partition)
         if membership.is_newcomer(self._view.own_offer()) and not is_member(plan, self._view.own_id):
-            return self._partition(membership.without_slow(seen), self.model), True
+            return self._partition(membership.without_slow(membership.able(seen)), self.model), True
         return plan, False
 
     async def _prepare(self, plan: RingPlan) -> None:
@@ -142,11 +142,12 @@ class Adoption:
         self._reason = reason
 
     def _is_whole(self, plan: RingPlan | None) -> bool:
-        """Whether each stage is there, and hears this node as this node hears it."""
+        """Whether each stage is there and not stuck, and hears this node as this node hears it."""
         offers, own = self._view.all_offers(), self._view.own_id
         nodes = [] if plan is None else [stage.node_id for stage in plan.stages]
         return plan is not None and all(
-            node_id in offers and (node_id == own or own in offers[node_id].peers) for node_id in nodes
+            node_id in offers and not offers[node_id].stuck and (node_id == own or own in offers[node_id].peers)
+            for node_id in nodes
         )
 
     # -- layers -----------------------------------------------------------------------------------------------------
@@ -264,10 +265,11 @@ class Adoption:
             self.plan = None
             self._reason = f"waiting for {', '.join(idle)} to load other layers"
 
-    def lose(self, node_id: str, reason: str) -> None:
+    def lose(self, node_id: str, reason: str, *, how: str = "lost") -> None:
+        """how: "lost" or "stuck"."""
         if self.plan is not None and any(stage.node_id == node_id for stage in self.plan.stages):
             self.plan = None
-            self._reason = f"node {node_id!r} is lost ({reason}); planning anew"
+            self._reason = f"node {node_id!r} is {how} ({reason}); planning anew"
 
     def retire_idle(self) -> None:
         """Call about once a second. Earlier epochs that nobody used since the last call end.

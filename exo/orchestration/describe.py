@@ -26,6 +26,7 @@ def topology(ring: Ring) -> dict[str, Any]:
                 "epoch": offer.epoch,
                 "api_port": offer.api_port,
                 "slow": list(offer.slow),
+                "stuck": offer.stuck,
                 "self": offer.node_id == own,
             }
             for offer in known.nodes()

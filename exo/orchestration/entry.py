@@ -16,7 +16,9 @@ from typing import Any, Protocol
 from exo.inference.errors import ExoError, NodeDraining, Overloaded, RingUnavailable
 from exo.inference.generation import GenerationChunk, GenerationRequest
 from exo.networking.messages import Close, Failed, Message, Token
+from exo.orchestration import stall
 from exo.orchestration.sequence import OwnedSequence, Phase
+from exo.orchestration.stall import Pace
 from exo.orchestration.transcript import Transcript
 from exo.topology import RingPlan
 
@@ -34,8 +36,9 @@ class PlanSource(Protocol):
 class EntryLimits:
     """max_requests: live and waiting. first_wait: seconds a new request waits for a ring, recovery: one that runs.
 
-    stall: seconds without a token after which an attempt is given up (a message was lost without anybody noticing);
-    first_stall: the same before the attempt's first token, when it may have to wait for memory or a long prefill.
+    stall: seconds without a token after which an attempt is given up (a message was lost without anybody noticing),
+    where the stages are quick (see `exo.orchestration.stall`); first_stall: the most, and for how long it may wait for
+    memory before its first token.
     """
 
     max_requests: int = 256
@@ -46,7 +49,7 @@ class EntryLimits:
 
 
 class Entry:
-    """`prefix` makes the keys of this process's sequences unique in the cluster."""
+    """`prefix` makes the keys of this process's sequences unique in the cluster. pace: of a plan's stages, now."""
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class Entry:
         plans: PlanSource,
         transcripts: TranscriptFactory,
         limits: EntryLimits | None = None,
+        pace: Callable[[RingPlan], Pace] = lambda _: Pace(),
     ) -> None:
         self._node_id = node_id
         self._prefix = prefix
@@ -63,6 +67,7 @@ class Entry:
         self._plans = plans
         self._transcripts = transcripts
         self._limits = limits or EntryLimits()
+        self._pace = pace
         self._numbers = itertools.count(1)
         self._sequences: dict[str, OwnedSequence] = {}  # by key
         self._lanes: dict[str, OwnedSequence] = {}  # by the lane id of the attempt that runs
@@ -189,9 +194,17 @@ class Entry:
         """Call about once a second: an attempt without progress for too long is given up."""
         now = _now()
         for sequence in list(self._lanes.values()):
-            allowed = self._limits.first_stall if sequence.fresh else self._limits.stall
-            if sequence.phase is Phase.RUNNING and now - max(sequence.progress_at, sequence.placed_at) > allowed:
-                self._replay(sequence, f"no token for {allowed:g} s")
+            if sequence.phase is not Phase.RUNNING or sequence.plan is None:
+                continue
+            pace = self._pace(sequence.plan)
+            if sequence.fresh and pace.queued and now - sequence.placed_at <= self._limits.first_stall:
+                sequence.progress_at = now  # it may be one of those that wait for memory
+            allowed = stall.allowed(
+                pace, fresh=sequence.fresh, tokens=sequence.length, stall=self._limits.stall,
+                first_stall=self._limits.first_stall,
+            )  # fmt: skip
+            if now - max(sequence.progress_at, sequence.placed_at) > allowed:
+                self._replay(sequence, f"no token for {allowed:.3g} s")
 
     def _replay(self, sequence: OwnedSequence, reason: str) -> None:
         log.info("sequence %s is replayed after %d tokens: %s", sequence.key, len(sequence.produced), reason)

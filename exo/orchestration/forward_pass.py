@@ -9,13 +9,15 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from exo.inference.errors import SequenceLost
 from exo.inference.inference_engine import InferenceEngine, Step
 from exo.inference.shard import Shard
+from exo.orchestration.assignment import Assignment
+from exo.orchestration.scheduler import Work
 
 Array = np.ndarray[Any, Any]
 # An argmax over this many logits (ten rows of 49152) takes well under 0.1 ms: less than the round trip to a thread.
@@ -42,6 +44,14 @@ class TokenSampler(Protocol):
     def choose(self, logits: Array, position: int) -> Choice:
         """logits: float32 (vocab,) after the token at `position - 1`. The choice joins the sequence's history."""
         ...
+
+
+def step_of(work: Work, assignment: Assignment) -> Step:
+    values = work.piece.values
+    if not isinstance(values, np.ndarray):
+        values = np.asarray(values, dtype=np.int64)
+    rows: Literal["last", "none"] = "last" if work.piece.sample or not assignment.is_last else "none"
+    return Step(work.lane_id, values, work.piece.position, rows)
 
 
 async def run_pass(engine: InferenceEngine, shard: Shard, steps: Sequence[Step]) -> list[Array | Exception]:

@@ -27,6 +27,14 @@ def members(own_id: str, offers: Mapping[str, NodeOffer]) -> list[NodeOffer]:
     return [offers[node_id] for node_id in chosen]
 
 
+def able(view: list[NodeOffer]) -> list[NodeOffer]:
+    """The view without the nodes that say of themselves that they are stuck: through those nothing comes.
+
+    Nobody else's word counts for this, or a node could put another out of the ring.
+    """
+    return [offer for offer in view if not offer.stuck]
+
+
 def without_slow(view: list[NodeOffer]) -> list[NodeOffer]:
     """The view without the nodes that all others call slow; the same view where that would leave fewer than two.
 
@@ -63,7 +71,24 @@ def plan_members(
     model: ModelFootprint,
     partition: Callable[[Iterable[NodeOffer], ModelFootprint], RingPlan],
 ) -> RingPlan:
-    """The plan of the view: without newcomers and slow nodes where the rest can hold the model. Raises `NoPlan`."""
+    """The plan of the view: without newcomers and slow nodes where the rest can hold the model. Raises `NoPlan`.
+
+    Never with nodes that are stuck.
+    """
+    stuck = [f"node {offer.node_id!r} is stuck: {offer.stuck}" for offer in view if offer.stuck]
+    try:
+        return _plan_able(able(view), model, partition)
+    except NoPlan as error:
+        if stuck:
+            raise NoPlan("; ".join((str(error), *stuck)), missing_mib=error.missing_mib) from None
+        raise
+
+
+def _plan_able(
+    view: list[NodeOffer],
+    model: ModelFootprint,
+    partition: Callable[[Iterable[NodeOffer], ModelFootprint], RingPlan],
+) -> RingPlan:
     quick = without_slow(view)
     for fewer in (without_newcomers(quick), quick):
         if len(fewer) < len(view):

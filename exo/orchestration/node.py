@@ -40,6 +40,7 @@ from exo.orchestration.settings import NodeSettings
 from exo.orchestration.stage import Stage
 from exo.orchestration.text import detokenizer, encode_messages
 from exo.orchestration.transcript import Transcript
+from exo.orchestration.watch import Watch
 from exo.topology import DeviceCapabilities, Topology, device_capabilities
 from exo.utils.health_check import HealthMonitor
 
@@ -51,6 +52,8 @@ GATHER_SECONDS = 0.5
 CHECK_SECONDS = 1.0
 # What the drain leaves of the time to close the parts in.
 CLOSING_SECONDS = 30.0
+# A stage that is stuck says so itself: an entry gives an attempt up only well after that.
+STALL_TIMES = 2.0
 # Interpreter, libraries and buffers of a node that holds no model.
 PROCESS_MIB = 200
 
@@ -91,14 +94,19 @@ class Node(AsyncResource):
         self.topology: Topology = ring.view.topology()
         self.model = LocalModel(settings.model, shard_downloader, inference_engine, read_model)
         self.links = Links(_id, ring.deliver, ring.undelivered)
-        self.stage = Stage(_id, inference_engine, self.links.post, self._sampler, limits)
+        self.stage = Stage(_id, inference_engine, self.links.post, self._sampler, limits, Watch(settings.stuck_seconds))
         self.entry = Entry(
             _id,
             f"{_id[:64]}.{ring.own_offer().incarnation:x}",  # an id on the wire has 128 characters at most
             self.links.post,
             ring,
             self._transcript,
-            EntryLimits(max_requests=settings.max_requests, recovery=settings.recovery_seconds),
+            EntryLimits(
+                max_requests=settings.max_requests,
+                recovery=settings.recovery_seconds,
+                stall=STALL_TIMES * settings.stuck_seconds,
+            ),
+            ring.pace,
         )
         ring.attach(self.links, self.stage, self.entry)
         self._drained_by: float | None = None
@@ -109,6 +117,7 @@ class Node(AsyncResource):
         for part in (*self.parts, ring, self):
             self.monitor.register(part, interval=CHECK_SECONDS, recover=part in recover)
         self.monitor.add_readiness("ring formed", lambda: ring.reason or None)
+        self.monitor.add_readiness("forward passes", lambda: self.stage.watch.reason or None)
 
     def _compose(self) -> ResourceGroup:
         parts = ResourceGroup(resource_id=f"parts-{self.id}", display_name=f"Parts of node {self.id}")
@@ -204,7 +213,7 @@ class Node(AsyncResource):
 
     async def _do_health_check(self) -> bool:
         """As healthy as its parts. An ailing part only degrades the node: it recovers or not, the others go on."""
-        parts = (self.server, self.discovery, self.inference_engine)
+        parts = (self.server, self.discovery, self.inference_engine, self.stage)
         healthy = await asyncio.gather(*(part.check_health() for part in parts))
         ailing = [part.resource_id for part, well in zip(parts, healthy, strict=True) if not well]
         if ailing:

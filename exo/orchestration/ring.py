@@ -24,6 +24,7 @@ from exo.orchestration.holder import Holder
 from exo.orchestration.links import Links
 from exo.orchestration.sequence import is_entry_of
 from exo.orchestration.stage import Stage
+from exo.orchestration.stall import Pace
 from exo.orchestration.view import View
 from exo.topology import (
     ModelFootprint,
@@ -121,6 +122,10 @@ class Ring(AsyncResource):
         except TimeoutError:
             raise RingUnavailable(self.reason or "the ring changes too often") from None
 
+    def pace(self, plan: RingPlan) -> Pace:
+        """What its stages say of their passes."""
+        return Pace.of(plan, self.view.all_offers())
+
     async def wait_settled(self) -> None:
         """Until the first reconcile step is over: layers loaded, or known why not."""
         while self._steps == 0:
@@ -141,6 +146,8 @@ class Ring(AsyncResource):
         elif before is not None and self.view.own_id in before.peers and self.view.own_id not in offer.peers:
             # Nothing of it reaches this node, though the way there may be whole: nobody else would say so.
             self._interrupt(offer.node_id, "it has lost this node")
+        if offer.stuck and before is not None and not before.stuck:
+            self._set_aside(offer.node_id, offer.stuck)
         if self.view.offers.get(offer.node_id) != before:
             self._changed.set()
             if self._adoption is not None:
@@ -217,6 +224,14 @@ class Ring(AsyncResource):
             self._stage.forget_entry(node_id)
             self._stage.fail_through(node_id, f"node {self.view.own_id!r} lost node {node_id!r}: {reason}")
             self._entry.replay_on([node_id], f"node {node_id!r} is lost: {reason}")
+
+    def _set_aside(self, node_id: str, reason: str) -> None:
+        """The node is there, but its passes hang: as a stage it is lost, as an entry it goes on."""
+        log.warning("node %s is stuck: %s", node_id, reason)
+        if self._adoption is not None:
+            self._adoption.lose(node_id, reason, how="stuck")
+        if self._entry is not None:
+            self._entry.replay_on([node_id], f"node {node_id!r} is stuck: {reason}")
 
     # -- reconcile --------------------------------------------------------------------------------------------------
 
@@ -307,10 +322,21 @@ class Ring(AsyncResource):
     def _sweep(self) -> None:
         assert self._adoption is not None
         assert self._entry is not None
+        self._look_at_own_work()
         if self.view.watch_speed() or self._adoption.plan is None:
             self._changed.set()
         self._adoption.retire_idle()
         self._entry.sweep()
+
+    def _look_at_own_work(self) -> None:
+        assert self._stage is not None
+        self._stage.look(asyncio.get_running_loop().time())
+        before, now = self.view.own_offer().stuck, self._stage.watch.reason
+        self._change_offer(stuck=now, pass_ms=self._stage.watch.usual_ms, queued=self._stage.queued)
+        if now and not before:
+            self._set_aside(self.view.own_id, now)
+        if now != before:
+            self._changed.set()
 
 
 def _runs_on(plan: RingPlan | None, node_id: str) -> bool:

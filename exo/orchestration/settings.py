@@ -35,6 +35,7 @@ class NodeSettings:
     tls_check_identity: a peer's certificate must name its node id; else any of the authority's speaks for any node.
     max_requests: live and waiting sequences this node takes as entry; more is answered `Overloaded`.
     recovery_seconds: how long a stream waits for a ring that can go on before it ends with `RingUnavailable`.
+    stuck_seconds: without progress of a forward pass, beyond what passes usually take, after which this node is stuck.
     """
 
     node_id: str = field(default_factory=default_node_id)
@@ -65,6 +66,7 @@ class NodeSettings:
     offline: bool = False
     max_requests: int = 256
     recovery_seconds: float = 60.0
+    stuck_seconds: float = 30.0
     initialize_timeout: float = 3600.0
 
     def __post_init__(self) -> None:
@@ -80,6 +82,8 @@ class NodeSettings:
         for name in ("drain_seconds", "recovery_seconds", "initialize_timeout"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: {getattr(self, name)} must be 0 or more seconds")
+        if not 0 < self.stuck_seconds < float("inf"):
+            raise ValueError(f"stuck_seconds: {self.stuck_seconds} must be more than 0 seconds")
         self._check_sizes()
         self._check_discovery()
         self._check_tls()

@@ -10,29 +10,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
 from exo.inference.errors import InvalidRequest, Overloaded, SequenceLost
-from exo.inference.inference_engine import InferenceEngine, Step
-from exo.lifecycle import AsyncResource, ResourceError, TaskHandle, TaskPriority
+from exo.inference.inference_engine import InferenceEngine
+from exo.lifecycle import AsyncResource, ResourceDegraded, ResourceError, TaskHandle, TaskPriority
 from exo.networking.errors import WrongEpoch
-from exo.networking.messages import Close, Failed, Forward, Message, Open, Token
+from exo.networking.messages import Forward, Message, Open, Token
 from exo.orchestration.assignment import Assignment
-from exo.orchestration.forward_pass import Choice, Draw, TokenSampler, run_pass, sample
-from exo.orchestration.lane import Lane
+from exo.orchestration.forward_pass import Choice, Draw, TokenSampler, run_pass, sample, step_of
+from exo.orchestration.lane import Lane, Tombstones
 from exo.orchestration.scheduler import Limits, Piece, Scheduler, Work, opening_pieces
+from exo.orchestration.watch import Watch
 
 Array = np.ndarray[Any, Any]
 Post = Callable[[str, Message], None]
 SamplerFactory = Callable[[Open], TokenSampler]
 log = logging.getLogger(__name__)
-# Closed sequences whose messages may still be under way; one that is older is answered "unknown".
-TOMBSTONES = 4096
 # Of a sequence that did not say how long it may become.
 MAX_LENGTH = 1 << 20
 # Engines give out memory in blocks: a sequence may take up to one more than it has tokens for.
@@ -44,7 +42,13 @@ class Stage(AsyncResource):
     RESOURCE_TYPE: ClassVar[str] = "stage"
 
     def __init__(
-        self, node_id: str, engine: InferenceEngine, post: Post, samplers: SamplerFactory, limits: Limits | None = None
+        self,
+        node_id: str,
+        engine: InferenceEngine,
+        post: Post,
+        samplers: SamplerFactory,
+        limits: Limits | None = None,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__(resource_id=f"stage-{node_id}", display_name=f"Stage of node {node_id}")
         self._node_id = node_id
@@ -54,31 +58,48 @@ class Stage(AsyncResource):
         self._scheduler = Scheduler(limits)
         self._epochs: dict[str, Assignment] = {}
         self._lanes: dict[str, Lane] = {}
-        self._closed: OrderedDict[str, None] = OrderedDict()
+        self._closed = Tombstones()
         self._to_release: list[str] = []
         self._wake = asyncio.Event()
         self._passes = 0
         self._together = False
         self._pass_seconds = 0.0  # sliding mean
+        self._in_hand = False
+        self.watch = watch or Watch()
         self._task: TaskHandle | None = None
         self._executor: ThreadPoolExecutor | None = None
 
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def _do_initialize(self) -> None:
+        self.watch.forget()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="exo-sampling")
         self._task = self._task_manager.start_task("forward_passes", self._run, priority=TaskPriority.HIGH)
 
     async def _do_cleanup(self) -> None:
         for epoch in list(self._epochs):
             self.retire(epoch, "the node closes")
-        await self._release_closed()
+        if not self.watch.is_stuck:  # else this would wait for what hangs
+            await self._release_closed()
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
         self._executor = self._task = None
 
     async def _do_health_check(self) -> bool:
+        """A pass that hangs only degrades: nothing here could bring it back, and it may still end."""
+        if self.watch.reason:
+            raise ResourceDegraded(self.watch.reason, resource_id=self.resource_id, state=self.state)
         return self._task is not None and not self._task.done()
+
+    def look(self, now: float) -> None:
+        """Call about once a second: whether what there is to do goes on. `now`: monotonic seconds."""
+        busy = self._in_hand or self._scheduler.has_work
+        self.watch.tick(now, busy=busy, mark=self._passes + self._engine.marks)
+
+    @property
+    def queued(self) -> bool:
+        """Whether sequences wait here for memory."""
+        return self._scheduler.waiting > 0
 
     # -- epochs -----------------------------------------------------------------------------------------------------
 
@@ -184,7 +205,7 @@ class Stage(AsyncResource):
         if lane is not None and sender in (lane.entry, self._node_id, *lane.assignment.nodes):
             self._forget(lane)
         elif lane is None:
-            self._bury(sequence_id)
+            self._closed.add(sequence_id)
 
     def close_behind(self, sender: str, sequence_id: str) -> None:
         """The stage before has lost the entry of a sequence, and passes on that it is over."""
@@ -201,7 +222,7 @@ class Stage(AsyncResource):
         """The next stages may have noticed the entry's loss before the sequence reached them."""
         self._forget(lane)
         if lane.assignment.next is not None:
-            self._post(lane.assignment.next, Close(sequence_id=lane.sequence_id, epoch=lane.assignment.epoch))
+            self._post(lane.assignment.next, lane.close())
 
     def fail_through(self, node_id: str, reason: str) -> None:
         """A stream from or to this stage's node broke: what was under way on it is lost, and nobody else may notice."""
@@ -273,20 +294,26 @@ class Stage(AsyncResource):
 
     async def _pass_or_fail(self, batch: list[Work]) -> None:
         """Whatever goes wrong costs these sequences an attempt, and nobody the stage."""
+        self._in_hand = True
         try:
             await self._pass(batch)
         except Exception as error:
             log.exception("a pass failed in an unforeseen way")
             for work in batch:
                 self.fail(work.lane_id, f"a pass failed: {error!r}", retryable=True)
+        finally:
+            self._in_hand = False
 
     async def _pass(self, batch: list[Work]) -> None:
         lanes = [self._lanes[work.lane_id] for work in batch]
         assignment = lanes[0].assignment
         self._passes += 1
+        self.watch.begin(sum(len(work.piece.values) for work in batch))
         begun = time.perf_counter()
-        results = await run_pass(self._engine, assignment.shard, [_step(work, assignment) for work in batch])
-        self._pass_seconds += 0.2 * (time.perf_counter() - begun - self._pass_seconds)
+        results = await run_pass(self._engine, assignment.shard, [step_of(work, assignment) for work in batch])
+        took = time.perf_counter() - begun
+        self.watch.end(took)
+        self._pass_seconds += 0.2 * (took - self._pass_seconds)
         good: list[tuple[Lane, Piece, Array]] = []
         for lane, work, result in zip(lanes, batch, results, strict=True):
             if isinstance(result, Exception):
@@ -303,10 +330,7 @@ class Stage(AsyncResource):
         target = lane.assignment.next
         if target is None or lane.sequence_id not in self._lanes:
             return
-        self._post(target, Forward(
-            sequence_id=lane.sequence_id, epoch=lane.assignment.epoch, position=piece.position,
-            values=np.ascontiguousarray(hidden, dtype=np.float32), sample=piece.sample,
-        ))  # fmt: skip
+        self._post(target, lane.forward(piece, hidden))
 
     async def _sample(self, rows: list[tuple[Lane, Piece, Array]]) -> None:
         draws = [
@@ -325,10 +349,7 @@ class Stage(AsyncResource):
                 self._tell(lane, draw.position, choice)
 
     def _tell(self, lane: Lane, position: int, choice: Choice) -> None:
-        token = Token(
-            sequence_id=lane.sequence_id, epoch=lane.assignment.epoch, position=position, token=choice.token,
-            logprob=choice.logprob, top_logprobs=choice.top_logprobs,
-        )  # fmt: skip
+        token = lane.token(position, choice)
         for target in dict.fromkeys((lane.entry, lane.assignment.first)):
             self._post(target, token)
 
@@ -357,22 +378,14 @@ class Stage(AsyncResource):
         if lane.sequence_id in self._closed:
             return
         self._forget(lane)
-        self._post(lane.entry, Failed(
-            sequence_id=lane.sequence_id, epoch=lane.assignment.epoch, node=self._node_id, reason=reason[:1000],
-            retryable=retryable,
-        ))  # fmt: skip
+        self._post(lane.entry, lane.failed(self._node_id, reason, retryable=retryable))
 
     def _forget(self, lane: Lane) -> None:
-        self._bury(lane.sequence_id)
+        self._closed.add(lane.sequence_id)
         self._lanes.pop(lane.sequence_id, None)
         self._scheduler.close(lane.sequence_id)
         self._to_release.append(lane.sequence_id)
         self._wake.set()
-
-    def _bury(self, sequence_id: str) -> None:
-        self._closed[sequence_id] = None
-        while len(self._closed) > TOMBSTONES:
-            self._closed.popitem(last=False)
 
     async def _release_closed(self) -> None:
         """Between passes only: the engine is not asked to drop what it computes on."""
@@ -382,11 +395,3 @@ class Stage(AsyncResource):
                 await self._engine.release(lane_id)
             except Exception:
                 log.exception("the KV of %s could not be released", lane_id)
-
-
-def _step(work: Work, assignment: Assignment) -> Step:
-    values = work.piece.values
-    if not isinstance(values, np.ndarray):
-        values = np.asarray(values, dtype=np.int64)
-    rows: Literal["last", "none"] = "last" if work.piece.sample or not assignment.is_last else "none"
-    return Step(work.lane_id, values, work.piece.position, rows)

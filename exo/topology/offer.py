@@ -26,6 +26,8 @@ class NodeOffer:
     incarnation: differs for each start of the process, so that a restart is never taken for the same node.
     epoch: of the ring plan this node has adopted, "" for none.
     peers: ids of the nodes it is connected to; slow: those among them that answer late.
+    stuck: why its own forward passes make no progress, "" while they do: it is planned without, on its own word.
+    pass_ms: what a forward pass takes there, roughly, 0 where it has not told; queued: sequences wait there for memory.
     pinned: first and last layer that the operator fixed for this node.
     Raises `ValueError` naming the field.
     """
@@ -44,18 +46,21 @@ class NodeOffer:
     engine: str = ""
     peers: tuple[str, ...] = ()
     slow: tuple[str, ...] = ()
+    stuck: str = ""
+    pass_ms: int = 0
+    queued: bool = False
     pinned: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.node_id) <= MAX_ID_LENGTH:
             raise ValueError(f"node_id: {len(self.node_id)} characters, must be 1 to {MAX_ID_LENGTH}")
-        for name in ("incarnation", "memory_mib", "cores"):
+        for name in ("incarnation", "memory_mib", "cores", "pass_ms"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise ValueError(f"{name}: {getattr(self, name)} must be 0 or more and below 2**63")
         for name in ("grpc_port", "api_port"):
             if not 0 <= getattr(self, name) <= 65535:
                 raise ValueError(f"{name}: {getattr(self, name)} is no port (0 to 65535)")
-        for name in ("address", "model_id", "model_hash", "epoch", "engine"):
+        for name in ("address", "model_id", "model_hash", "epoch", "engine", "stuck"):
             if len(getattr(self, name)) > 4 * MAX_ID_LENGTH:
                 raise ValueError(f"{name}: {len(getattr(self, name))} characters, at most {4 * MAX_ID_LENGTH}")
         for name in ("peers", "slow"):

@@ -37,6 +37,9 @@ class Evil:
             epoch=choose(("", "0" * 16, *epochs)),
             peers=choose((GOOD, GOOD, GOOD[:1], (), ("evil",), tuple(f"n{i}" for i in range(200)))),
             slow=choose(((), GOOD, ("evil",))),
+            stuck=choose(("", "good-1", "x" * 512)),
+            pass_ms=choose((0, 1, 2**63 - 1)),
+            queued=choose((False, True)),
         )
 
     def on_hello(self, hello: Hello) -> HelloReply:

@@ -31,12 +31,16 @@ def free_ports(count: int) -> list[int]:
 
 
 class Served:
-    """One `exo serve`; `start` again after it ended gives a new process of the same name and ports."""
+    """One `exo serve`; `start` again after it ended gives a new process of the same name and ports.
+
+    faults: where this is a folder, files in it make parts of the node fail (see `exo.lifecycle.faults`).
+    """
 
     def __init__(self, node_id: str, folder: Path, api: int, grpc: int, health: int, flags: list[str]) -> None:
         self.node_id, self.api, self.grpc, self.health = node_id, api, grpc, health
         self.flags = flags
         self.log = folder / f"{node_id}.log"
+        self.faults = folder / f"{node_id}-faults"
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -55,6 +59,8 @@ class Served:
             "--log-format", "json", *self.flags,
         ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        if self.faults.is_dir():
+            environment["EXO_FAULT_DIR"] = str(self.faults)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 

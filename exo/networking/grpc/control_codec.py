@@ -57,6 +57,9 @@ def encode_offer(offer: NodeOffer) -> pb.Offer:
         engine=offer.engine,
         peers=offer.peers,
         slow=offer.slow,
+        stuck=offer.stuck,
+        pass_ms=offer.pass_ms,
+        queued=offer.queued,
         pinned=pinned,
     )
 
@@ -66,7 +69,7 @@ def decode_offer(data: pb.Offer) -> NodeOffer:
     if state is None:
         raise BadMessage("offer.state", f"{data.state[:32]!r} is none of {sorted(_STATES)}")
     identifier("offer.node_id", data.node_id)
-    for name in ("address", "model_id", "model_hash", "epoch", "engine"):
+    for name in ("address", "model_id", "model_hash", "epoch", "engine", "stuck"):
         if not getattr(data, name).isprintable():
             raise BadMessage(f"offer.{name}", "has characters that cannot be printed")
     try:
@@ -85,6 +88,9 @@ def decode_offer(data: pb.Offer) -> NodeOffer:
             engine=data.engine,
             peers=tuple(data.peers),
             slow=tuple(data.slow),
+            stuck=data.stuck,
+            pass_ms=data.pass_ms,
+            queued=data.queued,
             pinned=(data.pinned.start, data.pinned.end) if data.HasField("pinned") else None,
         )
     except ValueError as error:

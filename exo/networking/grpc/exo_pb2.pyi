@@ -99,7 +99,7 @@ class Refused(_message.Message):
     def __init__(self, sequence_id: _Optional[str] = ..., epoch: _Optional[str] = ..., code: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Offer(_message.Message):
-    __slots__ = ("node_id", "incarnation", "address", "grpc_port", "api_port", "memory_mib", "cores", "state", "model_id", "model_hash", "epoch", "engine", "peers", "slow", "pinned")
+    __slots__ = ("node_id", "incarnation", "address", "grpc_port", "api_port", "memory_mib", "cores", "state", "model_id", "model_hash", "epoch", "engine", "peers", "slow", "pinned", "stuck", "pass_ms", "queued")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +115,9 @@ class Offer(_message.Message):
     PEERS_FIELD_NUMBER: _ClassVar[int]
     SLOW_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
+    STUCK_FIELD_NUMBER: _ClassVar[int]
+    PASS_MS_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     incarnation: int
     address: str
@@ -130,7 +133,10 @@ class Offer(_message.Message):
     peers: _containers.RepeatedScalarFieldContainer[str]
     slow: _containers.RepeatedScalarFieldContainer[str]
     pinned: LayerRange
-    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., address: _Optional[str] = ..., grpc_port: _Optional[int] = ..., api_port: _Optional[int] = ..., memory_mib: _Optional[int] = ..., cores: _Optional[int] = ..., state: _Optional[str] = ..., model_id: _Optional[str] = ..., model_hash: _Optional[str] = ..., epoch: _Optional[str] = ..., engine: _Optional[str] = ..., peers: _Optional[_Iterable[str]] = ..., slow: _Optional[_Iterable[str]] = ..., pinned: _Optional[_Union[LayerRange, _Mapping]] = ...) -> None: ...
+    stuck: str
+    pass_ms: int
+    queued: bool
+    def __init__(self, node_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., address: _Optional[str] = ..., grpc_port: _Optional[int] = ..., api_port: _Optional[int] = ..., memory_mib: _Optional[int] = ..., cores: _Optional[int] = ..., state: _Optional[str] = ..., model_id: _Optional[str] = ..., model_hash: _Optional[str] = ..., epoch: _Optional[str] = ..., engine: _Optional[str] = ..., peers: _Optional[_Iterable[str]] = ..., slow: _Optional[_Iterable[str]] = ..., pinned: _Optional[_Union[LayerRange, _Mapping]] = ..., stuck: _Optional[str] = ..., pass_ms: _Optional[int] = ..., queued: _Optional[bool] = ...) -> None: ...
 
 class LayerRange(_message.Message):
     __slots__ = ("start", "end")

@@ -292,3 +292,9 @@ async def test_a_thousand_requests_later_the_memory_is_the_same(engine: NumpyEng
     assert engine.sequences == 0
     assert max(used) <= 8 << 20
     assert used[-1] == used[-100]
+
+
+async def test_each_layer_of_a_pass_is_a_sign_of_progress(engine: NumpyEngine) -> None:
+    before = engine.marks
+    await engine.infer_batch(SHARD, [Step("a", TOKENS[:10], 0)])
+    assert engine.marks - before == 4

@@ -19,6 +19,7 @@ from exo.orchestration.settings import NodeSettings
         ("grpc_port", {"grpc_port": 65536}),
         ("drain_seconds", {"drain_seconds": -1.0}),
         ("recovery_seconds", {"recovery_seconds": float("nan")}),
+        ("stuck_seconds", {"stuck_seconds": 0.0}),
         ("memory_mib", {"memory_mib": -1}),
         ("context_length", {"context_length": 0}),
         ("max_requests", {"max_requests": 0}),

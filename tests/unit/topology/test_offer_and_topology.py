@@ -20,6 +20,8 @@ from exo.topology import NodeOffer, Topology
         ("peers", ("",)),
         ("peers", ("a",) * 257),
         ("slow", ("x" * 129,)),
+        ("stuck", "x" * 513),
+        ("pass_ms", -1),
         ("pinned", (3, 2)),
     ],
 )
