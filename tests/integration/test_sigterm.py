@@ -11,7 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
-from serve_processes import Served, free_ports
+from ports import free_ports
+from serve_processes import Served
 
 GRACE_SECONDS = 20.0
 # Types in the order in which they may be closed; not every one was up in every state.

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import time
 
-from serve_processes import free_ports
+from ports import free_ports
 
 from exo.api.context import ApiSettings
 from exo.api.server import ApiServer

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -17,6 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "tests" / "cluster" / "cluster"
@@ -125,7 +126,7 @@ class Kube:
     @contextlib.contextmanager
     def forward(self, target: str, port: int) -> Iterator[str]:
         """`kubectl port-forward`; yields the address under which it answers."""
-        local = free_port()
+        (local,) = free_ports(1)
         process = self.popen("port-forward", "--address", "127.0.0.1", target, f"{local}:{port}")
         try:
             assert process.stdout is not None
@@ -136,12 +137,6 @@ class Kube:
             process.terminate()
             process.wait(timeout=10)
             process.stdout.close()  # type: ignore[union-attr]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def on_node(node: str, *command: str) -> str:
