@@ -10,12 +10,13 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ports import free_ports
 
@@ -24,6 +25,21 @@ CLUSTER = ROOT / "tests" / "cluster" / "cluster"
 SYSTEM = "exo-system"
 RELEASE = "exo-operator"
 QUESTION = "What is the capital of France?"
+
+
+@dataclass
+class Recording:
+    """A kubectl and what it has said. In a file: on a pipe that nobody reads meanwhile it would come to a halt."""
+
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+
+    def said(self) -> str:
+        file = self.output.fileno()
+        return os.pread(file, os.fstat(file).st_size, 0).decode()  # its place in the file is the process's as well
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
 
 
 @dataclass
@@ -50,6 +66,19 @@ class Kube:
             ["kubectl", "-n", self.namespace, *args],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.env,
         )  # fmt: skip
+
+    @contextlib.contextmanager
+    def recording(self, *args: str) -> Iterator[Recording]:
+        """kubectl that runs beside the test until its end, such as a watch."""
+        with tempfile.TemporaryFile() as output:
+            process = subprocess.Popen(
+                ["kubectl", "-n", self.namespace, *args], stdout=output, stderr=subprocess.STDOUT, env=self.env
+            )
+            try:
+                yield Recording(process, output)
+            finally:
+                process.terminate()
+                process.wait(timeout=10)
 
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
         out = self.run("get", kind, name, "--ignore-not-found", "-o", "json")
