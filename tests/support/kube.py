@@ -36,7 +36,8 @@ class Recording:
 
     def said(self) -> str:
         file = self.output.fileno()
-        return os.pread(file, os.fstat(file).st_size, 0).decode()  # its place in the file is the process's as well
+        # Not by seek and read: the place in the file is the process's as well.
+        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
 
     def ended(self) -> bool:
         return self.process.poll() is not None
