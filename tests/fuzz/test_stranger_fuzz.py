@@ -168,7 +168,7 @@ async def test_a_flood_of_datagrams_makes_a_node_dial_a_bounded_number():
         dialled.append(node_id)
         return make_handle(handler, peer_port, node_id=node_id)
 
-    discovery = UDPDiscovery("a", lambda: 1, connect, MEMBERSHIP, port=port, interval=0.2, expiry=1.0)
+    discovery = UDPDiscovery("a", lambda: 1, connect, MEMBERSHIP, port=port, interval=0.2, expiry=60.0)
     async with discovery:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
             for number in range(3000):
