@@ -51,7 +51,7 @@ class Served:
         assert self.process is not None
         self.process.send_signal(number)
 
-    async def ended(self, timeout: float = 30.0) -> int:
+    async def ended(self, timeout: float = 60.0) -> int:
         assert self.process is not None
         return await asyncio.to_thread(self.process.wait, timeout)
 
