@@ -9,6 +9,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -137,6 +138,7 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
         failure = with_flag(explain(error), settings, api, health_port)
         _log.error("start failed", error=str(failure))
         await _close(group)
+        stop.ignore()
         raise failure from error
     finally:
         stopping.cancel()
@@ -198,28 +200,41 @@ async def _close(group: ResourceGroup) -> None:
 
 
 class Stop:
-    """SIGTERM and SIGINT: the first asks to stop, the second to hurry."""
+    """SIGTERM and SIGINT: the first asks to stop, the second to hurry, later ones change nothing.
+
+    Not by the loop's own handlers: taking those away brings back the deadly default, if only for a moment.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.again = asyncio.Event()
         self.reason = ""
+        self._hear, self._tell = socket.socketpair()
 
     def listen(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
+        for end in (self._hear, self._tell):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._tell.fileno(), warn_on_full_buffer=False)
+        asyncio.get_running_loop().add_reader(self._hear, self._heard)
+        for number in self.SIGNALS:
+            signal.signal(number, lambda *_: None)  # the interpreter writes its number to the socket: that counts
 
     def ignore(self) -> None:
         """Everything is closed: a late signal must not turn exit code 0 into a death by that signal."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)  # or the loop's own end would bring back the deadly default
+        for number in self.SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        signal.set_wakeup_fd(-1)
+        asyncio.get_running_loop().remove_reader(self._hear)
+        for end in (self._hear, self._tell):
+            end.close()
 
-    def _on_signal(self, number: int) -> None:
-        self.reason = signal.Signals(number).name
-        (self.again if self.asked.is_set() else self.asked).set()
+    def _heard(self) -> None:
+        for number in self._hear.recv(64):
+            if number in self.SIGNALS:
+                self.reason = signal.Signals(number).name
+                (self.again if self.asked.is_set() else self.asked).set()
 
 
 def wants_json(chosen: str | None) -> bool:

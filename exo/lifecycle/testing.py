@@ -34,7 +34,7 @@ class ConformanceError(AssertionError):
 
 
 async def check_resource(
-    factory: Factory, *, points: int = 12, patience: float = 2.0, health: bool = True, stop_at_first: bool = False
+    factory: Factory, *, points: int = 12, patience: float = 10.0, health: bool = True, stop_at_first: bool = False
 ) -> None:
     """Run the whole suite on fresh resources made by `factory` (no arguments; may be async, must open nothing).
 

@@ -22,23 +22,22 @@ def test_a_pod_deleted_in_mid_stream_ends_the_stream_whole_and_exits_zero(kube: 
     kube.apply(manifest("drain"))
     kube.ready("exonode", "drain")
     before = kube.uid("drain")
-    logs = kube.popen("logs", "-f", "drain")
-    watch = kube.popen("get", "pod", "drain", "--watch", "-o", "json")
-    with kube.forward("pod/drain", 52415) as url:
-        stream = Stream(url, tokens=300)
-        stream.start()
-        assert stream.flowing.wait(30)
-        kube.run("delete", "pod", "drain", "--wait=false")
-        stream.join(timeout=60)
-    assert stream.error == ""
-    assert (stream.done, stream.finish) == (True, "length")
-    text, _ = logs.communicate(timeout=60)
-    assert_cleanup_order(text)
-    kube.until("the pod away", lambda: kube.uid("drain") != before, 60)
-    watch.terminate()
-    seen, _ = watch.communicate(timeout=10)
-    codes = {s["exitCode"] for s in terminated(seen)}
-    assert codes == {0}, seen[-2000:]
+    watching = kube.recording("get", "pod", "drain", "--watch", "-o", "json")
+    with kube.recording("logs", "-f", "drain") as logs, watching as watch:
+        with kube.forward("pod/drain", 52415) as url:
+            stream = Stream(url, tokens=300)
+            stream.start()
+            assert stream.flowing.wait(30)
+            kube.run("delete", "pod", "drain", "--wait=false")
+            stream.join(timeout=60)
+        assert stream.error == ""
+        assert (stream.done, stream.finish) == (True, "length")
+        kube.until("the log's end", logs.ended, 60)
+        assert_cleanup_order(logs.said())
+        kube.until("the pod away", lambda: kube.uid("drain") != before, 60)
+        kube.until("its end in the watch", lambda: terminated(watch.said()), 10)
+        codes = {s["exitCode"] for s in terminated(watch.said())}
+        assert codes == {0}, watch.said()[-2000:]
 
 
 def assert_cleanup_order(text: str) -> None:

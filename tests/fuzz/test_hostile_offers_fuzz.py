@@ -78,4 +78,4 @@ async def test_the_streams_of_the_others_run_on_and_no_epoch_is_left_behind(seed
             await there.cleanup()
         await formed(nodes, 2)
         await until(lambda: all(len(node.stage.epochs) == 1 for node in nodes))
-        assert not any(leftovers(node) for node in nodes)
+        await until(lambda: not any(leftovers(node) for node in nodes))

@@ -159,6 +159,6 @@ async def test_a_stream_that_is_closed_ends_the_sequence(client: openai.AsyncOpe
     await anext(stream)
     assert len(fakes.backend.open) == 1
     await stream.close()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         while fakes.backend.open:  # noqa: ASYNC110 - it closes in another task
             await asyncio.sleep(0.001)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,21 +104,31 @@ class Clients:
     async def get(self, node: str, path: str) -> tuple[int, dict]:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._get, node, path)
 
-    def answer(self, node: str, tokens: int) -> asyncio.Future[tuple[str, str]]:
-        """The text and how it ended."""
-        return asyncio.get_running_loop().run_in_executor(self._pool, self._answer, node, tokens)
+    def answer(
+        self, node: str, tokens: int, flows: Callable[[], object] = lambda: None
+    ) -> asyncio.Future[tuple[str, str]]:
+        """The text and how it ended. flows: called in its thread as soon as text comes."""
+        return asyncio.get_running_loop().run_in_executor(self._pool, self._answer, node, tokens, flows)
+
+    async def under_way(self, node: str, tokens: int) -> asyncio.Future[tuple[str, str]]:
+        """An answer of which the first text is there."""
+        loop, flowing = asyncio.get_running_loop(), asyncio.Event()
+        answer = self.answer(node, tokens, lambda: loop.call_soon_threadsafe(flowing.set))
+        async with asyncio.timeout(30):
+            await flowing.wait()
+        return answer
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _get(self, node: str, path: str) -> tuple[int, dict]:
         try:
-            response = httpx.get(f"http://{address(node)}:{API}{path}", timeout=1.0, trust_env=False)
+            response = httpx.get(f"http://{address(node)}:{API}{path}", timeout=10.0, trust_env=False)
         except httpx.TransportError:
             return 0, {}
         return response.status_code, response.json()
 
-    def _answer(self, node: str, tokens: int) -> tuple[str, str]:
+    def _answer(self, node: str, tokens: int, flows: Callable[[], object]) -> tuple[str, str]:
         body = {
             "model": self._model,
             "messages": [{"role": "user", "content": "Tell me all."}],
@@ -137,6 +147,8 @@ class Clients:
                 if "error" in event:
                     return text, str(event["error"])
                 for choice in event["choices"]:
+                    if not text and choice["delta"].get("content"):
+                        flows()
                     text += choice["delta"].get("content") or ""
                     end = choice.get("finish_reason") or end
         return text, end
@@ -196,8 +208,7 @@ async def test_a_node_cut_off_in_mid_answer_costs_no_token_and_is_back_within_fi
         expected, end = await clients.answer("n0", 800)
         assert end == "length"
         for _ in range(2):
-            under_way = [clients.answer("n0", 800) for _ in range(3)]
-            await asyncio.sleep(0.2)
+            under_way = await asyncio.gather(*(clients.under_way("n0", 800) for _ in range(3)))
             lan.plug("n2", "down")
             assert not any(answer.done() for answer in under_way)
             assert await formed(clients, ("n0", "n1"), everyone - {"n2"}, 20) < 5.0  # 2 s to notice, then a new plan
@@ -223,9 +234,10 @@ async def test_an_entry_node_cut_off_waits_with_its_streams_and_says_so_while_th
         assert end == "length"
         cut_off = Clients(lan, "n0", "smollm2-135m")
         try:
-            theirs = [cut_off.answer("n0", 60) for _ in range(2)]
-            others = [clients.answer(node, 60) for node in ("n1", "n2")]
-            await asyncio.sleep(0.5)
+            asked = [cut_off.under_way("n0", 60), cut_off.under_way("n0", 60)]
+            asked += [clients.under_way(node, 60) for node in ("n1", "n2")]
+            *theirs, one, two = await asyncio.gather(*asked)
+            others = [one, two]
             assert not any(answer.done() for answer in (*theirs, *others))
             lan.plug("n0", "down")
             assert await formed(clients, ("n1", "n2"), everyone - {"n0"}, 20) < 5.0

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import uuid
@@ -15,14 +14,7 @@ from pathlib import Path
 
 import pytest
 from node_processes import NodeProcess
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
+from ports import free_ports
 
 
 def write_peers(path: Path, addresses: dict[str, tuple[str, int]]) -> None:

@@ -8,7 +8,8 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from serve_processes import Ring, Served, Stream, free_ports, stream, until
+from ports import free_ports
+from serve_processes import Ring, Served, Stream, stream, until
 
 DUMMY = ("--engine", "dummy", "--model", "dummy")
 

@@ -9,7 +9,8 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from serve_processes import KILL, Ring, Served, free_ports, stream, until
+from ports import free_ports
+from serve_processes import KILL, Ring, Served, stream, until
 
 HERE = Path(__file__).resolve().parents[1] / "unit" / "networking" / "certificates"
 

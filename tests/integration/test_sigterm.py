@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +13,11 @@ from typing import Any
 
 import httpx
 import pytest
-from serve_processes import Served, free_ports
+from faults import inject
+from ports import free_ports
+from serve_processes import Served
 
+ROOT = Path(__file__).resolve().parents[2]
 GRACE_SECONDS = 20.0
 # Types in the order in which they may be closed; not every one was up in every state.
 ORDER = (
@@ -87,7 +92,7 @@ def test_while_initializing(served: Served) -> None:
 def test_when_the_engine_is_ailing(served: Served, tmp_path: Path, state: str) -> None:
     served.start()
     wait(saw(served, "process", "READY"), served)
-    (tmp_path / "faults" / "inference_engine").write_text("pulled the plug")
+    inject(tmp_path / "faults", "inference_engine", "pulled the plug")
     wait(saw(served, "inference_engine", state), served)
     served.signal(signal.SIGTERM)
     ends_in_order(served)
@@ -113,6 +118,33 @@ def test_after_everything_is_closed(served: Served, number: signal.Signals) -> N
     ends_in_order(served)
 
 
+LISTENS_AND_IGNORES = """
+import asyncio, signal
+from exo.cli.serve import Stop
+
+async def main():
+    print("begun", flush=True)
+    for _ in range(500):
+        stop = Stop()
+        stop.listen()
+        await asyncio.sleep(0)
+        stop.ignore()
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+asyncio.run(main())
+"""
+
+
+def test_no_moment_between_listening_and_ignoring_is_deadly() -> None:
+    command = [sys.executable, "-c", LISTENS_AND_IGNORES]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0
+
+
 def test_a_fault_takes_readiness_away_with_its_reason_and_its_end_brings_it_back(
     served: Served, tmp_path: Path
 ) -> None:
@@ -123,10 +155,9 @@ def test_a_fault_takes_readiness_away_with_its_reason_and_its_end_brings_it_back
     served.start()
     wait(saw(served, "process", "READY"), served)
     wait(lambda: ready()[0] == 200, served)
-    fault = tmp_path / "faults" / "inference_engine"
-    fault.write_text("pulled the plug")
-    wait(lambda: ready()[0] == 503, served, 10)
-    assert "pulled the plug" in ready()[1]
+    fault = inject(tmp_path / "faults", "inference_engine", "pulled the plug")
+    # Both in one answer: a moment later the engine may be in its first recovery, with other words.
+    wait(lambda: (seen := ready())[0] == 503 and "pulled the plug" in seen[1], served, 10)
     wait(saw(served, "inference_engine", "ERROR"), served, 20)
     assert httpx.get(f"{served.url}/livez", timeout=5).status_code == 200
     fault.unlink()

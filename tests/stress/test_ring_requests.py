@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 from loopback import formed, leftovers, until
-from serve_processes import free_ports
+from ports import free_ports
 
 from exo.inference.errors import ExoError
 from exo.inference.generation import GenerationRequest

@@ -9,20 +9,38 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "tests" / "cluster" / "cluster"
 SYSTEM = "exo-system"
 RELEASE = "exo-operator"
 QUESTION = "What is the capital of France?"
+
+
+@dataclass
+class Recording:
+    """A kubectl and what it has said. In a file: on a pipe that nobody reads meanwhile it would come to a halt."""
+
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+
+    def said(self) -> str:
+        file = self.output.fileno()
+        # Not by seek and read: the place in the file is the process's as well.
+        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
 
 
 @dataclass
@@ -49,6 +67,19 @@ class Kube:
             ["kubectl", "-n", self.namespace, *args],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.env,
         )  # fmt: skip
+
+    @contextlib.contextmanager
+    def recording(self, *args: str) -> Iterator[Recording]:
+        """kubectl that runs beside the test until its end, such as a watch."""
+        with tempfile.TemporaryFile() as output:
+            process = subprocess.Popen(
+                ["kubectl", "-n", self.namespace, *args], stdout=output, stderr=subprocess.STDOUT, env=self.env
+            )
+            try:
+                yield Recording(process, output)
+            finally:
+                process.terminate()
+                process.wait(timeout=10)
 
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
         out = self.run("get", kind, name, "--ignore-not-found", "-o", "json")
@@ -125,7 +156,7 @@ class Kube:
     @contextlib.contextmanager
     def forward(self, target: str, port: int) -> Iterator[str]:
         """`kubectl port-forward`; yields the address under which it answers."""
-        local = free_port()
+        (local,) = free_ports(1)
         process = self.popen("port-forward", "--address", "127.0.0.1", target, f"{local}:{port}")
         try:
             assert process.stdout is not None
@@ -136,12 +167,6 @@ class Kube:
             process.terminate()
             process.wait(timeout=10)
             process.stdout.close()  # type: ignore[union-attr]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def on_node(node: str, *command: str) -> str:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,17 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+from ports import free_ports
 
 
 class Served:
@@ -68,7 +57,7 @@ class Served:
         assert self.process is not None
         self.process.send_signal(number)
 
-    async def ended(self, timeout: float = 30.0) -> int:
+    async def ended(self, timeout: float = 60.0) -> int:
         assert self.process is not None
         return await asyncio.to_thread(self.process.wait, timeout)
 

@@ -34,8 +34,9 @@ class Served:
 
     @property
     def log(self) -> str:
-        self._output.seek(0)
-        return self._output.read().decode(errors="replace")
+        # Not by seek and read: the place in the file is the process's as well, which would write there.
+        file = self._output.fileno()
+        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
 
     @property
     def events(self) -> list[dict[str, Any]]:

@@ -84,7 +84,7 @@ async def test_a_stop_lets_a_running_answer_end_and_takes_nothing_new() -> None:
         lines = answer.aiter_lines()
         await anext(lines)
         closing = asyncio.create_task(api.cleanup())
-        await until(lambda: refused(port), 3)
+        await until(lambda: refused(port), 10)
         assert not closing.done()
         assert fakes.backend.hold is not None
         fakes.backend.hold.set()
@@ -124,7 +124,7 @@ async def test_a_client_that_goes_away_ends_its_sequences(stream: bool) -> None:
         asking = asyncio.create_task(http.post(f"{api.url}/v1/chat/completions", json=body))
         await until(lambda: len(fakes.backend.open) == 3, 5)
         asking.cancel()
-        await until(lambda: not fakes.backend.open, 1)
+        await until(lambda: not fakes.backend.open, 10)
     assert len(fakes.backend.closed) == 3
 
 

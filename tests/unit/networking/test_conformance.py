@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import socket
 
 import grpc
 import pytest_asyncio
 from node_processes import NodeProcess
+from ports import free_ports
 from ring_nodes import MEMBERSHIP, RecordingHandler, make_handle, make_server
 
 from exo.lifecycle.testing import check_resource
@@ -78,8 +78,6 @@ async def test_dns_discovery(peer):
 
 
 async def test_udp_discovery():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("0.0.0.0", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     handler = RecordingHandler("a")
     await check_resource(lambda: UDPDiscovery("a", lambda: 1, factory(handler), MEMBERSHIP, port=port))

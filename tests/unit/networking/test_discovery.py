@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ports import deaf_port, free_ports
 from ring_nodes import MEMBERSHIP, RecordingHandler, eventually, make_handle, make_server
 
 from exo.lifecycle import ResourceInitializationError, ResourceState
@@ -92,8 +93,7 @@ async def test_a_file_that_becomes_wrong_keeps_the_peers_and_degrades_with_the_l
         async with ManualDiscovery("a", path, factory(a), poll_interval=0.02) as discovery:
             await until_peers(discovery, ["b"])
             path.write_text('{"peers": {\n  "b": {"address": }\n}}')
-            await eventually(lambda: discovery.problem)
-            assert "line 2, column 20" in discovery.problem
+            await eventually(lambda: "line 2, column 20" in discovery.problem)  # at first it may be seen half written
             await discovery.check_health()
             assert discovery.state is ResourceState.DEGRADED
             assert [peer.id() for peer in discovery.peers()] == ["b"]
@@ -242,9 +242,7 @@ async def test_the_system_resolver_knows_localhost():
 
 @pytest.fixture
 def udp_port():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("0.0.0.0", 0))
-        return sock.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def make_udp(handler, server, port, membership=MEMBERSHIP):
@@ -318,11 +316,13 @@ async def test_a_peer_that_takes_connections_and_never_answers_is_soon_left_alon
 
         def connect(node_id, address, port):
             dials.append(node_id)
-            return make_handle(RecordingHandler("a"), port, node_id=node_id, timings=Timings(connect_timeout=0.1))
+            # Time to look whether the port answers there is plenty: silence, not slowness, is what is tried.
+            patient = Timings(connect_timeout=0.3, probe_timeout=5.0)
+            return make_handle(RecordingHandler("a"), port, node_id=node_id, timings=patient)
 
         async with ManualDiscovery("a", path, connect) as discovery:
             await eventually(lambda: len(dials) == 2)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1.0)
             assert len(dials) == 2
             (problem,) = discovery.problems().values()
             assert "no answer" in problem
@@ -331,19 +331,18 @@ async def test_a_peer_that_takes_connections_and_never_answers_is_soon_left_alon
 async def test_where_nobody_listens_no_handle_is_started(tmp_path):
     made = []
     path = tmp_path / "peers.json"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    write_peers(path, {"b": port})
 
     def connect(node_id, address, port):
         made.append(make_handle(RecordingHandler("a"), port, node_id=node_id))
         return made[-1]
 
-    async with ManualDiscovery("a", path, connect) as discovery:
-        await eventually(lambda: len(made) >= 3)
-        assert {handle.state for handle in made} == {ResourceState.UNINITIALIZED}
-        (problem,) = discovery.problems().values()
-        assert f"nothing answers at 127.0.0.1:{port}" in problem
+    with deaf_port() as port:
+        write_peers(path, {"b": port})
+        async with ManualDiscovery("a", path, connect) as discovery:
+            await eventually(lambda: len(made) >= 3)
+            assert {handle.state for handle in made} == {ResourceState.UNINITIALIZED}
+            (problem,) = discovery.problems().values()
+            assert f"nothing answers at 127.0.0.1:{port}" in problem
 
 
 async def test_two_nodes_find_each_other_by_ipv6_multicast_alone(udp_port):

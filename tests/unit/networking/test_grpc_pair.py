@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import numpy as np
 import pytest
 import pytest_asyncio
+from ports import deaf_port
 from ring_nodes import RecordingHandler, make_handle, make_server
 
 from exo.lifecycle import ResourceClosed, ResourceInitializationError, ResourceState
@@ -283,13 +284,12 @@ async def test_more_peers_than_allowed_are_refused():
 
 
 async def test_a_port_where_nobody_listens_fails_cleanly():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    handle = make_handle(RecordingHandler("a"), port)
-    with pytest.raises(ResourceInitializationError) as caught:
-        await handle.initialize()
-    assert "UNAVAILABLE" in cause_of(caught.value)
-    await handle.cleanup()
+    with deaf_port() as port:
+        handle = make_handle(RecordingHandler("a"), port)
+        with pytest.raises(ResourceInitializationError) as caught:
+            await handle.initialize()
+        assert "UNAVAILABLE" in cause_of(caught.value)
+        await handle.cleanup()
 
 
 async def test_a_port_that_accepts_and_says_nothing_times_out():
