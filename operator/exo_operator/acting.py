@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 from collections.abc import Callable
 from datetime import datetime
@@ -11,11 +12,12 @@ from typing import Any
 import structlog
 
 from exo import contract
-from exo_operator import names, plan, status
+from exo_operator import names, plan, plan_secret, status
 from exo_operator.cluster import Cluster, ClusterError, Conflicted, NotFound, event
 from exo_operator.metrics import Metrics
 from exo_operator.observed import Raw, Store
 from exo_operator.plan import Action, Apply, Conflict, Delete, SetGate
+from exo_operator.plan_secret import MakeSecret
 from exo_operator.workqueue import TokenBucket
 
 log = structlog.get_logger("exo_operator.acting")
@@ -43,6 +45,8 @@ class Actor:
                 await self._delete(owner, action)
             case SetGate():
                 await self._set_gate(action)
+            case MakeSecret():
+                await self._make_secret(owner, action)
         return []
 
     async def _apply(self, owner: Raw, action: Apply) -> list[Conflict]:
@@ -57,6 +61,16 @@ class Actor:
         self._metrics.actions.labels("apply", kind).inc()
         self._store.put(await self._cluster.apply(manifest))
         return []
+
+    async def _make_secret(self, node: Raw, action: MakeSecret) -> None:
+        """Its value is in no log, no event and no cache."""
+        service = self._store.get("Service", action.namespace, action.service)
+        ours = service is not None and (service["metadata"].get("labels") or {}).get(names.LABEL_MANAGED_BY)
+        chosen = service if service is not None and ours == names.MANAGED_BY else node
+        owner = action.owner or names.owner_reference(chosen, controller=False)
+        if await self._cluster.create_secret(plan_secret.manifest(action, owner, secrets.token_urlsafe(32))):
+            self._metrics.actions.labels("create", "Secret").inc()
+            log.info("made", kind="Secret", namespace=action.namespace, name=action.name)
 
     async def _find(self, kind: str, namespace: str, name: str) -> Raw | None:
         try:

@@ -30,6 +30,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "PersistentVolumeClaim": ("api/v1", "persistentvolumeclaims"),
     "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
     "PodDisruptionBudget": ("apis/policy/v1", "poddisruptionbudgets"),
+    "Secret": ("api/v1", "secrets"),
     "Event": ("apis/events.k8s.io/v1", "events"),
     names.KIND_NODE: (f"apis/{names.API_VERSION}", names.PLURALS[names.KIND_NODE]),
     names.KIND_CLUSTER: (f"apis/{names.API_VERSION}", names.PLURALS[names.KIND_CLUSTER]),
@@ -143,6 +144,14 @@ class Cluster:
             if not token:
                 return
             query["continue"] = token
+
+    async def create_secret(self, manifest: Raw) -> bool:
+        """Whether it was made; False where there is one of that name, which stays as it is. Nothing reads it back."""
+        try:
+            await self._call("POST", path("Secret", manifest["metadata"]["namespace"]), {}, manifest)
+        except Conflicted:
+            return False
+        return True
 
     async def create_event(self, event: Raw) -> None:
         """Create an event of events.k8s.io/v1."""

@@ -23,6 +23,8 @@ PLURALS: Final = {KIND_NODE: "exonodes", KIND_CLUSTER: "exoclusters"}
 ANNOTATION_SPEC_HASH: Final = f"{contract.GROUP}/spec-hash"
 # Annotation on an ExoCluster: any new value clears a terminal Failed.
 ANNOTATION_RETRY: Final = f"{contract.GROUP}/retry"
+# The key in the Secret that we make for a ring.
+RING_SECRET_KEY: Final = "secret"
 # Label on the ExoNodes of an ExoCluster: which of its nodes this is.
 LABEL_INDEX: Final = f"{contract.GROUP}/index"
 
@@ -52,6 +54,11 @@ def ring_service(owner: str) -> str:
 def ring_host(owner: str, namespace: str) -> str:
     """The DNS name behind `ring_service`. Relative to the cluster's domain, whatever that is called."""
     return f"{ring_service(owner)}.{namespace}.svc"
+
+
+def ring_secret(owner: str) -> str:
+    """The Secret that the nodes of a ring share; `owner` as for `ring_service`."""
+    return f"{owner}-ring"
 
 
 def cache_claim(node: str) -> str:

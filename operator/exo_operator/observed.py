@@ -162,6 +162,17 @@ class PodView:
     def status(self) -> Raw:
         return self.raw.get("status") or {}
 
+    def reads_secret(self, name: str) -> bool:
+        """Whether an environment variable of its comes from this Secret."""
+        containers = (self.raw.get("spec") or {}).get("containers") or ()
+        sources = [env.get("valueFrom") or {} for each in containers for env in each.get("env") or ()]
+        return any((source.get("secretKeyRef") or {}).get("name") == name for source in sources)
+
+    @property
+    def waiting_for(self) -> str:
+        """Why its container has not started, in the kubelet's one word; "" where it has."""
+        return str(((self.container.get("state") or {}).get("waiting") or {}).get("reason") or "")
+
     @property
     def phase(self) -> str:
         return str(self.status.get("phase", "Pending"))

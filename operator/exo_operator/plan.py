@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from exo import contract
-from exo_operator import names, render, render_pod
+from exo_operator import names, plan_secret, render, render_pod
 from exo_operator.observed import NodeReport, PodView, Raw
+from exo_operator.plan_secret import MakeSecret
 from exo_operator.render import Defaults, Manifest, NodeRef
 
 # A pod that is still there this long after its grace ended sits on a machine that does not answer: its name is needed.
@@ -60,7 +61,7 @@ class Conflict:
     name: str
 
 
-Action = Apply | Delete | SetGate
+Action = Apply | Delete | SetGate | MakeSecret
 Lookup = Callable[[str, str, str], Raw | None]
 
 
@@ -151,11 +152,11 @@ def _unwanted_policy(node: NodeRef, observed: Observed, defaults: Defaults) -> I
 
 def _pod_actions(node: NodeRef, observed: Observed, defaults: Defaults) -> Iterator[Action]:
     live = observed.get("Pod", node.namespace, node.name)
-    wanted = render_pod.pod(node, defaults)
     if live is None:
         if not node.spec.suspend:
-            yield Apply(wanted, "missing")
+            yield from _new_pod(node, observed, defaults)
         return
+    wanted = render_pod.pod(node, defaults)
     pod = PodView(live)
 
     def delete(reason: str, why: str, grace: int | None = None) -> Delete:
@@ -170,8 +171,20 @@ def _pod_actions(node: NodeRef, observed: Observed, defaults: Defaults) -> Itera
         yield delete("PodFinished", f"pod ended in phase {pod.phase}")
     elif pod.spec_hash != wanted["metadata"]["annotations"][names.ANNOTATION_SPEC_HASH]:
         yield delete("SpecChanged", "made from an older spec")
+    elif plan_secret.misses_it(node, pod):
+        yield plan_secret.make(node)
     elif pod.has_ring_gate:
         yield from _gate(node, pod, observed)
+
+
+def _new_pod(node: NodeRef, observed: Observed, defaults: Defaults) -> Iterator[Action]:
+    """The secret first: a pod that reads one that is not there waits for it."""
+    peers = [str(member["metadata"]["name"]) for member in node.members]
+    pods = [observed.get("Pod", node.namespace, name) for name in peers if name != node.name]
+    secret = plan_secret.for_pod(node, [pod for pod in pods if pod is not None])
+    if plan_secret.is_ours(node, secret):
+        yield plan_secret.make(node)
+    yield Apply(render_pod.pod(node, defaults, secret), "missing")
 
 
 def overdue(pod: Raw, now: datetime) -> bool:

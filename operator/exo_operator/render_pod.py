@@ -11,13 +11,16 @@ from typing import Any
 from exo import contract
 from exo_operator import names, render
 from exo_operator.render import Manifest, NodeRef
-from exo_operator.spec import ExoNodeSpec
+from exo_operator.spec import ExoNodeSpec, SecretKey
 
 HUNG_GRACE_SECONDS = 5
 
 
-def pod(node: NodeRef, defaults: render.Defaults) -> Manifest:
-    """The node's pod. Its name, host name and place in the headless Service stay the same over replacements."""
+def pod(node: NodeRef, defaults: render.Defaults, secret: SecretKey | None = None) -> Manifest:
+    """The node's pod. Its name, host name and place in the headless Service stay the same over replacements.
+
+    secret: what the nodes of its ring share. It is no part of the hash: no pod is replaced to have it.
+    """
     spec = node.spec
     image = spec.image or defaults.image
     manifest: Manifest = {
@@ -50,7 +53,7 @@ def pod(node: NodeRef, defaults: render.Defaults) -> Manifest:
                 "fsGroupChangePolicy": "OnRootMismatch",
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "containers": [_container(node, image)],
+            "containers": [_container(node, image, secret)],
             "volumes": _volumes(node),
             **_placement(node),
         },
@@ -65,7 +68,7 @@ def in_ring(spec: ExoNodeSpec) -> bool:
     return bool(spec.cluster) and spec.discovery.mode != "none"
 
 
-def _container(node: NodeRef, image: str) -> Manifest:
+def _container(node: NodeRef, image: str, secret: SecretKey | None) -> Manifest:
     spec = node.spec
     ports = {"http": contract.API_PORT, "grpc": contract.GRPC_PORT, "health": contract.HEALTH_PORT}
     return {
@@ -73,7 +76,7 @@ def _container(node: NodeRef, image: str) -> Manifest:
         "image": image,
         "imagePullPolicy": spec.image_pull_policy,
         "args": ["serve"],
-        "env": _environment(node),
+        "env": _environment(node, secret),
         "ports": [{"name": k, "containerPort": v, "protocol": "TCP"} for k, v in ports.items()],
         "resources": spec.resources.model_dump(),
         "securityContext": {
@@ -90,7 +93,7 @@ def _container(node: NodeRef, image: str) -> Manifest:
     }
 
 
-def _environment(node: NodeRef) -> list[Manifest]:
+def _environment(node: NodeRef, ring_secret: SecretKey | None) -> list[Manifest]:
     spec = node.spec
     mode = "dns" if in_ring(spec) else "none"
     settings = {
@@ -118,10 +121,10 @@ def _environment(node: NodeRef) -> list[Manifest]:
         settings["tls-dir"] = render.TLS_DIR
     environment: list[Manifest] = [{"name": contract.env_name(k), "value": v} for k, v in settings.items()]
     environment.append({"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
-    secret = spec.auth.api_key_secret_ref
-    if secret is not None:
-        reference = {"secretKeyRef": {"name": secret.name, "key": secret.key}}
-        environment.append({"name": contract.env_name("api-key"), "valueFrom": reference})
+    for setting, secret in (("api-key", spec.auth.api_key_secret_ref), ("secret", ring_secret)):
+        if secret is not None:
+            reference = {"secretKeyRef": {"name": secret.name, "key": secret.key}}
+            environment.append({"name": contract.env_name(setting), "valueFrom": reference})
     own = {variable["name"] for variable in environment}
     environment.extend({"name": e.name, "value": e.value} for e in spec.extra_env if e.name not in own)
     return environment

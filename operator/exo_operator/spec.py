@@ -197,10 +197,21 @@ class SecretKey(Model):
     key: str = Field(default="api-key", description="Key in the Secret.", min_length=1, max_length=253)
 
 
+class RingSecretKey(SecretKey):
+    """A key in a Secret of the same namespace."""
+
+    key: str = Field(default="secret", description="Key in the Secret.", min_length=1, max_length=253)
+
+
 class Auth(Model):
-    """Who may use the API."""
+    """Who may use the API, and who may join the ring."""
 
     api_key_secret_ref: SecretKey | None = Field(default=None, description="The API key that clients must show.")
+    ring_secret_ref: RingSecretKey | None = Field(
+        default=None,
+        description="The secret that the nodes of the ring prove to each other; one of the operator's making where "
+        "absent.",
+    )
 
 
 class Tls(Model):
@@ -271,7 +282,7 @@ class NodeTemplate(Model):
     probes: Probes = Field(default=Probes(), description="Startup, readiness and liveness probes.")
     termination: Termination = Field(default=Termination(), description="Draining and stopping.")
     storage: Storage = Field(default=Storage(), description="The model cache.")
-    auth: Auth = Field(default=Auth(), description="Access to the API.")
+    auth: Auth = Field(default=Auth(), description="Access to the API and to the ring.")
     tls: Tls = Field(default=Tls(), description="Mutual TLS between nodes.")
     scheduling: Scheduling = Field(default=Scheduling(), description="Placement of the pod.")
     network_policy: NetworkPolicy = Field(default=NetworkPolicy(), description="Network access to the pod.")

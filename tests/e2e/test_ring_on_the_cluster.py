@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -86,6 +87,23 @@ def lost_machine() -> Iterator[list[str]]:
         verb("start-node", node)
 
 
+def the_nodes_share_a_secret_of_their_own(kube: Kube) -> None:
+    """Each pod reads it from the Secret, nowhere is it in clear, and another ring has another."""
+    made, other = kube.get("secret", f"{NAME}-ring"), kube.get("secret", "alone-ring")
+    assert made is not None
+    assert other is not None
+    value = made["data"]["secret"]
+    assert len(value) > 40
+    assert value != other["data"]["secret"]
+    assert [owner["kind"] for owner in made["metadata"]["ownerReferences"]] == ["ExoCluster"]
+    pods = kube.list("pod", f"exo.dev/cluster={NAME}")
+    source = {"secretKeyRef": {"name": f"{NAME}-ring", "key": "secret"}}
+    for pod in pods:
+        env = {each["name"]: each for each in pod["spec"]["containers"][0]["env"]}
+        assert env["EXO_SECRET"] == {"name": "EXO_SECRET", "valueFrom": source}
+    assert base64.b64decode(value).decode() not in json.dumps(pods)
+
+
 @pytest.mark.timeout(600)
 def test_three_slices_speak_as_one_and_a_lost_machine_loses_no_token(kube: Kube, lost_machine: list[str]) -> None:
     kube.apply(single())
@@ -98,6 +116,7 @@ def test_three_slices_speak_as_one_and_a_lost_machine_loses_no_token(kube: Kube,
     assert covered == list(range(30)), held
     where = placed(kube)
     assert len(set(where.values())) == 3, where
+    the_nodes_share_a_secret_of_their_own(kube)
 
     with kube.forward("pod/alone", 52415) as alone, kube.forward(f"pod/{NODES[0]}", 52415) as entry:
         expected = [ask(alone, prompt) for prompt in PROMPTS]

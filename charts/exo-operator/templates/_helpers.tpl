@@ -55,6 +55,10 @@ seccompProfile: {type: RuntimeDefault}
 - apiGroups: [""]
   resources: [pods/status]
   verbs: [patch]
+# The secret that the nodes of a ring share is made and never read.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, list, watch, create, patch, delete]

@@ -11,7 +11,7 @@ from exo_operator import names, plan, render, render_pod
 from exo_operator.observed import NodeReport, Store
 from exo_operator.plan import Apply, Delete, Observed, SetGate
 from exo_operator.render import Defaults, NodeRef
-from exo_operator.spec import ExoNodeSpec
+from exo_operator.spec import ExoNodeSpec, SecretKey
 
 NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 DEFAULTS = Defaults(image="registry.test/exo-node:1", operator_namespace="exo-system")
@@ -39,9 +39,11 @@ def node_ref(raw: dict[str, Any], members: list[dict[str, Any]] | None = None) -
     return NodeRef(raw=raw, spec=ExoNodeSpec.model_validate(raw["spec"]), members=members or [raw])
 
 
-def pod_of(node: NodeRef, defaults: Defaults = DEFAULTS, **status: Any) -> dict[str, Any]:
+def pod_of(
+    node: NodeRef, defaults: Defaults = DEFAULTS, *, secret: SecretKey | None = None, **status: Any
+) -> dict[str, Any]:
     """The node's pod, running and Ready unless `status` says otherwise."""
-    pod = copy.deepcopy(render_pod.pod(node, defaults))
+    pod = copy.deepcopy(render_pod.pod(node, defaults, secret))
     pod["metadata"] |= {"uid": f"pod-{node.name}", "resourceVersion": str(next(_versions))}
     pod["spec"]["nodeName"] = "machine-1"
     pod["status"] = {

@@ -37,7 +37,8 @@ class FakeKube:
                 if live is None or live["metadata"]["uid"] != known["metadata"].get("uid"):
                     store.remove(known)
         for obj in self.objects.values():
-            store.put(copy.deepcopy(obj), watched=True)
+            if obj["kind"] != "Secret":  # no watch: the operator may not read them
+                store.put(copy.deepcopy(obj), watched=True)
 
     async def get(self, kind: str, namespace: str, name: str) -> Raw:
         found = self.objects.get(Ref(kind, namespace, name))
@@ -97,6 +98,15 @@ class FakeKube:
         for ref, obj in list(self.objects.items()):
             if ref.kind == kind and namespace in ("", ref.namespace):
                 yield copy.deepcopy(obj)
+
+    async def create_secret(self, manifest: Raw) -> bool:
+        if "Secret" in self.refuse:
+            raise self.refuse["Secret"]
+        if ref_of(manifest) in self.objects:
+            return False
+        self.writes.append(f"create Secret {manifest['metadata']['name']}")
+        self.seed(copy.deepcopy(manifest))
+        return True
 
     async def create_event(self, event: Raw) -> None:
         self.events.append(event)

@@ -150,3 +150,15 @@ async def test_a_drain_forces_pods_when_most_of_the_time_is_over(server: Server,
     assert await drain.drain(cluster, ("",), grace=5, timeout=0.0, pause=0.0) == 0
     (body,) = [body for method, *_, body in server.asked if method == "DELETE"]
     assert body["gracePeriodSeconds"] == 0
+
+
+async def test_a_secret_is_made_where_there_is_none_and_left_alone_where_there_is(
+    server: Server, cluster: Cluster
+) -> None:
+    manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "ring-ring", "namespace": "ns"}}
+    server.answers = [(201, {**manifest, "data": {"secret": "aGk="}}), (409, {"message": "already exists"}), (403, {})]
+    assert await cluster.create_secret(manifest) is True
+    assert await cluster.create_secret(manifest) is False
+    with pytest.raises(ClusterError):
+        await cluster.create_secret(manifest)
+    assert {(method, path) for method, path, *_ in server.asked} == {("POST", "/api/v1/namespaces/ns/secrets")}

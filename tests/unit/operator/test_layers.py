@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[3] / "operator" / "exo_operator"
 KOPF = {"handlers", "settings", "main"}
 CLIENT = {"cluster", "leader"}
-PURE = {"names", "spec", "state", "observed", "plan", "plan_ring", "render", "render_pod"} | {
+PURE = {"names", "spec", "state", "observed", "plan", "plan_ring", "plan_secret", "render", "render_pod"} | {
     "render_ring",
     "status",
     "status_ring",
