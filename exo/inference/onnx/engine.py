@@ -33,7 +33,7 @@ from exo.topology.device_capabilities import device_capabilities
 logger = logging.getLogger(__name__)
 
 # Part of every cache key: raise it whenever the same checkpoint would be converted to something else.
-CONVERSION: Final = 6
+CONVERSION: Final = 7
 DEFAULT_CACHE_BYTES: Final = 20 << 30
 
 

@@ -21,17 +21,23 @@ Array = np.ndarray[Any, Any]
 BLOCK: Final = 32
 # Stored types whose blocks map to MatMulNBits without rounding, and the bits they take there.
 DIRECT: Final = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8}
+# Rows that are converted at a time where all would be much memory.
+ROWS: Final = 2048
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
-    """codes: uint8 (N, blocks, 4 * bits); scales: float32 (N, blocks); offsets: float32 (N, blocks) or None."""
+    """codes: uint8 (N, blocks, block * bits / 8); scales: float32 (N, blocks); offsets: float32 (N, blocks) or None.
+
+    Blocks of another size than 32 have 8-bit codes and no offsets.
+    """
 
     bits: int
     k: int
     codes: Array
     scales: Array
     offsets: Array | None = None
+    block: int = BLOCK
 
     @property
     def n(self) -> int:
@@ -83,12 +89,12 @@ def _pair_nibbles(stored: Array) -> Array:
     return paired
 
 
-def quantize(values: Array, bits: int) -> Packed:
+def quantize(values: Array, bits: int, block: int = BLOCK) -> Packed:
     """float32 (N, K) to symmetric blocks of `bits` (4 or 8); the last block is padded with zeros."""
     n, k = values.shape
-    pad = -k % BLOCK
+    pad = -k % block
     blocks = np.pad(values, ((0, 0), (0, pad))) if pad else values
-    blocks = blocks.reshape(n, -1, BLOCK)
+    blocks = blocks.reshape(n, -1, block)
     top = 2 ** (bits - 1)
     # 4 bit: the value of largest magnitude maps to -8, as in Q4_0, so that no code is wasted.
     if bits == 4:
@@ -101,7 +107,18 @@ def quantize(values: Array, bits: int) -> Packed:
     codes = np.clip(np.rint(blocks * inverse[..., None]) + top, 0, 2 * top - 1).astype(np.uint8)
     if bits == 4:
         codes = codes[..., 0::2] | codes[..., 1::2] << 4
-    return Packed(bits, k, np.ascontiguousarray(codes), scales)
+    return Packed(bits, k, np.ascontiguousarray(codes), scales, block=block)
+
+
+def in_larger_blocks(matrix: Packed, block: int) -> Packed:
+    """8-bit codes without offsets in blocks of `block`. Rounds anew, by half an 8-bit step of the larger block."""
+    codes = np.empty((matrix.n, matrix.k // block, block), np.uint8)
+    scales = np.empty(codes.shape[:2], np.float32)
+    for start in range(0, matrix.n, ROWS):  # as float32 at once it would take four times what it takes
+        rows = slice(start, start + ROWS)
+        part = quantize(dequantize(take_rows(matrix, np.arange(matrix.n)[rows])), 8, block)
+        codes[rows], scales[rows] = part.codes, part.scales
+    return Packed(8, matrix.k, codes, scales, block=block)
 
 
 def widen(matrix: Packed) -> Packed:

@@ -144,8 +144,9 @@ class Products:
         inputs = [x, g.constant(f"{weights}.codes", matrix.codes), g.constant(f"{weights}.scales", matrix.scales)]
         zeros = [g.constant(f"{weights}.zeros", matrix.zero_points)] if isinstance(matrix, Folded) else []
         inputs += zeros if bias is None else [*(zeros or [""]), "", g.constant(f"{weights}.bias", bias)]
+        block = matrix.block if isinstance(matrix, Packed) else BLOCK
         return g.node(
             "MatMulNBits", inputs, out,
             domain=CONTRIB, early=early,
-            K=matrix.k, N=matrix.n, bits=matrix.bits, block_size=BLOCK, accuracy_level=accuracy,
+            K=matrix.k, N=matrix.n, bits=matrix.bits, block_size=block, accuracy_level=accuracy,
         )  # fmt: skip

@@ -105,3 +105,12 @@ def test_stacking_float_with_packed_gives_float() -> None:
     together = formats.stack([Dense(weights()), formats.take_over(stored("Q8_0"))])
     assert isinstance(together, Dense)
     assert together.values.shape == (12, 96)
+
+
+def test_larger_blocks_round_by_half_a_step_of_theirs_at_most() -> None:
+    matrix = formats.take_over(stored("Q8_0", weights(n=5000, k=128)))
+    larger = formats.in_larger_blocks(matrix, 64)
+    assert (larger.block, larger.codes.shape, larger.scales.shape) == (64, (5000, 2, 64), (5000, 2))
+    before, after = formats.dequantize(matrix), formats.dequantize(larger)
+    allowed = np.repeat(np.abs(before).reshape(5000, 2, 64).max(-1) / 254, 64, axis=1)
+    assert (np.abs(after - before) <= allowed + 1e-6).all()
