@@ -14,6 +14,7 @@ import typer
 from exo import __version__
 from exo.cli.failures import Failure, explain
 from exo.cli.options import BY_KEY, Engine, with_settings
+from exo.cli.origins import SettingsCommand, with_origin
 from exo.contract import API_PORT, DEFAULT_MODEL, env_name
 
 EPILOG = "Every flag can also be set as an environment variable (`--api-port` is EXO_API_PORT) or in a config file."
@@ -47,7 +48,10 @@ def _serve(ctx: typer.Context, values: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from exo.cli.serve import serve
 
-    raise typer.Exit(serve(values))
+    try:
+        raise typer.Exit(serve(values))
+    except Failure as failure:
+        raise with_origin(failure, ctx) from failure
 
 
 def _config(ctx: typer.Context, values: dict[str, Any]) -> None:
@@ -72,10 +76,10 @@ def _exo(
     pass
 
 
-app.command("serve", epilog=EPILOG)(with_settings(_serve))
+app.command("serve", cls=SettingsCommand, epilog=EPILOG)(with_settings(_serve))
 
 
-@app.command()
+@app.command(cls=SettingsCommand)
 def run(
     model: Model,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to ask; - reads standard input.")] = "-",
@@ -125,7 +129,7 @@ def models() -> None:
     raise typer.Exit(show())
 
 
-@app.command()
+@app.command(cls=SettingsCommand)
 def doctor(
     model: Annotated[str, typer.Option(help="The model to look for.", envvar=env_name("model"))] = DEFAULT_MODEL,
 ) -> None:
@@ -135,10 +139,10 @@ def doctor(
     raise typer.Exit(show(model))
 
 
-app.command("config", epilog=EPILOG)(with_settings(_config))
+app.command("config", cls=SettingsCommand, epilog=EPILOG)(with_settings(_config))
 
 
-@app.command()
+@app.command(cls=SettingsCommand)
 def bench(
     model: Model,
     engine: EngineFlag = "auto",
@@ -152,7 +156,7 @@ def bench(
     raise typer.Exit(measure(model, engine, batch, prefill, shards))
 
 
-@evaluate.command()
+@evaluate.command(cls=SettingsCommand)
 def logits(
     model: Model,
     tokens_file: Annotated[Path, typer.Option(help="JSON: a list of lists of token ids.")],
@@ -167,7 +171,7 @@ def logits(
     raise typer.Exit(compute(model, tokens_file, out, engine, shards, batch=batch))
 
 
-@evaluate.command()
+@evaluate.command(cls=SettingsCommand)
 def perplexity(
     model: Model,
     text: Annotated[Path, typer.Option(help="A text file.")],

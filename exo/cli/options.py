@@ -11,7 +11,8 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from types import NoneType
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import typer
 
@@ -46,6 +47,35 @@ class Setting:
     @property
     def key(self) -> str:
         return self.name.replace("-", "_")
+
+    @property
+    def plain_kind(self) -> Any:
+        """Without the `| None`."""
+        if get_origin(self.kind) is Literal:
+            return self.kind
+        return next((kind for kind in get_args(self.kind) if kind is not NoneType), self.kind)
+
+    def wrong(self, value: Any) -> str:
+        """What is expected, and what this is instead."""
+        shown = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else value
+        return f"expected {self._expected()}" + ("" if self.secret else f", got {shown}")
+
+    def _expected(self) -> str:
+        kind = self.plain_kind
+        if get_origin(kind) is Literal:
+            return f"one of {', '.join(get_args(kind))}"
+        if kind not in (int, float):
+            return {bool: "true or false", Path: "a path in quotes"}.get(kind, "text in quotes")
+        noun = "a whole number" if kind is int else "a number"
+        if self.most is not None:
+            return f"{noun} from {self.least:g} to {self.most:g}"
+        return noun if self.least is None else f"{noun} of at least {self.least:g}"
+
+    def takes(self, value: Any) -> bool:
+        """Whether a config file's value is of a kind that makes sense; a string may still say nothing sensible."""
+        if isinstance(value, bool):
+            return self.plain_kind is bool
+        return isinstance(value, str) or (isinstance(value, int | float) and self.plain_kind in (int, float))
 
 
 def _port(name: str, default: int, text: str) -> Setting:
@@ -132,6 +162,8 @@ def read_config(path: Path) -> dict[str, Any]:
             raise typer.BadParameter(f"{path}: unknown setting {name!r}; the settings are: {known}")
         if isinstance(value, dict | list):
             raise typer.BadParameter(f"{path}: {name}: expected one value, got a {type(value).__name__}")
+        if not BY_KEY[key].takes(value):
+            raise typer.BadParameter(f"{path}: {name}: {BY_KEY[key].wrong(value)}")
         settings[key] = value
     return settings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from exo.orchestration.ring import Ring
-from exo.topology import RingPlan
+from exo.topology import NodeOffer, RingPlan
 
 MIB = 1024 * 1024
 
@@ -18,7 +18,7 @@ def topology(ring: Ring) -> dict[str, Any]:
         "nodes": [
             {
                 "id": offer.node_id,
-                "address": f"{offer.address}:{offer.grpc_port}" if offer.address else "",
+                "address": _address(ring, offer),
                 "memory_mib": offer.memory_mib,
                 "chip": f"{offer.cores} cores",
                 "state": offer.state.value,
@@ -33,6 +33,15 @@ def topology(ring: Ring) -> dict[str, Any]:
         ],
         "edges": [{"from": one, "to": two, **_latency(ring, one, two)} for one, two in known.edges()],
     }
+
+
+def _address(ring: Ring, offer: NodeOffer) -> str:
+    """What the node says of itself, else where this node reaches it: few say anything outside Kubernetes."""
+    if offer.address:
+        host = f"[{offer.address}]" if ":" in offer.address else offer.address
+        return f"{host}:{offer.grpc_port}"
+    handle = ring.view.handles.get(offer.node_id)
+    return handle.addr() if handle is not None else ""
 
 
 def _latency(ring: Ring, one: str, two: str) -> dict[str, float]:

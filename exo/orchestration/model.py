@@ -126,7 +126,7 @@ def footprint(model_id: str, config: ModelConfig, engine: str, model_hash: str) 
     return ModelFootprint.uniform(
         model_id,
         config.n_layers,
-        int(weights * per_weight) + cache,
+        max(1, int(weights * per_weight) + cache),  # layers that weigh nothing could not be shared out evenly
         first_bytes=table,
         last_bytes=table,
         shared_bytes=table if config.tied else 0,

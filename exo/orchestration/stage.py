@@ -24,6 +24,7 @@ from exo.networking.messages import Forward, Message, Open, Token
 from exo.orchestration.assignment import Assignment
 from exo.orchestration.forward_pass import Choice, Draw, TokenSampler, run_pass, sample, step_of
 from exo.orchestration.lane import Lane, Tombstones
+from exo.orchestration.prefixes import Prefixes
 from exo.orchestration.scheduler import Limits, Piece, Scheduler, Work, opening_pieces
 from exo.orchestration.watch import Watch
 
@@ -58,6 +59,7 @@ class Stage(AsyncResource):
         self._scheduler = Scheduler(limits)
         self._epochs: dict[str, Assignment] = {}
         self._lanes: dict[str, Lane] = {}
+        self._prefixes = Prefixes(engine, self._scheduler, self._lanes)
         self._closed = Tombstones()
         self._to_release: list[str] = []
         self._wake = asyncio.Event()
@@ -245,7 +247,7 @@ class Stage(AsyncResource):
             while self._scheduler.has_work:
                 if self._together and self._scheduler.is_partial:
                     await self._wait_for_more()
-                await self._reuse_prefixes()
+                await self._prefixes.reuse()
                 batch = self._scheduler.next_batch(self._stages())
                 if batch:  # while this waited, those that were ready may have been closed
                     await self._pass_or_fail(batch)
@@ -266,28 +268,6 @@ class Stage(AsyncResource):
         except TimeoutError:
             pass
         self._wake.set()
-
-    async def _reuse_prefixes(self) -> None:
-        """What an earlier sequence has computed (the same system prompt, the turns before) is not computed again.
-
-        Where this node has all layers: the stages of a longer ring would have to agree on how much they still know.
-        """
-        # Again until none is left: one admitted while the engine was asked for another must not run before it is asked
-        # for itself, as asking begins a sequence anew.
-        while admitted := self._scheduler.take_admitted():
-            for lane_id in admitted:
-                await self._reuse_prefix(lane_id)
-
-    async def _reuse_prefix(self, lane_id: str) -> None:
-        lane = self._lanes.get(lane_id)
-        if lane is None or not (lane.assignment.is_first and lane.assignment.is_last):
-            return
-        try:
-            known = await self._engine.reuse_prefix(lane_id, lane.tokens)
-        except (Overloaded, ResourceError):
-            return  # the pass itself will tell
-        if known and lane_id in self._lanes:
-            self._scheduler.skip(lane_id, known)
 
     def _stages(self) -> int:
         return max((len(assignment.nodes) for assignment in self._epochs.values()), default=1)

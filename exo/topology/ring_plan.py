@@ -88,7 +88,7 @@ def _pins(nodes: Sequence[_Node], model: ModelFootprint) -> dict[str, tuple[int,
             continue
         if layers[1] >= model.n_layers:
             raise NoPlan(
-                f"node {node_id!r} is pinned to layers {_span(layers)}, {model.model_id!r} has 0-{model.n_layers - 1}"
+                f"node {node_id!r} is pinned to {_named(layers)}, {model.model_id!r} has 0-{model.n_layers - 1}"
             )
         if layers in pins.values():
             continue
@@ -101,7 +101,7 @@ def _pins(nodes: Sequence[_Node], model: ModelFootprint) -> dict[str, tuple[int,
         missing = _mib(model.range_bytes(*layers)) - memory
         if missing > 0:
             raise NoPlan(
-                f"node {node_id!r} is pinned to layers {_span(layers)} of {model.model_id!r}, which take "
+                f"node {node_id!r} is pinned to {_named(layers)} of {model.model_id!r}, which {_take(layers)} "
                 f"{_mib(model.range_bytes(*layers))} MiB, and offers {memory} MiB: needs {missing} MiB more",
                 missing_mib=missing,
             )
@@ -160,21 +160,22 @@ def _shortage(
     needed = _mib(costs.of(*gap))
     offered = sum(memory for _, memory in members) // MIB
     whole = gap == (0, model.n_layers - 1)
-    what = f"{model.model_id!r}" if whole else f"layers {_span(gap)} of {model.model_id!r}"
+    what = f"{model.model_id!r} takes" if whole else f"{_named(gap)} of {model.model_id!r} {_take(gap)}"
     if whole:
         shown = [(node_id, memory) for node_id, _, memory, _ in nodes]
     else:
         shown = [(node_id, memory // MIB) for node_id, memory in members]
     total = " + ".join(f"{node_id} {memory}" for node_id, memory in shown) or "none"
+    offer = f"node {shown[0][0]!r} offers" if len(shown) == 1 else f"the nodes offer {total} ="
     missing = needed - offered
     if missing > 0:
         return NoPlan(
-            f"{what} takes {needed} MiB, the nodes offer {total} = {offered} MiB: needs {missing} MiB more",
+            f"{what} {needed} MiB, {offer} {offered} MiB: needs {missing} MiB more",
             missing_mib=missing,
         )
     left = _mib(_unplaced(gap, members, costs))
     return NoPlan(
-        f"{what} takes {needed} MiB, the nodes offer {total} = {offered} MiB, but a layer is never split between "
+        f"{what} {needed} MiB, {offer} {offered} MiB, but a layer is never split between "
         f"nodes: needs {left} MiB more on one of them",
         missing_mib=left,
     )
@@ -197,3 +198,11 @@ def _mib(size: int) -> int:
 
 def _span(layers: tuple[int, int]) -> str:
     return f"{layers[0]}-{layers[1]}"
+
+
+def _named(layers: tuple[int, int]) -> str:
+    return f"layer {layers[0]}" if layers[0] == layers[1] else f"layers {_span(layers)}"
+
+
+def _take(layers: tuple[int, int]) -> str:
+    return "takes" if layers[0] == layers[1] else "take"

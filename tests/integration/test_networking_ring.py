@@ -111,3 +111,6 @@ async def test_three_nodes_form_a_ring_by_datagrams_alone(tmp_path: Path) -> Non
         answers = await asyncio.gather(*(stream(ring, node, "Tell me all.", 30, "dummy") for node in nodes))
         assert all(each.whole for each in answers)
         assert len({each.text for each in answers}) == 1
+        known = (await ring.get(nodes[0], "/api/v1/topology"))["nodes"]
+        found = {node["id"]: node["address"].rpartition(":")[2] for node in known}
+        assert found == {"n0": "", "n1": str(nodes[1].grpc), "n2": str(nodes[2].grpc)}

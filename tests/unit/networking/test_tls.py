@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,12 @@ def files(name: str, authority: str = "ours", **options) -> TlsFiles:
     return TlsFiles(
         certificate=HERE / f"{name}.pem", key=HERE / f"{name}.key", authority=HERE / f"{authority}.pem", **options
     )
+
+
+@pytest.mark.parametrize("name", ["ours", "theirs", "a", "b", "stranger"])
+def test_the_tests_own_certificates_are_valid_on_a_machine_whose_clock_is_years_behind(name: str):
+    certificate = ssl.PEM_cert_to_DER_cert((HERE / f"{name}.pem").read_text())
+    assert b"200101000000Z" in certificate  # not before 2020
 
 
 async def refused(handle) -> BaseException:

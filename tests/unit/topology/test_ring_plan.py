@@ -166,10 +166,14 @@ def test_pins_alone_make_a_plan():
         ),
         ([node("a", 500, pinned=(0, 30))], r"'a' is pinned to layers 0-30, 'm' has 0-29"),
         ([node("a", 40, pinned=(0, 29))], r"'a' is pinned .* 300 MiB, and offers 40 MiB: needs 260 MiB more"),
-        ([node("a", 500, pinned=(0, 9))], r"layers 10-29 of 'm' takes 200 MiB, the nodes offer none = 0 MiB"),
+        ([node("a", 500, pinned=(0, 9))], r"layers 10-29 of 'm' take 200 MiB, the nodes offer none = 0 MiB"),
+        ([node("a", 500, pinned=(0, 28))], r"^layer 29 of 'm' takes 10 MiB, the nodes offer none = 0 MiB"),
+        ([node("a", 5, pinned=(7, 7))], r"'a' is pinned to layer 7 of 'm', which takes 10 MiB, and offers 5 MiB"),
+        ([node("a", 500, pinned=(30, 30))], r"'a' is pinned to layer 30, 'm' has 0-29"),
+        ([node("a", 40)], r"^'m' takes 300 MiB, node 'a' offers 40 MiB: needs 260 MiB more$"),
     ],
 )
-def test_pins_that_cannot_work_are_named(view, message):
+def test_pins_and_memory_that_cannot_work_are_named(view, message):
     with pytest.raises(NoPlan, match=message):
         plan_ring(view, model(30))
 
