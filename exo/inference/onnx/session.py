@@ -72,8 +72,10 @@ class ShardSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Threads spin from operator to operator, but not from pass to pass: that takes the cores from stages beside.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if not (spec.first and spec.last):
+            # Threads spin from operator to operator, and of a whole model (to which the next step comes at once) from
+            # pass to pass. A stage's would take the cores from the stages beside it.
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
         # A pattern is kept for every shape ever seen, and prompts come in all lengths.
         options.enable_mem_pattern = False
