@@ -7,7 +7,6 @@ the other, and the handler is told once. A stranger gets as far as the hello: fe
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from exo.networking.grpc import control_codec as wire
 from exo.networking.grpc import tls as tls_files
 from exo.networking.grpc.codec import decode_all
 from exo.networking.grpc.handshake import answer_hello, read_frame
+from exo.networking.grpc.listening import listen
 from exo.networking.grpc.options import SERVER_OPTIONS, SERVICE
 from exo.networking.grpc.sessions import Sessions
 from exo.networking.grpc.status import code_of
@@ -75,16 +75,8 @@ class GRPCServer(Server):
             "Data": grpc.stream_stream_rpc_method_handler(self._data),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        address = f"{host}:{self._port}"
-        try:
-            if self._tls is None:
-                port = server.add_insecure_port(address)
-            else:
-                port = server.add_secure_port(address, tls_files.server_credentials(self._tls))
-        except RuntimeError as error:
-            says = f"cannot listen on {address}: the port is taken or the address is not ours"
-            raise OSError(errno.EADDRINUSE, says) from error
+        credentials = None if self._tls is None else tls_files.server_credentials(self._tls)
+        port = listen(server, self._host, self._port, credentials)
         await server.start()
         self._real_port = port
 

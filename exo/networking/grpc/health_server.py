@@ -8,7 +8,6 @@ must answer while the node is still starting.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 from typing import Any
 
@@ -16,6 +15,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from exo.contract import HEALTH_PORT, LIVE_SERVICE, READY_SERVICE, STARTED_SERVICE
+from exo.networking.grpc.listening import listen
 from exo.networking.server import Server
 from exo.utils.health_check import HealthMonitor, HealthReport
 
@@ -72,12 +72,7 @@ class HealthServer(Server):
             ),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
-        address = f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError as error:
-            says = f"cannot listen on {address}: the port is taken or the address is not ours"
-            raise OSError(errno.EADDRINUSE, says) from error
+        port = listen(server, self._host, self._port)
         await server.start()
         self._real_port = port
         self._unsubscribe = self._monitor.subscribe(self._wake)
