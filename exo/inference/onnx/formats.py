@@ -8,7 +8,7 @@ ggml's blocks: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -84,9 +84,18 @@ def take_over(raw: RawTensor) -> Packed:
 
 def _pair_nibbles(stored: Array) -> Array:
     """ggml puts weights i and i + 16 in one byte, MatMulNBits 2*i and 2*i + 1; both have the first in the low half."""
-    codes = np.concatenate((stored & 15, stored >> 4), axis=-1)  # (n, blocks, 32)
-    paired: Array = codes[..., 0::2] | codes[..., 1::2] << 4
-    return paired
+    return pack_nibbles(np.concatenate((stored & 15, stored >> 4), axis=-1))  # (n, blocks, 32)
+
+
+def pack_nibbles(codes: Array) -> Array:
+    """uint8 (..., 2 * n) below 16 to (..., n), the first of two in the low half."""
+    packed: Array = codes[..., 0::2] | codes[..., 1::2] << 4
+    return packed
+
+
+def unpack_nibbles(packed: Array) -> Array:
+    """uint8 (..., n) to (..., 2 * n)."""
+    return np.stack((packed & 15, packed >> 4), axis=-1).reshape(*packed.shape[:-1], -1)
 
 
 def quantize(values: Array, bits: int, block: int = BLOCK) -> Packed:
@@ -106,7 +115,7 @@ def quantize(values: Array, bits: int, block: int = BLOCK) -> Packed:
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
     codes = np.clip(np.rint(blocks * inverse[..., None]) + top, 0, 2 * top - 1).astype(np.uint8)
     if bits == 4:
-        codes = codes[..., 0::2] | codes[..., 1::2] << 4
+        codes = pack_nibbles(codes)
     return Packed(bits, k, np.ascontiguousarray(codes), scales, block=block)
 
 
@@ -125,8 +134,7 @@ def widen(matrix: Packed) -> Packed:
     """The same weights in 8-bit codes, exactly: a 4-bit step is sixteen 8-bit ones."""
     if matrix.bits == 8:
         return matrix
-    codes = np.stack((matrix.codes & 15, matrix.codes >> 4), axis=-1).reshape(*matrix.codes.shape[:2], BLOCK)
-    return Packed(8, matrix.k, codes << 4, matrix.scales / 16, matrix.offsets)
+    return Packed(8, matrix.k, unpack_nibbles(matrix.codes) << 4, matrix.scales / 16, matrix.offsets)
 
 
 def dequantize(matrix: Matrix) -> Array:
@@ -168,7 +176,7 @@ def take_rows(matrix: Matrix, rows: Array) -> Matrix:
     if offsets is not None:
         offsets = offsets[rows]
         offsets[missing] = 0
-    return Packed(matrix.bits, matrix.k, matrix.codes[rows], scales, offsets)
+    return replace(matrix, codes=matrix.codes[rows], scales=scales, offsets=offsets)
 
 
 def take_columns(matrix: Matrix, columns: Array) -> Matrix:

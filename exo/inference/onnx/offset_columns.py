@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from exo.inference.onnx.formats import BLOCK, Packed, dequantize, quantize
+from exo.inference.onnx.formats import BLOCK, Packed, dequantize, pack_nibbles, quantize
 
 Array = np.ndarray[Any, Any]
 
@@ -82,18 +82,7 @@ def _pack(zeros: Array, bits: int) -> Array:
         return zeros
     if zeros.shape[1] % 2:
         zeros = np.pad(zeros, ((0, 0), (0, 1)), constant_values=8)
-    packed: Array = zeros[:, 0::2] | zeros[:, 1::2] << 4
-    return packed
-
-
-def unfold(matrix: Folded) -> Array:
-    """float32 (N, k): the columns as MatMulNBits takes them, for tests and for reading."""
-    wide, zeros = matrix.codes, matrix.zero_points
-    if matrix.bits == 4:
-        wide = np.stack((wide & 15, wide >> 4), axis=-1).reshape(*wide.shape[:2], BLOCK)
-        zeros = np.stack((zeros & 15, zeros >> 4), axis=-1).reshape(matrix.n, -1)[:, : matrix.scales.shape[1]]
-    values = (wide.astype(np.float32) - zeros[..., None]) * matrix.scales[..., None]
-    return np.ascontiguousarray(values.reshape(matrix.n, -1)[:, : matrix.k])
+    return pack_nibbles(zeros)
 
 
 def _rms(values: Array) -> float:

@@ -85,7 +85,7 @@ class Products:
 
     def _dense(self, x: str, matrix: Dense, bias: Array | None, out: str, *, early: bool = False) -> str:
         g = self._g
-        weight = g.constant(f"{out}.weight", np.ascontiguousarray(matrix.values.T))
+        weight = g.constant(f"{out}.weight", matrix.values.T)
         if bias is None:
             return g.node("MatMul", [x, weight], out, early=early)
         product = g.node("MatMul", [x, weight], f"{out}.product", early=early)
@@ -106,7 +106,7 @@ class Products:
     def _with_offsets_apart(self, x: str, matrix: Packed, product: PackedProduct, out: str) -> str:
         assert matrix.offsets is not None
         g = self._g
-        offsets = g.constant(f"{out}.offsets", np.ascontiguousarray(matrix.offsets.T))
+        offsets = g.constant(f"{out}.offsets", matrix.offsets.T)
         rest = g.node("MatMul", [self._block_sums(x, matrix.k, out), offsets], f"{out}.rest")
         return g.node("Add", [product(x, matrix, f"{out}.q"), rest], out)
 

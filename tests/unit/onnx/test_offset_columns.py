@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from exo.inference.checkpoint import RawTensor
 from exo.inference.onnx import formats
-from exo.inference.onnx.formats import BLOCK, Packed, dequantize, take_over, widen
-from exo.inference.onnx.offset_columns import DIGITS, Folded, fold, unfold
+from exo.inference.onnx.formats import BLOCK, Packed, dequantize, take_over, unpack_nibbles, widen
+from exo.inference.onnx.offset_columns import DIGITS, Folded, fold
 
 Array = np.ndarray[Any, Any]
 
@@ -24,6 +24,15 @@ def affine(mean: float = 0.1, *, n: int = 8, k: int = 576, seed: int = 0) -> Pac
     values = np.random.default_rng(seed).normal(mean, 1, (n, k)).astype(np.float32)
     data = ggml_quantize(values, GGMLQuantizationType.Q4_1).view(np.uint8)
     return take_over(RawTensor("Q4_1", values.shape, data.reshape(n, -1)))
+
+
+def unfold(matrix: Folded) -> Array:
+    """float32 (N, k): the columns as MatMulNBits takes them."""
+    wide, zeros = matrix.codes, matrix.zero_points
+    if matrix.bits == 4:
+        wide, zeros = unpack_nibbles(wide), unpack_nibbles(zeros)[:, : matrix.scales.shape[1]]
+    values = (wide.astype(np.float32) - zeros[..., None]) * matrix.scales[..., None]
+    return np.ascontiguousarray(values.reshape(matrix.n, -1)[:, : matrix.k])
 
 
 def extended(x: Array, folded: Folded) -> Array:
