@@ -11,7 +11,6 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from exo.inference.inference_engine import Array, InferenceEngine, Step
 from exo.inference.models import ModelConfig, Weights, open_weights
 from exo.inference.shard import Shard
 from exo.inference.tokenizers import Tokenizer, load_tokenizer
+from exo.inference.worker import Worker
 from exo.lifecycle import ResourceState
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class CheckpointEngine(InferenceEngine):
         # None where the checkpoint has none: such a model answers to token ids only.
         self.tokenizer: Tokenizer | None = None
         self._tokenizer_error: CheckpointError | None = None
-        self._worker: ThreadPoolExecutor | None = None
+        self._worker: Worker | None = None
         # Set when the engine closes: a load or a pass in flight stops at its next tensor or layer.
         self._closing = threading.Event()
         self._marks = 0
@@ -100,7 +100,7 @@ class CheckpointEngine(InferenceEngine):
 
     async def _do_initialize(self) -> None:
         self._closing = threading.Event()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{self.resource_id}")
+        self._worker = Worker(f"engine-{self.resource_id}")
         if self._wanted is not None:
             await self._load_checkpoint(*self._wanted)
 
@@ -111,8 +111,10 @@ class CheckpointEngine(InferenceEngine):
         if worker is None:
             return
         self._closing.set()
-        await asyncio.wrap_future(worker.submit(self._unload))
-        worker.shutdown(wait=False)
+        try:
+            await worker.submit(self._unload)
+        finally:
+            worker.stop()
         self.shard = self.config = self.tokenizer = self.path = None
 
     async def _do_health_check(self) -> bool:
@@ -122,7 +124,7 @@ class CheckpointEngine(InferenceEngine):
         """Run on the worker thread; a cancelled caller stops waiting, and what had not begun never does."""
         if self._worker is None:
             raise RuntimeError(f"{self.display_name} is not initialized")
-        return await asyncio.wrap_future(self._worker.submit(function, *arguments))
+        return await self._worker.submit(function, *arguments)
 
     # Hooks of InferenceEngine.
 

@@ -248,7 +248,7 @@ class Stage(AsyncResource):
                 if self._together and self._scheduler.is_partial:
                     await self._wait_for_more()
                 await self._prefixes.reuse()
-                batch = self._scheduler.next_batch(self._stages())
+                batch = self._scheduler.next_batch(1 if self._together else self._stages())
                 if batch:  # while this waited, those that were ready may have been closed
                     await self._pass_or_fail(batch)
                 await self._release_closed()

@@ -24,6 +24,8 @@ Array = np.ndarray[Any, Any]
 ROWS: Final = 4096
 # Rows of single tokens that are kept: a text is made of few different ones.
 REMEMBERED: Final = 256
+# Ids that are a step of a batch, not a piece of a prompt.
+STEP: Final = 32
 
 
 class Embedding:
@@ -38,7 +40,9 @@ class Embedding:
 
     def rows(self, ids: Array) -> Array:
         """float32 (n, width) of int64 (n,); not to be written to."""
-        return self._row(int(ids[0])) if len(ids) == 1 else self._read(ids)
+        if len(ids) == 1:
+            return self._row(int(ids[0]))
+        return np.concatenate([self._row(token) for token in ids.tolist()]) if len(ids) <= STEP else self._read(ids)
 
     def _read(self, ids: Array) -> Array:
         size, fd = self._row_bytes, self._file.fileno()

@@ -20,6 +20,7 @@ from exo.inference.onnx.decoder import DecoderSpec
 from exo.inference.onnx.kv_buffers import KvBuffers
 from exo.inference.onnx.session import ShardSession
 from exo.inference.onnx.slots import SHORTEST_PREFIX, SlotTable, grained, window_of
+from exo.inference.onnx.steady import Steady
 
 Array = np.ndarray[Any, Any]
 
@@ -33,6 +34,8 @@ REST: Final = 2
 CHUNK_WORK: Final = 50e9
 # How many request ids to remember that outgrew the short rope factors.
 REMEMBERED: Final = 1024
+# Batches of which is kept where they lie: the groups of a pipeline take turns.
+MAX_STEADY: Final = 8
 
 
 def chunk_size(spec: DecoderSpec, config: ModelConfig) -> int:
@@ -76,9 +79,14 @@ class Sequences:
         self.table = SlotTable(n_slots, kv_budget // self._buffers.bytes_per_token)
         # Request ids whose sequence outgrew the short rope factors and is to begin anew with the long ones.
         self._long: OrderedDict[str, None] = OrderedDict()
+        # By request ids, in order.
+        self._steady: OrderedDict[tuple[str, ...], Steady] = OrderedDict()
 
     def forward(self, steps: Sequence[Step], cancel: Callable[[], None]) -> list[Array]:
         """One pass. Raises `SequenceLost` or `Overloaded` before computing; when cancelled, lengths are as before."""
+        steady = self._steady.get(tuple(step.request_id for step in steps))
+        if steady is not None and steady.goes_on(steps, self.table, self._buffers.capacity):
+            return self._go_on(steady, steps, cancel)
         self._check(steps)
         places = self._place(steps)
         try:
@@ -245,6 +253,26 @@ class Sequences:
             self._extend(slot, place.values)
             row = out[i : i + 1] if self._spec.last else out[at[i] : at[i] + 1]
             results[place.request_id] = row[:0] if self._spec.last and place.step.rows == "none" else row
+        self._remember(places, slots, start, stop)
+
+    def _remember(self, places: Sequence[_Place], slots: Sequence[int], start: int, stop: int) -> None:
+        """The next pass may be the same once more. Not where ropes change with length, or foreigners run along."""
+        if self._config.rope.long_divisors or stop - start > len(slots):
+            return
+        self._steady[tuple(place.request_id for place in places)] = Steady.of(self.table, slots, start)
+        if len(self._steady) > MAX_STEADY:
+            self._steady.popitem(last=False)
+
+    def _go_on(self, steady: Steady, steps: Sequence[Step], cancel: Callable[[], None]) -> list[Array]:
+        """One token more of a batch that lies where it lay: nothing to check, place or roll back."""
+        cancel()
+        first, last = self._spec.first, self._spec.last
+        rows = steady.at if last else None
+        out = self._session.run(self._buffers, steady.start, steady.values(steps), steady.lengths(steps), rows)
+        self.table.step(steady.held, [step.values for step in steps] if first else None)
+        if not last:
+            return [out[row : row + 1] for row in steady.at]
+        return [out[i : i + 1] if step.rows != "none" else out[:0] for i, step in enumerate(steps)]
 
     def _prefill(self, place: _Place, cancel: Callable[[], None]) -> Array:
         wanted = place.step.rows

@@ -23,7 +23,6 @@ GRAIN: Final = 16
 SHORTEST_PREFIX: Final = 16
 
 
-@dataclass(slots=True, eq=False)
 class Held:
     """A sequence in a slot: `length` positions are filled.
 
@@ -31,17 +30,43 @@ class Held:
     `reuse_prefix`, more than are filled yet. long: its keys were rotated with the factors for long sequences.
     """
 
-    request_id: str
-    length: int
-    tokens: Array
-    live: bool = True
-    long: bool = False
-    used: int = 0
+    __slots__ = ("_ids", "_n_ids", "length", "live", "long", "request_id", "used")
+
+    def __init__(self, request_id: str, length: int, tokens: Array, *, long: bool = False) -> None:
+        self.request_id = request_id
+        self.length = length
+        self.live = True
+        self.long = long
+        self.used = 0
+        self.tokens = tokens
+
+    @property
+    def tokens(self) -> Array:
+        return self._ids[: self._n_ids]
+
+    @tokens.setter
+    def tokens(self, tokens: Array) -> None:
+        self._ids = np.array(tokens, np.int64)  # of its own: it grows in place
+        self._n_ids = len(tokens)
 
     @property
     def known(self) -> Array:
         """The tokens whose positions are filled."""
-        return self.tokens[: self.length]
+        return self._ids[: min(self._n_ids, self.length)]
+
+    def extend(self, n: int, tokens: Array | None) -> None:
+        """`n` more positions are filled; `tokens` are their ids, None where this stage does not see them."""
+        if tokens is not None and self._n_ids >= self.length:
+            end = self.length + n
+            if end > len(self._ids):
+                self._ids = np.concatenate([self.known, np.empty(end, np.int64)])  # twice the room
+            self._ids[self.length : end] = tokens
+            self._n_ids = end
+        self.length += n
+
+    def truncate(self, length: int) -> None:
+        self._n_ids = min(self._n_ids, length)
+        self.length = length
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +95,8 @@ class SlotTable:
         self.slots: list[Held | None] = [None] * n_slots
         self.budget = budget
         self.evictions = 0
+        # Changes whenever a sequence comes, goes or changes its slot.
+        self.moves = 0
         self._clock = 0
         self._live: dict[str, int] = {}
 
@@ -112,6 +139,10 @@ class SlotTable:
                     best = Prefix(slot, n)
         return best
 
+    def has_room(self, new_tokens: int) -> bool:
+        """Whether so many more fit and nothing has to go."""
+        return self.tokens_used() + new_tokens <= self.budget
+
     def make_room(self, new_tokens: int, keep: Collection[int]) -> list[int]:
         """Slots to clear so that `new_tokens` more fit; in the table they are empty at once.
 
@@ -148,6 +179,7 @@ class SlotTable:
         return [slot for _, _, slot in sorted(occupied)]
 
     def drop(self, slot: int) -> None:
+        self.moves += 1
         held = self.slots[slot]
         if held is not None and held.live:
             self.evictions += 1
@@ -155,33 +187,38 @@ class SlotTable:
         self.slots[slot] = None
 
     def put(self, slot: int, request_id: str, *, length: int, tokens: Array, long: bool) -> None:
+        self.moves += 1
         self.slots[slot] = Held(request_id, length, tokens, long=long)
         self._live[request_id] = slot
         self.touch(slot)
 
     def extend(self, slot: int, n: int, tokens: Array | None) -> None:
         """`n` more positions are filled; `tokens` are their ids, None where this stage does not see them."""
-        held = self[slot]
-        if tokens is not None and len(held.tokens) >= held.length:
-            held.tokens = np.concatenate([held.known, tokens])
-        held.length += n
+        self[slot].extend(n, tokens)
         self.touch(slot)
 
     def truncate(self, slot: int, length: int) -> None:
         """Take back what a pass that was given up has added."""
-        held = self[slot]
-        held.tokens = held.tokens[:length]
-        held.length = length
+        self[slot].truncate(length)
 
     def touch(self, slot: int) -> None:
+        self._use(self[slot])
+
+    def _use(self, held: Held) -> None:
         self._clock += 1
-        self[slot].used = self._clock
+        held.used = self._clock
+
+    def step(self, batch: Sequence[Held], tokens: Sequence[Array] | None) -> None:
+        """One more position of each; `tokens` (1,) each, None where this stage does not see them."""
+        for i, held in enumerate(batch):
+            held.extend(1, None if tokens is None else tokens[i])
+            self._use(held)
 
     def release(self, slot: int) -> list[int]:
         """The sequence in `slot` is over; it stays as a prefix if it may serve another. Returns slots to clear."""
+        self.moves += 1
         held = self[slot]
-        held.tokens = held.known.copy()
-        held.length = len(held.tokens)
+        held.truncate(len(held.known))
         held.live = False
         del self._live[held.request_id]
         if held.length < SHORTEST_PREFIX:
@@ -208,6 +245,7 @@ class SlotTable:
         return redundant
 
     def swap(self, a: int, b: int) -> None:
+        self.moves += 1
         self.slots[a], self.slots[b] = self.slots[b], self.slots[a]
         for slot in (a, b):
             held = self.slots[slot]

@@ -69,7 +69,7 @@ class Slow(DummyEngine):
 
     async def _load_checkpoint(self, shard: Shard, path: Path) -> None:
         assert self._worker is not None
-        await asyncio.wrap_future(self._worker.submit(self._wait))
+        await self._worker.submit(self._wait)
         await super()._load_checkpoint(shard, path)
 
     def _wait(self) -> None:

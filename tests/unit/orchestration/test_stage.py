@@ -327,21 +327,23 @@ async def test_a_node_of_all_layers_begins_behind_what_its_engine_knows_and_says
     assert tokens[0] == tokens[1]
 
 
+@pytest.mark.parametrize("names", ["ab", "abcdefghijklmnop"], ids=["two", "more than a micro-batch for each stage"])
 async def test_stages_that_share_a_machine_let_their_batches_grow_into_one(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, names: str
 ) -> None:
     monkeypatch.setattr("exo.orchestration.stage.TOGETHER_SECONDS", 5.0)
     bench.stage.serve(bench.assignment, together=True)
-    for name in "ab":
+    for name in names:
         bench.stage.open("entry", opened(name))
-    await until(lambda: bench.kinds("middle").count("Forward") == 2)
+    await until(lambda: bench.kinds("middle").count("Forward") == len(names))
     before = bench.stage.passes
     bench.stage._pass_seconds = 10.0
-    bench.stage.token("last", Token(sequence_id="a", epoch="e1", position=3, token=9))
+    for name in names[:-1]:
+        bench.stage.token("last", Token(sequence_id=name, epoch="e1", position=3, token=9))
     await asyncio.sleep(0.02)
     assert bench.stage.passes == before
-    bench.stage.token("last", Token(sequence_id="b", epoch="e1", position=3, token=9))
-    await until(lambda: bench.kinds("middle").count("Forward") == 4)
+    bench.stage.token("last", Token(sequence_id=names[-1], epoch="e1", position=3, token=9))
+    await until(lambda: bench.kinds("middle").count("Forward") == 2 * len(names))
     assert bench.stage.passes == before + 1
 
 
