@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import socket
 import sys
@@ -135,7 +134,7 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
             _log.info("ready", node_id=settings.node_id, model=settings.model, dashboard=server.url)
             await stopping
     except Exception as error:
-        failure = with_flag(explain(error), settings, api, health_port)
+        failure = explain(error)
         _log.error("start failed", error=str(failure))
         await _close(group)
         stop.ignore()
@@ -149,15 +148,6 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
     _log.info("stopped")
     _leave_within(LEAVE_SECONDS)
     return 0
-
-
-def with_flag(failure: Failure, settings: NodeSettings, api: ApiSettings, health_port: int) -> Failure:
-    """A port that is taken, with the flag that takes another."""
-    ports = {"api-port": api.port, "grpc-port": settings.grpc_port, "health-port": health_port}
-    for flag, port in ports.items():
-        if re.match(rf"cannot listen on \S+( port |:){port}: ", str(failure)):
-            return Failure(f"{failure}; --{flag} takes another", failure.code)
-    return failure
 
 
 def _leave_within(seconds: float) -> None:

@@ -15,7 +15,7 @@ from exo.cli import main
 from exo.cli.configuration import lines
 from exo.cli.failures import Failure
 from exo.cli.options import BY_KEY, SETTINGS, read_config
-from exo.cli.serve import api_settings, check_flags, node_settings, with_flag
+from exo.cli.serve import api_settings, check_flags, node_settings
 from exo.orchestration.settings import NodeSettings
 
 DEFAULTS: dict[str, Any] = {setting.key: setting.default for setting in SETTINGS}
@@ -157,16 +157,6 @@ def test_a_folder_of_certificates_that_lacks_one_names_it(tmp_path: Path) -> Non
         (tmp_path / name).touch()
     with pytest.raises(Failure, match=r"--tls-dir: tls\.key: .*no such file"):
         check_flags({**DEFAULTS, "tls_dir": tmp_path})
-
-
-@pytest.mark.parametrize(("port", "flag"), [(52415, "api-port"), (50051, "grpc-port"), (50052, "health-port")])
-def test_a_port_that_is_taken_names_the_flag_that_takes_another(port: int, flag: str) -> None:
-    node, api = node_settings(DEFAULTS), api_settings(DEFAULTS)
-    for said in (f"cannot listen on 0.0.0.0 port {port}: in use", f"cannot listen on [::]:{port}: the port is taken"):
-        told = with_flag(Failure(said), node, api, DEFAULTS["health_port"])
-        assert (str(told), told.code) == (f"{said}; --{flag} takes another", 1)
-    other = Failure("the disk is full")
-    assert with_flag(other, node, api, DEFAULTS["health_port"]) is other
 
 
 def test_the_operators_settings_are_all_known() -> None:
