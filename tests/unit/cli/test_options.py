@@ -49,16 +49,18 @@ def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(
     shown = config("--config", str(file), "--api-port", "3")
     assert shown["api-port"] == "3  # --api-port"
     assert shown["grpc-port"] == "2  # EXO_GRPC_PORT"
-    assert shown["health-port"] == "1  # config file"
+    assert shown["health-port"] == f"1  # {file}: health-port"
     assert shown["discovery-port"] == "5678  # default"
 
 
 def test_the_users_own_file_is_found(config: Show, tmp_path: Path) -> None:
-    (tmp_path / "exo").mkdir()
-    (tmp_path / "exo" / "config.toml").write_text('model = "tiny"\noffline = true\n')
+    file = tmp_path / "exo" / "config.toml"
+    file.parent.mkdir()
+    file.write_text('model = "tiny"\noffline = true\nsecret = "hush-hush"\n')
     shown = config()
-    assert shown["model"] == '"tiny"  # config file'
-    assert shown["offline"] == "true  # config file"
+    assert shown["model"] == f'"tiny"  # {file}: model'
+    assert shown["offline"] == f"true  # {file}: offline"
+    assert shown["secret"] == f"(secret)  # {file}: secret"
 
 
 def test_secrets_are_never_printed(config: Show, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +72,7 @@ def test_secrets_are_never_printed(config: Show, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_printed_is_a_config_file_again(tmp_path: Path) -> None:
-    values = {key: (value, None) for key, value in {**DEFAULTS, "model": 'a "b" \\c', "memory": 5}.items()}
+    values = {key: (value, "default") for key, value in {**DEFAULTS, "model": 'a "b" \\c', "memory": 5}.items()}
     file = tmp_path / "again.toml"
     file.write_text("\n".join(lines(values, BY_KEY)))
     again = read_config(file)
