@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from exo.cli.environment import misspelt
 from exo.cli.options import Setting
 
 
 def show(values: Mapping[str, tuple[Any, str]], settings: Mapping[str, Setting]) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    for line in lines(values, settings):
+    hints = [f"# {unknown} is no setting: {meant} may be meant" for unknown, meant in misspelt(os.environ)]
+    for line in [*lines(values, settings), *hints]:
         head, mark, comment = line.partition("  # ")
         console.print(Text.assemble(head, (mark + comment, "dim")))
 

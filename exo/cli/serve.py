@@ -19,6 +19,7 @@ import structlog
 from exo.api.context import ApiSettings
 from exo.api.health import draining
 from exo.api.server import ApiServer
+from exo.cli.environment import misspelt
 from exo.cli.failures import USAGE, Failure, explain
 from exo.cli.options import BY_KEY
 from exo.cli.startup import LateStderr, startup_bar
@@ -114,6 +115,8 @@ def serve(values: dict[str, Any]) -> int:
         os.environ[env_name("models-dir")] = str(values["models_dir"])
     form: Literal["json", "console"] = "json" if wants_json(values["log_format"]) else "console"
     configure_logging(form, level=values["log_level"], stream=LateStderr())  # type: ignore[arg-type]  # is a TextIO
+    for variable, meant in misspelt(os.environ):
+        _log.warning("unknown variable ignored", variable=variable, meant=meant)
     count_lifecycle()
     return asyncio.run(_serve(node, api, values["health_port"]))
 

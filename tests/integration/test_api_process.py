@@ -270,6 +270,16 @@ def test_a_busy_port_ends_with_one_line_and_nothing_left_running(flag: str) -> N
             assert "Traceback" not in node.log
 
 
+def test_a_misspelt_variable_is_told_once_and_its_value_never() -> None:
+    with served("--engine", "dummy", EXO_SECERT="hush-hush", EXO_PORT="tcp://10.96.0.7:52415") as node:
+        assert node.url
+        told = [event for event in node.events if event["event"] == "unknown variable ignored"]
+        assert [(event["level"], event["variable"], event["meant"]) for event in told] == [
+            ("warning", "EXO_SECERT", "EXO_SECRET")
+        ]
+        assert "hush-hush" not in node.log
+
+
 def test_a_wrong_model_is_wrong_usage_and_names_the_models(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text("{}")
