@@ -49,7 +49,7 @@ def test_the_cause_is_found_under_resources_and_groups() -> None:
     assert "available: a" in str(failure)
 
 
-@pytest.mark.parametrize("setting", ["api_port", "grpc_port", "health_port", "host"])
+@pytest.mark.parametrize("setting", ["api_port", "grpc_port", "health_port", "discovery_port", "host"])
 def test_a_place_where_nothing_can_listen_is_told_with_the_flag_that_takes_another(setting: str) -> None:
     busy = CannotListen("::1", 80, setting, OSError(errno.EADDRINUSE, "Address already in use"))
     told = explain(chained(ResourceInitializationError("api failed"), busy))
