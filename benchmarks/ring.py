@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "support"))
+from ports import free_ports
 
 CHILD = Path(__file__).with_name("ring_child.py")
 # Of the classic implementation: milliseconds per token, tokens per second, seconds, MiB.
@@ -95,14 +97,6 @@ def everywhere(nodes: list[Node], do: str, *, of: str, **fields: Any) -> list[fl
     for node in nodes:
         node.tell(do, **fields)
     return [float(node.hear()[of]) for node in nodes]
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def orchestration(rounds: int, tokens: int) -> Figures:

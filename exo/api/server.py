@@ -19,9 +19,9 @@ from exo.api.health import Probes
 from exo.inference.generation import Backend, NodeView
 from exo.lifecycle import AsyncResource, TaskPriority
 from exo.utils.health_check import HealthMonitor
+from exo.utils.listening import BACKLOG, listening_socket
 
 _log = structlog.get_logger("exo.api")
-_BACKLOG = 1024
 # How long the last bytes of an answer that was cut may take to leave.
 _LAST_BYTES_SECONDS = 1.0
 
@@ -56,7 +56,7 @@ class ApiServer(AsyncResource):
         return f"http://{host}:{self._port}"
 
     async def _do_initialize(self) -> None:
-        bound = bind(self.settings.host, self.settings.port)
+        bound = listening_socket(self.settings.host, self.settings.port, "api_port")
         self._port = bound.getsockname()[1]
         try:
             self._server = _Uvicorn(_config(self._context, self.settings))
@@ -77,27 +77,6 @@ class ApiServer(AsyncResource):
         return self._server is not None and self._server.is_accepting
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening-ready socket. Raises `OSError` that names host and port (`busy`, `not allowed`, `no such host`)."""
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        bound = socket.socket(family, kind, proto)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        bound.bind(address)
-    except OSError as error:
-        bound.close()
-        raise OSError(error.errno, f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-    bound.setblocking(False)
-    return bound
-
-
 def _config(context: Context, settings: ApiSettings) -> uvicorn.Config:
     return uvicorn.Config(
         build_app(context),
@@ -108,7 +87,7 @@ def _config(context: Context, settings: ApiSettings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=_BACKLOG,
+        backlog=BACKLOG,
         timeout_keep_alive=75,
         h11_max_incomplete_event_size=64 * 1024,
     )

@@ -14,7 +14,7 @@ import typer
 from exo import __version__
 from exo.cli.failures import Failure, explain
 from exo.cli.options import BY_KEY, Engine, with_settings
-from exo.cli.origins import SettingsCommand, with_origin
+from exo.cli.origins import SettingsCommand, origin_or_default, with_origin
 from exo.contract import API_PORT, DEFAULT_MODEL, env_name
 
 EPILOG = "Every flag can also be set as an environment variable (`--api-port` is EXO_API_PORT) or in a config file."
@@ -58,7 +58,7 @@ def _config(ctx: typer.Context, values: dict[str, Any]) -> None:
     """Print the settings a node would run with, and where each comes from."""
     from exo.cli.configuration import show
 
-    show({key: (value, ctx.get_parameter_source(key)) for key, value in values.items()}, BY_KEY)
+    show({key: (value, origin_or_default(ctx, BY_KEY[key])) for key, value in values.items()}, BY_KEY)
 
 
 def _version(wanted: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,27 +11,23 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from exo.cli.environment import misspelt
 from exo.cli.options import Setting
-from exo.contract import env_name
 
 
-def show(values: Mapping[str, tuple[Any, Any]], settings: Mapping[str, Setting]) -> None:
+def show(values: Mapping[str, tuple[Any, str]], settings: Mapping[str, Setting]) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    for line in lines(values, settings):
+    hints = [f"# {unknown} is no setting: {meant} may be meant" for unknown, meant in misspelt(os.environ)]
+    for line in [*lines(values, settings), *hints]:
         head, mark, comment = line.partition("  # ")
         console.print(Text.assemble(head, (mark + comment, "dim")))
 
 
-def lines(values: Mapping[str, tuple[Any, Any]], settings: Mapping[str, Setting]) -> list[str]:
-    """TOML that `--config` would take back; what has no value, and what is secret, is a comment."""
+def lines(values: Mapping[str, tuple[Any, str]], settings: Mapping[str, Setting]) -> list[str]:
+    """TOML that `--config` would take back; what has no value, or is secret, is a comment. values: with origins."""
     out = []
-    for key, (value, source) in values.items():
+    for key, (value, origin) in values.items():
         setting = settings[key]
-        origin = {
-            "COMMANDLINE": f"--{setting.name}",
-            "ENVIRONMENT": env_name(setting.name),
-            "DEFAULT_MAP": "config file",
-        }.get(getattr(source, "name", ""), "default")
         if value in (None, ""):
             out.append(f"# {setting.name} =  # {setting.shown or 'not set'}")
         elif setting.secret:

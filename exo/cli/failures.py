@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from exo.utils.listening import CannotListen
+
 FAILED = 1
 USAGE = 2
 
@@ -32,7 +34,12 @@ def explain(error: BaseException, options: Collection[str] = ()) -> Failure:
             return Failure(option + _one_line(cause), USAGE)
     ours = [cause for cause in chain if isinstance(cause, ExoError)]
     system = [cause for cause in chain if isinstance(cause, OSError) and cause.strerror]
-    return Failure(_one_line([*ours, *system, chain[-1]][0]))
+    told = [*ours, *system, chain[-1]][0]
+    return Failure(_one_line(told) + _way_out(told))
+
+
+def _way_out(error: BaseException) -> str:
+    return f"; --{error.setting.replace('_', '-')} takes another" if isinstance(error, CannotListen) else ""
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

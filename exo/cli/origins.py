@@ -52,6 +52,10 @@ def origin(ctx: Any, setting: Setting) -> str:
     return f"{ctx.params['config']}: {setting.name}" if source == "DEFAULT_MAP" else f"--{setting.name}"
 
 
+def origin_or_default(ctx: Any, setting: Setting) -> str:
+    return "default" if source_of(ctx, setting.key) in ("", "DEFAULT") else origin(ctx, setting)
+
+
 def with_origin(failure: Failure, ctx: Any) -> Failure:
     """`--layers: …` becomes `EXO_LAYERS: …` where that is what set it."""
     flag, colon, rest = str(failure).partition(": ")

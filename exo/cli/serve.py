@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import socket
 import sys
@@ -20,6 +19,7 @@ import structlog
 from exo.api.context import ApiSettings
 from exo.api.health import draining
 from exo.api.server import ApiServer
+from exo.cli.environment import misspelt
 from exo.cli.failures import USAGE, Failure, explain
 from exo.cli.options import BY_KEY
 from exo.cli.startup import LateStderr, startup_bar
@@ -115,6 +115,8 @@ def serve(values: dict[str, Any]) -> int:
         os.environ[env_name("models-dir")] = str(values["models_dir"])
     form: Literal["json", "console"] = "json" if wants_json(values["log_format"]) else "console"
     configure_logging(form, level=values["log_level"], stream=LateStderr())  # type: ignore[arg-type]  # is a TextIO
+    for variable, meant in misspelt(os.environ):
+        _log.warning("unknown variable ignored", variable=variable, meant=meant)
     count_lifecycle()
     return asyncio.run(_serve(node, api, values["health_port"]))
 
@@ -135,7 +137,7 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
             _log.info("ready", node_id=settings.node_id, model=settings.model, dashboard=server.url)
             await stopping
     except Exception as error:
-        failure = with_flag(explain(error), settings, api, health_port)
+        failure = explain(error)
         _log.error("start failed", error=str(failure))
         await _close(group)
         stop.ignore()
@@ -149,15 +151,6 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
     _log.info("stopped")
     _leave_within(LEAVE_SECONDS)
     return 0
-
-
-def with_flag(failure: Failure, settings: NodeSettings, api: ApiSettings, health_port: int) -> Failure:
-    """A port that is taken, with the flag that takes another."""
-    ports = {"api-port": api.port, "grpc-port": settings.grpc_port, "health-port": health_port}
-    for flag, port in ports.items():
-        if re.match(rf"cannot listen on \S+( port |:){port}: ", str(failure)):
-            return Failure(f"{failure}; --{flag} takes another", failure.code)
-    return failure
 
 
 def _leave_within(seconds: float) -> None:

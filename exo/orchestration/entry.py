@@ -193,18 +193,24 @@ class Entry:
     def sweep(self) -> None:
         """Call about once a second: an attempt without progress for too long is given up."""
         now = _now()
+        paces: dict[str, Pace] = {}  # of each plan, by epoch: worked out once, however many run by it
         for sequence in list(self._lanes.values()):
-            if sequence.phase is not Phase.RUNNING or sequence.plan is None:
+            plan = sequence.plan
+            if sequence.phase is not Phase.RUNNING or plan is None:
                 continue
-            pace = self._pace(sequence.plan)
-            if sequence.fresh and pace.queued and now - sequence.placed_at <= self._limits.first_stall:
-                sequence.progress_at = now  # it may be one of those that wait for memory
-            allowed = stall.allowed(
-                pace, fresh=sequence.fresh, tokens=sequence.length, stall=self._limits.stall,
-                first_stall=self._limits.first_stall,
-            )  # fmt: skip
-            if now - max(sequence.progress_at, sequence.placed_at) > allowed:
-                self._replay(sequence, f"no token for {allowed:.3g} s")
+            if plan.epoch not in paces:
+                paces[plan.epoch] = self._pace(plan)
+            self._give_up_if_stalled(sequence, paces[plan.epoch], now)
+
+    def _give_up_if_stalled(self, sequence: OwnedSequence, pace: Pace, now: float) -> None:
+        if sequence.fresh and pace.queued and now - sequence.placed_at <= self._limits.first_stall:
+            sequence.progress_at = now  # it may be one of those that wait for memory
+        allowed = stall.allowed(
+            pace, fresh=sequence.fresh, tokens=sequence.length, stall=self._limits.stall,
+            first_stall=self._limits.first_stall,
+        )  # fmt: skip
+        if now - max(sequence.progress_at, sequence.placed_at) > allowed:
+            self._replay(sequence, f"no token for {allowed:.3g} s")
 
     def _replay(self, sequence: OwnedSequence, reason: str) -> None:
         log.info("sequence %s is replayed after %d tokens: %s", sequence.key, len(sequence.produced), reason)

@@ -265,12 +265,19 @@ def test_a_busy_port_ends_with_one_line_and_nothing_left_running(flag: str) -> N
         port = str(taken.getsockname()[1])
         with served("--engine", "dummy", flag, port) as node:
             assert node.wait(60) == 1
-            last = node.log.splitlines()[-1]
-            assert last.startswith(
-                f"exo: cannot listen on 127.0.0.1{' port ' if flag == '--api-port' else ':'}{port}: "
-            )
-            assert last.endswith(f"; {flag} takes another")
+            says = f"cannot listen on 127.0.0.1 port {port}: Address already in use; {flag} takes another"
+            assert node.log.splitlines()[-1] == f"exo: {says}"
             assert "Traceback" not in node.log
+
+
+def test_a_misspelt_variable_is_told_once_and_its_value_never() -> None:
+    with served("--engine", "dummy", EXO_SECERT="hush-hush", EXO_PORT="tcp://10.96.0.7:52415") as node:
+        assert node.url
+        told = [event for event in node.events if event["event"] == "unknown variable ignored"]
+        assert [(event["level"], event["variable"], event["meant"]) for event in told] == [
+            ("warning", "EXO_SECERT", "EXO_SECRET")
+        ]
+        assert "hush-hush" not in node.log
 
 
 def test_a_wrong_model_is_wrong_usage_and_names_the_models(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ class HealthServer(Server):
             ),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
-        port = listen(server, self._host, self._port)
+        port = listen(server, self._host, self._port, setting="health_port")
         await server.start()
         self._real_port = port
         self._unsubscribe = self._monitor.subscribe(self._wake)

@@ -1,19 +1,37 @@
-"""Where a gRPC server listens, and the error where it cannot: gRPC's own text names no fix. Knows no service."""
+"""Where a gRPC server listens, and the error where it cannot: gRPC's own text gives no reason. Knows no service."""
 
 from __future__ import annotations
 
 import errno
+import os
 
 import grpc
 
+from exo.utils.listening import CannotListen, listening_socket
 
-def listen(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> int:
-    """The port it listens on, which is another one where 0 was asked for. Raises `OSError` (EADDRINUSE)."""
+
+def listen(
+    server: grpc.aio.Server,
+    host: str,
+    port: int,
+    credentials: grpc.ServerCredentials | None = None,
+    *,
+    setting: str = "grpc_port",
+) -> int:
+    """The port it listens on, which is another one where 0 was asked for. Raises `CannotListen`."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         if credentials is None:
             return int(server.add_insecure_port(address))
         return int(server.add_secure_port(address, credentials))
     except RuntimeError as error:
-        says = f"cannot listen on {address}: the port is taken or the address is not ours"
-        raise OSError(errno.EADDRINUSE, says) from error
+        raise _reason(host, port, setting) from error
+
+
+def _reason(host: str, port: int, setting: str) -> CannotListen:
+    """What the system says to a socket of our own at the same place; that it is taken, where that one would do."""
+    try:
+        listening_socket(host, port, setting).close()
+    except CannotListen as refused:
+        return refused
+    return CannotListen(host, port, setting, OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)))

@@ -9,6 +9,8 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 
+from exo.utils.listening import CannotListen
+
 # Link-local, transient group of our own ("exo" in ASCII).
 MULTICAST_GROUP = "ff12::6578:6f"
 _SIOCGIFFLAGS = 0x8913
@@ -39,16 +41,16 @@ def interfaces() -> list[Interface]:
 
 
 def open_ipv4(port: int) -> socket.socket:
-    """Shares the port with other nodes of this machine: broadcasts reach every one of them."""
+    """Shares the port with other nodes of this machine: broadcasts reach every one of them. Raises `CannotListen`."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         _share(sock)
         sock.bind(("0.0.0.0", port))
         sock.setblocking(False)
-    except OSError:
+    except OSError as error:
         sock.close()
-        raise
+        raise CannotListen("0.0.0.0", port, "discovery_port", error) from error
     return sock
 
 

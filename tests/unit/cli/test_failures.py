@@ -8,8 +8,10 @@ import itertools
 import pytest
 
 from exo.cli.failures import Failure, explain
+from exo.cli.options import BY_KEY
 from exo.inference.errors import CheckpointError, ContextExceeded, InvalidRequest, ModelNotFound
 from exo.lifecycle import ResourceInitializationError
+from exo.utils.listening import CannotListen
 
 
 def chained(*errors: BaseException) -> BaseException:
@@ -47,9 +49,14 @@ def test_the_cause_is_found_under_resources_and_groups() -> None:
     assert "available: a" in str(failure)
 
 
-def test_a_busy_port_is_told_by_the_system_error_below() -> None:
-    busy = OSError(errno.EADDRINUSE, "cannot listen on ::1 port 80: Address already in use")
-    assert "port 80" in str(explain(chained(ResourceInitializationError("api failed"), busy)))
+@pytest.mark.parametrize("setting", ["api_port", "grpc_port", "health_port", "discovery_port", "host"])
+def test_a_place_where_nothing_can_listen_is_told_with_the_flag_that_takes_another(setting: str) -> None:
+    busy = CannotListen("::1", 80, setting, OSError(errno.EADDRINUSE, "Address already in use"))
+    told = explain(chained(ResourceInitializationError("api failed"), busy))
+    flag = "--" + setting.replace("_", "-")
+    assert str(told) == f"cannot listen on ::1 port 80: Address already in use; {flag} takes another"
+    assert told.code == 1
+    assert setting in BY_KEY
 
 
 def test_a_chain_that_bites_its_tail_ends() -> None:

@@ -15,7 +15,7 @@ from exo.cli import main
 from exo.cli.configuration import lines
 from exo.cli.failures import Failure
 from exo.cli.options import BY_KEY, SETTINGS, read_config
-from exo.cli.serve import api_settings, check_flags, node_settings, with_flag
+from exo.cli.serve import api_settings, check_flags, node_settings
 from exo.orchestration.settings import NodeSettings
 
 DEFAULTS: dict[str, Any] = {setting.key: setting.default for setting in SETTINGS}
@@ -49,16 +49,25 @@ def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(
     shown = config("--config", str(file), "--api-port", "3")
     assert shown["api-port"] == "3  # --api-port"
     assert shown["grpc-port"] == "2  # EXO_GRPC_PORT"
-    assert shown["health-port"] == "1  # config file"
+    assert shown["health-port"] == f"1  # {file}: health-port"
     assert shown["discovery-port"] == "5678  # default"
 
 
 def test_the_users_own_file_is_found(config: Show, tmp_path: Path) -> None:
-    (tmp_path / "exo").mkdir()
-    (tmp_path / "exo" / "config.toml").write_text('model = "tiny"\noffline = true\n')
+    file = tmp_path / "exo" / "config.toml"
+    file.parent.mkdir()
+    file.write_text('model = "tiny"\noffline = true\nsecret = "hush-hush"\n')
     shown = config()
-    assert shown["model"] == '"tiny"  # config file'
-    assert shown["offline"] == "true  # config file"
+    assert shown["model"] == f'"tiny"  # {file}: model'
+    assert shown["offline"] == f"true  # {file}: offline"
+    assert shown["secret"] == f"(secret)  # {file}: secret"
+
+
+def test_a_misspelt_variable_is_told_below_the_settings(config: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXO_GPRC_PORT", "7")
+    shown = config()
+    assert shown["grpc-port"] == "50051  # default"
+    assert list(shown)[-1] == "EXO_GPRC_PORT is no setting: EXO_GRPC_PORT may be meant"
 
 
 def test_secrets_are_never_printed(config: Show, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +79,7 @@ def test_secrets_are_never_printed(config: Show, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_printed_is_a_config_file_again(tmp_path: Path) -> None:
-    values = {key: (value, None) for key, value in {**DEFAULTS, "model": 'a "b" \\c', "memory": 5}.items()}
+    values = {key: (value, "default") for key, value in {**DEFAULTS, "model": 'a "b" \\c', "memory": 5}.items()}
     file = tmp_path / "again.toml"
     file.write_text("\n".join(lines(values, BY_KEY)))
     again = read_config(file)
@@ -157,16 +166,6 @@ def test_a_folder_of_certificates_that_lacks_one_names_it(tmp_path: Path) -> Non
         (tmp_path / name).touch()
     with pytest.raises(Failure, match=r"--tls-dir: tls\.key: .*no such file"):
         check_flags({**DEFAULTS, "tls_dir": tmp_path})
-
-
-@pytest.mark.parametrize(("port", "flag"), [(52415, "api-port"), (50051, "grpc-port"), (50052, "health-port")])
-def test_a_port_that_is_taken_names_the_flag_that_takes_another(port: int, flag: str) -> None:
-    node, api = node_settings(DEFAULTS), api_settings(DEFAULTS)
-    for said in (f"cannot listen on 0.0.0.0 port {port}: in use", f"cannot listen on [::]:{port}: the port is taken"):
-        told = with_flag(Failure(said), node, api, DEFAULTS["health_port"])
-        assert (str(told), told.code) == (f"{said}; --{flag} takes another", 1)
-    other = Failure("the disk is full")
-    assert with_flag(other, node, api, DEFAULTS["health_port"]) is other
 
 
 def test_the_operators_settings_are_all_known() -> None:

@@ -24,6 +24,7 @@ from exo.networking.messages import Close
 from exo.networking.pooled_discovery import NoDiscovery
 from exo.networking.udp.interfaces import MULTICAST_GROUP, interfaces, open_ipv6
 from exo.networking.udp.udp_discovery import UDPDiscovery
+from exo.utils.listening import CannotListen
 
 
 def factory(handler: RecordingHandler, membership: Membership = MEMBERSHIP):
@@ -268,6 +269,21 @@ async def test_three_nodes_on_one_machine_find_each_other_by_datagrams_within_th
         async with asyncio.timeout(3):
             for discovery in discoveries:
                 assert len(await discovery.discover_peers(wait_for_peers=2)) == 2
+
+
+async def test_a_port_that_another_program_keeps_to_itself_is_told_with_its_setting():
+    handler = RecordingHandler("a")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as selfish:
+        selfish.bind(("0.0.0.0", 0))
+        port = selfish.getsockname()[1]
+        async with make_server(handler) as server:
+            discovery = make_udp(handler, server, port)
+            with pytest.raises(ResourceInitializationError) as caught:
+                await discovery.initialize()
+            await discovery.cleanup()
+    refused = caught.value.__cause__
+    assert isinstance(refused, CannotListen)
+    assert (refused.port, refused.setting) == (port, "discovery_port")
 
 
 async def test_datagrams_of_another_cluster_or_secret_are_not_even_dialled(udp_port):

@@ -17,6 +17,7 @@ from exo.networking.errors import BadMessage, PeerLost, PeerRefused, WrongEpoch
 from exo.networking.hello import Membership
 from exo.networking.liveness import Timings
 from exo.networking.messages import Failed, Forward, Token
+from exo.utils.listening import CannotListen
 
 
 def token(position: int, sequence: str = "s") -> Token:
@@ -306,7 +307,8 @@ async def test_a_taken_port_fails_the_server_and_leaves_nothing():
         server = make_server(RecordingHandler("a"), port=taken.getsockname()[1])
         with pytest.raises(ResourceInitializationError) as caught:
             await server.initialize()
-        assert "the port is taken" in str(caught.value.__cause__)
+        assert isinstance(caught.value.__cause__, CannotListen)
+        assert caught.value.__cause__.setting == "grpc_port"
         await server.cleanup()
 
 

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from exo.lifecycle import AsyncResource, ResourceInitializationError
 from exo.networking.grpc.health_server import HealthServer
 from exo.utils.health_check import HealthMonitor
+from exo.utils.listening import CannotListen
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -112,5 +113,6 @@ async def test_a_taken_health_port_fails_cleanly():
         server = HealthServer("a", "127.0.0.1", HealthMonitor(), port=taken.getsockname()[1])
         with pytest.raises(ResourceInitializationError) as caught:
             await server.initialize()
-        assert "the port is taken" in str(caught.value.__cause__)
+        assert isinstance(caught.value.__cause__, CannotListen)
+        assert caught.value.__cause__.setting == "health_port"
         await server.cleanup()

@@ -12,6 +12,7 @@ from exo.inference.errors import ExoError, NodeDraining, Overloaded, RingUnavail
 from exo.inference.generation import FinishReason, GenerationChunk, GenerationRequest
 from exo.networking.messages import Close, Failed, Message, Open, Token
 from exo.orchestration.entry import Entry, EntryLimits
+from exo.orchestration.stall import Pace
 from exo.orchestration.text import NoText
 from exo.orchestration.transcript import Transcript
 from exo.topology import PlanStage, RingPlan
@@ -24,9 +25,11 @@ class Bench:
     def __init__(self, **limits: float) -> None:
         self.posted: list[tuple[str, Message]] = []
         self.plan: RingPlan | None = PLAN
+        self.paced: list[str] = []  # epochs of the plans whose pace was asked for
         self.entry = Entry(
             "me", "me.1", lambda node, message: self.posted.append((node, message)), self, self._transcript,
             EntryLimits(**limits),  # type: ignore[arg-type]
+            self._pace,
         )  # fmt: skip
 
     async def wait_plan(self, timeout: float) -> RingPlan:
@@ -37,6 +40,10 @@ class Bench:
 
     def _transcript(self, request: GenerationRequest) -> Transcript:
         return Transcript(request, NoText(), frozenset({END}))
+
+    def _pace(self, plan: RingPlan) -> Pace:
+        self.paced.append(plan.epoch)
+        return Pace()
 
     def opens(self) -> list[Open]:
         return [message for _, message in self.posted if isinstance(message, Open)]
@@ -208,6 +215,22 @@ async def test_an_attempt_without_a_token_for_too_long_is_given_up() -> None:
     await until(lambda: len(bench.opens()) == 2)
     bench.say(50, 3)
     assert tokens(await task) == [50]
+
+
+async def test_each_look_asks_for_the_pace_of_a_plan_once_however_many_sequences_run_by_it() -> None:
+    bench = Bench()
+    tasks = [asyncio.ensure_future(anext(bench.entry.generate(ask()))) for _ in range(3)]
+    await until(lambda: len(bench.opens()) == 3)
+    bench.plan = replace(PLAN, epoch="e2")
+    tasks.append(asyncio.ensure_future(anext(bench.entry.generate(ask()))))
+    await until(lambda: len(bench.opens()) == 4)
+    bench.entry.sweep()
+    assert bench.paced == ["e1", "e2"]
+    bench.entry.sweep()  # at the next look it may be another
+    assert bench.paced == ["e1", "e2"] * 2
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 async def test_a_plan_without_a_leaving_node_takes_its_sequences_over_and_leaves_the_others() -> None:
