@@ -7,7 +7,8 @@ replayed sequence chooses the same tokens on whatever node.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,8 +17,10 @@ from exo.inference.errors import ExoError
 from exo.inference.sampling_params import SamplingParams
 
 Array = np.ndarray[Any, Any]
-# Most tail tokens are far below any top-p cut: sort this many first, and all only if that does not settle it.
-HEAD: Final = 1024
+# Tokens less likely than the best by more than this factor's logarithm are looked at only where need be,
+NEAR: Final = 8.0
+# and then so many first.
+HEADS: Final = (1024, 8192)
 
 
 def sample(
@@ -59,22 +62,23 @@ def _draw_from_head(
 ) -> int | None:
     """The draw from all tokens (no top-k, top-p, min-p: the API's default) without sorting the whole vocabulary.
 
-    The same token as by `distribution`, several times as fast; None where the draw falls outside the likeliest `HEAD`.
+    The same token as by `distribution`, several times as fast; None where the draw falls outside the likeliest.
     """
     vocab = len(logits)
     cut_off = params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0 or params.typical_p < 1.0
-    if params.temperature == 0 or cut_off or vocab <= 4 * HEAD:
+    if params.temperature == 0 or cut_off or vocab <= 4 * HEADS[0]:
         return None
     scores = penalised(logits, params, history, prompt_length)
     if allowed is not None:
         scores[~allowed] = -np.inf
     _apply_temperature(scores, params)
-    cut = np.partition(scores, vocab - HEAD)[vocab - HEAD]
-    ids = _sorted_ids(scores, np.flatnonzero(scores >= cut))
-    total = np.exp(scores - scores[ids[0]]).sum()
-    mass = np.cumsum(np.exp(scores[ids] - scores[ids[0]]))
-    point = _uniform(params.seed, position) * total
-    return int(ids[int(np.searchsorted(mass, point, side="right"))]) if point < mass[-1] else None
+    weights = np.exp(scores)
+    point = _uniform(params.seed, position) * weights.sum()
+    for ids in _beginnings(scores):
+        mass = np.cumsum(weights[ids])
+        if point < mass[-1]:
+            return int(ids[int(np.searchsorted(mass, point, side="right"))])
+    return None
 
 
 def distribution(
@@ -93,11 +97,11 @@ def distribution(
         check_number(scores[token])
         return np.array([token]), np.ones(1)
     _apply_temperature(scores, params)
-    ids = _most_likely_first(scores, params)
+    weights = np.exp(scores)
+    ids = _most_likely_first(scores, weights, params)
     # Masses of what lies outside `ids` count only where no top-k has cut them away.
-    top = scores[ids[0]]
-    weights = np.exp(scores[ids] - top)
-    total = weights.sum() if params.top_k > 0 else np.exp(scores - top).sum()
+    total = weights[ids].sum() if 0 < params.top_k < len(scores) else weights.sum()
+    weights = weights[ids]
     if params.top_p < 1.0:
         ids, weights = _nucleus(ids, weights, total, params.top_p)
     if params.min_p > 0.0:
@@ -117,7 +121,7 @@ def check_number(best: float) -> None:
 
 
 def _apply_temperature(scores: Array, params: SamplingParams) -> None:
-    """In place. The best becomes 0 first, so that the smallest temperature makes nothing infinite but the others."""
+    """In place. The best becomes and stays 0, so that the smallest temperature makes only the others infinite."""
     best = scores.max()
     check_number(best)
     with np.errstate(over="ignore"):
@@ -143,19 +147,39 @@ def penalised(logits: Array, params: SamplingParams, history: Sequence[int], pro
     return scores
 
 
-def _most_likely_first(scores: Array, params: SamplingParams) -> Array:
-    """Ids after top-k, by falling score, equal scores by id. Only as many as top-p can need."""
+def _most_likely_first(scores: Array, weights: Array, params: SamplingParams) -> Array:
+    """Ids after top-k, by falling score, equal scores by id. Only as many as top-p can need, or min-p will keep."""
     vocab = len(scores)
     if 0 < params.top_k < vocab:
-        cut = np.partition(scores, vocab - params.top_k)[vocab - params.top_k]
-        return _sorted_ids(scores, np.flatnonzero(scores >= cut))  # ties with the last one stay
-    if params.top_k <= 0 and params.top_p < 1.0 and vocab > 4 * HEAD:
-        cut = np.partition(scores, vocab - HEAD)[vocab - HEAD]
-        head = np.flatnonzero(scores >= cut)
-        top = scores.max()
-        if np.exp(scores[head] - top).sum() > (params.top_p + 1e-9) * np.exp(scores - top).sum():
-            return _sorted_ids(scores, head)
+        return _sorted_ids(scores, _at_least(scores, params.top_k))
+    if params.min_p > 0.0:
+        # Whatever top-p leaves out, min-p measures by the best one. A little more than it keeps: it decides itself.
+        return _sorted_ids(scores, np.flatnonzero(scores >= math.log(params.min_p) - 1e-6))
+    if params.top_p < 1.0:
+        enough = (params.top_p + 1e-9) * weights.sum()
+        for ids in _beginnings(scores):
+            if weights[ids].sum() > enough:
+                return ids
     return _sorted_ids(scores, np.arange(vocab))
+
+
+def _beginnings(scores: Array) -> Iterator[Array]:
+    """Beginnings of the falling order, as a rule each longer than the one before. The best score must be 0.
+
+    Sorting a whole vocabulary takes as long as a decode step, and what is drawn is nearly always among the likeliest.
+    """
+    near = np.flatnonzero(scores >= -NEAR)
+    if len(near) <= HEADS[0]:
+        yield _sorted_ids(scores, near)
+    for size in HEADS:
+        if len(scores) > 4 * size:
+            yield _sorted_ids(scores, _at_least(scores, size))
+
+
+def _at_least(scores: Array, size: int) -> Array:
+    """Ids of the `size` largest scores, and of those that equal the last of them."""
+    place = len(scores) - size
+    return np.flatnonzero(scores >= np.partition(scores, place)[place])
 
 
 def _sorted_ids(scores: Array, ids: Array) -> Array:
@@ -195,6 +219,5 @@ def _log_probabilities(logits: Array, token: int, count: int) -> tuple[float, tu
     count = min(count, len(scores))
     if count == 0:
         return float(scores[token]), ()
-    best = np.flatnonzero(scores >= np.partition(scores, len(scores) - count)[len(scores) - count])
-    best = _sorted_ids(scores, best)[:count]
+    best = _sorted_ids(scores, _at_least(scores, count))[:count]
     return float(scores[token]), tuple((int(i), float(scores[i])) for i in best)

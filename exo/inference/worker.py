@@ -1,4 +1,4 @@
-"""`Worker`: the one thread on which an engine computes, and how the event loop waits for it. Knows no engines.
+"""`Worker`: one thread that computes, an engine or a sampler, and how the event loop waits for it. Knows neither.
 
 A decode step takes a few milliseconds and leaves the processor's caches full of weights, so that what runs around it
 runs cold: one queue and one callback cost a twentieth of a step less than the two futures, the condition and the

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -16,6 +15,7 @@ import numpy as np
 from exo.inference.errors import SequenceLost
 from exo.inference.inference_engine import InferenceEngine, Step
 from exo.inference.shard import Shard
+from exo.inference.worker import Worker
 from exo.orchestration.assignment import Assignment
 from exo.orchestration.scheduler import Work
 
@@ -94,11 +94,16 @@ class Draw:
     position: int
 
 
-async def sample(draws: Sequence[Draw], executor: Executor) -> list[Choice | Exception]:
-    """One result per draw; an exception fails its own sequence only."""
+async def sample(draws: Sequence[Draw], workers: Sequence[Worker]) -> list[Choice | Exception]:
+    """One result per draw, in order; an exception fails its own sequence only. The workers share the draws."""
     if all(draw.sampler.is_cheap for draw in draws) and sum(draw.logits.size for draw in draws) <= INLINE_LOGITS:
         return _choose(draws)
-    return await asyncio.get_running_loop().run_in_executor(executor, _choose, draws)
+    share = -(-len(draws) // len(workers))
+    shares = [draws[start : start + share] for start in range(0, len(draws), share)]
+    chosen = await asyncio.gather(
+        *(worker.submit(_choose, each) for worker, each in zip(workers, shares, strict=False))
+    )
+    return [choice for each in chosen for choice in each]
 
 
 def _choose(draws: Sequence[Draw]) -> list[Choice | Exception]:

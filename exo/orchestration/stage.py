@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import numpy as np
 
 from exo.inference.errors import InvalidRequest, Overloaded, SequenceLost
 from exo.inference.inference_engine import InferenceEngine
+from exo.inference.worker import Worker
 from exo.lifecycle import AsyncResource, ResourceDegraded, ResourceError, TaskHandle, TaskPriority
 from exo.networking.errors import WrongEpoch
 from exo.networking.messages import Forward, Message, Open, Token
@@ -37,6 +38,8 @@ MAX_LENGTH = 1 << 20
 # Engines give out memory in blocks: a sequence may take up to one more than it has tokens for.
 GRAIN = 64
 TOGETHER_SECONDS = 0.02
+# A draw from a large vocabulary is half a millisecond of numpy, which leaves the interpreter to others meanwhile.
+SAMPLING_THREADS = min(4, os.cpu_count() or 1)
 
 
 class Stage(AsyncResource):
@@ -69,13 +72,13 @@ class Stage(AsyncResource):
         self._in_hand = False
         self.watch = watch or Watch()
         self._task: TaskHandle | None = None
-        self._executor: ThreadPoolExecutor | None = None
+        self._sampling: list[Worker] = []
 
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def _do_initialize(self) -> None:
         self.watch.forget()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="exo-sampling")
+        self._sampling = [Worker(f"sampling-{number}") for number in range(SAMPLING_THREADS)]
         self._task = self._task_manager.start_task("forward_passes", self._run, priority=TaskPriority.HIGH)
 
     async def _do_cleanup(self) -> None:
@@ -83,9 +86,9 @@ class Stage(AsyncResource):
             self.retire(epoch, "the node closes")
         if not self.watch.is_stuck:  # else this would wait for what hangs
             await self._release_closed()
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
-        self._executor = self._task = None
+        for worker in self._sampling:
+            worker.stop()
+        self._sampling, self._task = [], None
 
     async def _do_health_check(self) -> bool:
         """A pass that hangs only degrades: nothing here could bring it back, and it may still end."""
@@ -318,8 +321,7 @@ class Stage(AsyncResource):
             for lane, piece, logits in rows
             if lane.sampler is not None
         ]
-        assert self._executor is not None
-        choices = await sample(draws, self._executor)
+        choices = await sample(draws, self._sampling)
         for (lane, _, _), draw, choice in zip(rows, draws, choices, strict=True):
             if lane.sequence_id not in self._lanes:
                 continue

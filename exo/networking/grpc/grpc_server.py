@@ -76,7 +76,7 @@ class GRPCServer(Server):
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
         credentials = None if self._tls is None else tls_files.server_credentials(self._tls)
-        port = listen(server, self._host, self._port, credentials)
+        port = listen(server, self._host, self._port, credentials, setting="grpc_port")
         await server.start()
         self._real_port = port
 

@@ -16,9 +16,9 @@ def listen(
     port: int,
     credentials: grpc.ServerCredentials | None = None,
     *,
-    setting: str = "grpc_port",
+    setting: str,
 ) -> int:
-    """The port it listens on, which is another one where 0 was asked for. Raises `CannotListen`."""
+    """The port it listens on, another one where 0 was asked for. Raises `CannotListen`, which names `setting`."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         if credentials is None:

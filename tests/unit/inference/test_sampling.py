@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from exo.inference import sampling
 from exo.inference.errors import ExoError
-from exo.inference.sampling import HEAD, distribution, penalised, sample
+from exo.inference.sampling import HEADS, distribution, penalised, sample
 from exo.inference.sampling_params import SamplingParams
 
 RNG = np.random.default_rng(3)
@@ -54,7 +54,7 @@ def test_logits_a_little_off_give_the_same_draws() -> None:
 @pytest.mark.parametrize("scale", [0.1, 1.0])
 def test_the_short_cut_for_large_vocabularies_changes_nothing(top_p: float, scale: float) -> None:
     logits = LARGE * np.float32(scale)
-    assert len(logits) > 4 * HEAD
+    assert len(logits) > 4 * HEADS[0]
     ids, probabilities = distribution(logits, SamplingParams(top_p=top_p, seed=1), [])
     weights = np.exp(logits.astype(np.float64) - logits.max())
     order = np.argsort(-logits, kind="stable")
