@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from exo.inference.engine_shelf import EngineShelf
 from exo.inference.generation import GenerationChunk, GenerationRequest
 from exo.inference.inference_engine import InferenceEngine
 from exo.inference.sampling_params import SamplingParams
+from exo.lifecycle import ResourceClosed
 from exo.networking.discovery import ChangeListener, Discovery
 from exo.networking.errors import PeerLost, WrongEpoch
 from exo.networking.messages import Failed, Message
@@ -59,7 +61,8 @@ class Net:
                 for pair in ((node_id, other), (other, node_id)):
                     if pair not in self._handles:
                         handle = self._handles[pair] = LoopbackHandle(self, *pair)
-                        await handle.initialize()
+                        with suppress(ResourceClosed):  # cut or killed meanwhile: a real pool would try again
+                            await handle.initialize()
         self._tell()
 
     def cut(self, one: str, two: str) -> None:
