@@ -7,7 +7,7 @@ from typing import Protocol
 from exo.inference.sampling import check_number, sample
 from exo.inference.sampling_params import SamplingParams
 from exo.networking.messages import Open
-from exo.orchestration.forward_pass import Array, Choice
+from exo.orchestration.forward_pass import ARGMAX, DRAW, SLOW, Array, Choice
 
 
 class Constraint(Protocol):
@@ -29,10 +29,8 @@ class SequenceSampler:
         self._history = list(opened.tokens)
         self._prompt_length = opened.prompt_length
         self._plain = _is_plain(opened.params)
-
-    @property
-    def is_cheap(self) -> bool:
-        return self._plain
+        slow = constraint is not None or opened.params.typical_p < 1.0
+        self.cost = ARGMAX if self._plain else SLOW if slow else DRAW
 
     def choose(self, logits: Array, position: int) -> Choice:
         """Raises `ValueError` for a position that is not the next one."""

@@ -5,6 +5,7 @@ import pytest
 
 from exo.inference.sampling_params import SamplingParams
 from exo.networking.messages import Open
+from exo.orchestration.forward_pass import ARGMAX, DRAW, SLOW
 from exo.orchestration.samplers import SequenceSampler
 
 LOGITS = np.array([0.0, 3.0, 2.0, 1.0], np.float32)
@@ -30,9 +31,9 @@ class Only:
         self.accepted += tokens
 
 
-def test_greedy_takes_the_largest_logit_and_is_cheap() -> None:
+def test_greedy_takes_the_largest_logit_and_costs_no_more() -> None:
     one = sampler()
-    assert one.is_cheap
+    assert one.cost == ARGMAX
     assert one.choose(LOGITS, 2).token == 1
 
 
@@ -44,14 +45,14 @@ def test_greedy_takes_the_largest_logit_and_is_cheap() -> None:
 )  # fmt: skip
 def test_what_was_produced_and_asked_for_counts(params: dict[str, object]) -> None:
     one = sampler(**params)
-    assert not one.is_cheap
+    assert one.cost == DRAW
     assert one.choose(LOGITS, 2).token == 2
 
 
 def test_a_constraint_leaves_only_what_it_allows_and_knows_what_was_produced_before_a_replay() -> None:
     constraint = Only(3)
     one = sampler(constraint, json_schema={})
-    assert not one.is_cheap
+    assert one.cost == SLOW
     assert one.choose(LOGITS, 2).token == 3
     assert constraint.accepted == [1, 3]
 

@@ -9,15 +9,24 @@ import numpy as np
 import pytest
 
 from exo.inference.worker import Worker
-from exo.orchestration.forward_pass import Array, Choice, Draw, sample
+from exo.orchestration.forward_pass import (
+    ARGMAX,
+    DRAW,
+    INLINE_LOGITS,
+    SLOW,
+    Array,
+    Choice,
+    Draw,
+    sample,
+)
 
 
 class Counting:
     """Chooses the position; notes the thread. One at position 13 fails."""
 
-    def __init__(self, threads: dict[int, str], *, is_cheap: bool = False) -> None:
+    def __init__(self, threads: dict[int, str], cost: int) -> None:
         self._threads = threads
-        self.is_cheap = is_cheap
+        self.cost = cost
 
     def choose(self, logits: Array, position: int) -> Choice:
         self._threads[position] = threading.current_thread().name
@@ -34,8 +43,8 @@ def workers() -> Iterator[list[Worker]]:
         worker.stop()
 
 
-def draws(n: int, threads: dict[int, str], *, is_cheap: bool = False) -> list[Draw]:
-    return [Draw(Counting(threads, is_cheap=is_cheap), np.zeros((1, 8), np.float32), 10 + i) for i in range(n)]
+def draws(n: int, threads: dict[int, str], cost: int = INLINE_LOGITS, vocab: int = 8) -> list[Draw]:
+    return [Draw(Counting(threads, cost), np.zeros((1, vocab), np.float32), 10 + i) for i in range(n)]
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 7, 16])
@@ -48,7 +57,19 @@ async def test_choices_come_in_the_order_of_the_draws_however_they_are_shared(wo
     assert len(set(threads.values())) == {4: 2}.get(n, min(n, 3))
 
 
-async def test_mere_maxima_are_not_worth_a_thread(workers: list[Worker]) -> None:
+@pytest.mark.parametrize(
+    ("n", "cost", "vocab", "inline"),
+    [
+        pytest.param(8, ARGMAX, 49_152, True, id="the largest of eight"),
+        pytest.param(8, ARGMAX, 152_000, False, id="the largest of eight, of a large vocabulary"),
+        pytest.param(1, DRAW, 49_152, True, id="one draw"),
+        pytest.param(2, DRAW, 49_152, False, id="two draws"),
+        pytest.param(1, SLOW, 2_000, False, id="a constraint"),
+    ],
+)
+async def test_only_what_takes_longer_than_the_way_to_a_thread_takes_that_way(
+    workers: list[Worker], n: int, cost: int, vocab: int, inline: bool
+) -> None:
     threads: dict[int, str] = {}
-    await sample(draws(5, threads, is_cheap=True), workers)
-    assert set(threads.values()) == {threading.current_thread().name}
+    await sample(draws(n, threads, cost, vocab), workers)
+    assert (set(threads.values()) == {threading.current_thread().name}) is inline
