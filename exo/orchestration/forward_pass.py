@@ -5,7 +5,6 @@ Also the sampling of its rows: on the event loop where that is a trifle, else in
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -96,16 +95,11 @@ class Draw:
     position: int
 
 
-async def sample(draws: Sequence[Draw], workers: Sequence[Worker]) -> list[Choice | Exception]:
-    """One result per draw, in order; an exception fails its own sequence only. The workers share the draws."""
+async def sample(draws: Sequence[Draw], worker: Worker) -> list[Choice | Exception]:
+    """One result per draw, in order; an exception fails its own sequence only."""
     if sum(draw.sampler.cost * draw.logits.size for draw in draws) <= INLINE_LOGITS:
         return _choose(draws)
-    share = -(-len(draws) // len(workers))
-    shares = [draws[start : start + share] for start in range(0, len(draws), share)]
-    chosen = await asyncio.gather(
-        *(worker.submit(_choose, each) for worker, each in zip(workers, shares, strict=False))
-    )
-    return [choice for each in chosen for choice in each]
+    return await worker.submit(_choose, draws)
 
 
 def _choose(draws: Sequence[Draw]) -> list[Choice | Exception]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -38,8 +37,6 @@ MAX_LENGTH = 1 << 20
 # Engines give out memory in blocks: a sequence may take up to one more than it has tokens for.
 GRAIN = 64
 TOGETHER_SECONDS = 0.02
-# A draw from a large vocabulary is half a millisecond of numpy, which leaves the interpreter to others meanwhile.
-SAMPLING_THREADS = min(4, os.cpu_count() or 1)
 
 
 class Stage(AsyncResource):
@@ -72,13 +69,13 @@ class Stage(AsyncResource):
         self._in_hand = False
         self.watch = watch or Watch()
         self._task: TaskHandle | None = None
-        self._sampling: list[Worker] = []
+        self._sampling: Worker | None = None
 
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def _do_initialize(self) -> None:
         self.watch.forget()
-        self._sampling = [Worker(f"sampling-{number}") for number in range(SAMPLING_THREADS)]
+        self._sampling = Worker(f"sampling-{self._node_id}")
         self._task = self._task_manager.start_task("forward_passes", self._run, priority=TaskPriority.HIGH)
 
     async def _do_cleanup(self) -> None:
@@ -86,9 +83,9 @@ class Stage(AsyncResource):
             self.retire(epoch, "the node closes")
         if not self.watch.is_stuck:  # else this would wait for what hangs
             await self._release_closed()
-        for worker in self._sampling:
-            worker.stop()
-        self._sampling, self._task = [], None
+        if self._sampling is not None:
+            self._sampling.stop()
+        self._sampling = self._task = None
 
     async def _do_health_check(self) -> bool:
         """A pass that hangs only degrades: nothing here could bring it back, and it may still end."""
@@ -321,6 +318,7 @@ class Stage(AsyncResource):
             for lane, piece, logits in rows
             if lane.sampler is not None
         ]
+        assert self._sampling is not None
         choices = await sample(draws, self._sampling)
         for (lane, _, _), draw, choice in zip(rows, draws, choices, strict=True):
             if lane.sequence_id not in self._lanes:

@@ -1,4 +1,4 @@
-"""Drawing for many sequences at once: each gets its own, whoever draws it and whatever befalls the others."""
+"""Drawing for many sequences at once: each gets its own, wherever it is drawn and whatever befalls the others."""
 
 from __future__ import annotations
 
@@ -36,25 +36,24 @@ class Counting:
 
 
 @pytest.fixture
-def workers() -> Iterator[list[Worker]]:
-    workers = [Worker(f"sampling-{n}") for n in range(3)]
-    yield workers
-    for worker in workers:
-        worker.stop()
+def worker() -> Iterator[Worker]:
+    worker = Worker("sampling")
+    yield worker
+    worker.stop()
 
 
 def draws(n: int, threads: dict[int, str], cost: int = INLINE_LOGITS, vocab: int = 8) -> list[Draw]:
     return [Draw(Counting(threads, cost), np.zeros((1, vocab), np.float32), 10 + i) for i in range(n)]
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 7, 16])
-async def test_choices_come_in_the_order_of_the_draws_however_they_are_shared(workers: list[Worker], n: int) -> None:
+@pytest.mark.parametrize("n", [0, 1, 4, 16])
+async def test_choices_come_in_the_order_of_the_draws_and_one_that_fails_fails_alone(worker: Worker, n: int) -> None:
     threads: dict[int, str] = {}
-    chosen = await sample(draws(n, threads), workers)
+    chosen = await sample(draws(n, threads), worker)
     assert [c.token if isinstance(c, Choice) else str(c) for c in chosen] == [
         "unlucky" if position == 13 else position for position in range(10, 10 + n)
     ]
-    assert len(set(threads.values())) == {4: 2}.get(n, min(n, 3))
+    assert set(threads.values()) == ({"sampling"} if n else set())
 
 
 @pytest.mark.parametrize(
@@ -68,8 +67,8 @@ async def test_choices_come_in_the_order_of_the_draws_however_they_are_shared(wo
     ],
 )
 async def test_only_what_takes_longer_than_the_way_to_a_thread_takes_that_way(
-    workers: list[Worker], n: int, cost: int, vocab: int, inline: bool
+    worker: Worker, n: int, cost: int, vocab: int, inline: bool
 ) -> None:
     threads: dict[int, str] = {}
-    await sample(draws(n, threads, cost, vocab), workers)
+    await sample(draws(n, threads, cost, vocab), worker)
     assert (set(threads.values()) == {threading.current_thread().name}) is inline
