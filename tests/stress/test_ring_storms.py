@@ -94,7 +94,12 @@ class Storm:
 
     def later(self, work: asyncio.Task[None]) -> None:
         self.background.add(work)
-        work.add_done_callback(self.background.discard)
+        work.add_done_callback(self.over)
+
+    def over(self, work: asyncio.Task[None]) -> None:
+        """What failed is kept: the calm looks at it, and the storm fails with its cause."""
+        if work.cancelled() or work.exception() is None:
+            self.background.discard(work)
 
     async def step(self) -> None:
         live = sorted(name for name, node in self.up.items() if node.is_usable)

@@ -38,9 +38,13 @@ _incarnations = itertools.count(1)
 
 
 class Net:
-    """`cut` and `heal` one link; `kill` a node: nothing it sends arrives any more."""
+    """`cut` and `heal` one link; `kill` a node: nothing it sends arrives any more.
+
+    failures: what a receiver, or `on_deliver`, raised; the end of any node raises them, so that the test fails of it.
+    """
 
     def __init__(self) -> None:
+        self.failures: list[BaseException] = []
         self.rings: dict[str, Ring] = {}
         self.discoveries: dict[str, LoopbackDiscovery] = {}
         self.delivered = 0
@@ -56,13 +60,13 @@ class Net:
         await self._connect(discovery.node_id)
 
     async def _connect(self, node_id: str) -> None:
-        for other in list(self.discoveries):
-            if other != node_id and self.linked(node_id, other):
-                for pair in ((node_id, other), (other, node_id)):
-                    if pair not in self._handles:
-                        handle = self._handles[pair] = LoopbackHandle(self, *pair)
-                        with suppress(ResourceClosed):  # cut or killed meanwhile: a real pool would try again
-                            await handle.initialize()
+        others = [other for other in self.discoveries if other != node_id]
+        for pair in [pair for other in others for pair in ((node_id, other), (other, node_id))]:
+            # Asked for each: while the one before was dialled, the link may have been cut or a node killed.
+            if self.linked(*pair) and pair not in self._handles:
+                handle = self._handles[pair] = LoopbackHandle(self, *pair)
+                with suppress(ResourceClosed):  # cut or killed meanwhile: a real pool would try again
+                    await handle.initialize()
         self._tell()
 
     def cut(self, one: str, two: str) -> None:
@@ -114,7 +118,8 @@ class LoopbackHandle(PeerHandle):
         self.slow = False
 
     async def _do_initialize(self) -> None:
-        self._task_manager.start_task(f"carry {self._own} to {self._peer}", self._carry)
+        name = f"carry {self._own} to {self._peer}"
+        self._task_manager.start_task(name, self._carry, on_error=self._net.failures.append)
         await self._hello()
 
     def break_off(self, reason: str) -> None:
@@ -196,6 +201,8 @@ class LoopbackDiscovery(Discovery):
     async def _do_cleanup(self) -> None:
         if self._is_current():
             self._net.kill(self.node_id)
+        if self._net.failures:
+            raise BaseExceptionGroup("messages that could not be delivered", self._net.failures)
 
     def _is_current(self) -> bool:
         """Not so once the node was killed, even if another of its name has come."""
