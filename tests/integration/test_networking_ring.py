@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from ports import free_ports
-from serve_processes import Ring, Served, Stream, stream, until
+from serve_processes import Ring, Served, stream, under_way, until
 
 DUMMY = ("--engine", "dummy", "--model", "dummy")
 
@@ -89,9 +89,7 @@ async def test_a_link_that_breaks_between_two_living_stages_costs_no_token(tmp_p
             assert stages.index("n2") == stages.index("n1") + 1  # the broken link is one the tokens take
             expected = (await stream(ring, nodes[0], "Tell me all.", 600, "dummy")).text
             for _ in range(3):
-                seen = Stream()
-                answer = asyncio.create_task(stream(ring, nodes[0], "Tell me all.", 600, "dummy", seen))
-                await seen.flowing.wait()
+                answer, seen = await under_way(ring, nodes[0], "Tell me all.", 600, "dummy")
                 link.cut()
                 async with asyncio.timeout(20):
                     await answer

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from serve_processes import CONT, KILL, STOP, TERM, Ring, Served, Stream, ring_of, stream, until
+from serve_processes import CONT, KILL, STOP, TERM, Ring, Served, Stream, ring_of, stream, under_way, until
 
 SMOLLM2 = "smollm2-135m"
 PROMPTS = (
@@ -55,10 +55,7 @@ KILLS = 20
 
 async def killed_in_mid_answer(ring: Ring, alive: list[Served], victim: Served, at: int, prompt: Prompt) -> float:
     """Kill the victim after `at` pieces of a stream through the first node; seconds to a new plan of the others."""
-    seen = Stream(enough=at)
-    running = asyncio.create_task(stream(ring, ring.nodes[0], prompt.text, prompt.tokens, prompt.model, seen))
-    await seen.flowing.wait()
-    assert not seen.done
+    running, seen = await under_way(ring, ring.nodes[0], prompt.text, prompt.tokens, prompt.model, enough=at)
     victim.signal(KILL)
     took = await ring.formed([node for node in alive if node is not victim])
     await running
@@ -121,10 +118,8 @@ async def test_a_killed_entry_node_tells_its_clients_and_disturbs_no_others(tmp_
     async with ring_of(tmp_path, 3, *DUMMY) as ring:
         entry, other, _ = ring.nodes
         expected = (await stream(ring, other, "Tell me all.", 400, "dummy")).text
-        doomed, safe = Stream(), Stream()
-        lost = asyncio.create_task(stream(ring, entry, "Tell me all.", 4000, "dummy", doomed))
-        kept = asyncio.create_task(stream(ring, other, "Tell me all.", 400, "dummy", safe))
-        await asyncio.gather(doomed.flowing.wait(), safe.flowing.wait())
+        lost, doomed = await under_way(ring, entry, "Tell me all.", 4000, "dummy")
+        kept, safe = await under_way(ring, other, "Tell me all.", 400, "dummy")
         entry.signal(KILL)
         begun = time.monotonic()
         await lost
@@ -146,9 +141,7 @@ async def test_a_node_that_joins_and_one_that_leaves_disturb_no_stream(tmp_path:
         comes.signal(TERM)
         assert await comes.ended() == 0
         await ring.formed([entry, other])
-        seen = Stream()
-        running = asyncio.create_task(stream(ring, entry, prompt.text, prompt.tokens, prompt.model, seen))
-        await seen.flowing.wait()
+        running, seen = await under_way(ring, entry, prompt.text, prompt.tokens, prompt.model)
         comes.start()
         await ring.formed()
         assert not seen.done
@@ -168,9 +161,7 @@ async def test_a_moment_of_silence_changes_no_plan_but_a_node_that_stays_slow_is
         entry, other, slow = ring.nodes
         prompt = await Prompt.tried(ring, "Tell me all.", 400, "dummy")
         epoch = (await ring.get(entry, "/api/v1/ring"))["epoch"]
-        seen = Stream()
-        running = asyncio.create_task(stream(ring, entry, prompt.text, prompt.tokens, prompt.model, seen))
-        await seen.flowing.wait()
+        running, seen = await under_way(ring, entry, prompt.text, prompt.tokens, prompt.model)
         slow.signal(STOP)
         await asyncio.sleep(2.5)  # two heartbeats and more unanswered; its kernel still answers at the port
         topology = await ring.get(entry, "/api/v1/topology")

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from serve_processes import TERM, Ring, Served, Stream, ring_of, stream
+from serve_processes import TERM, Ring, Served, Stream, ring_of, stream, under_way
 
 PATIENCE = 1.0
 FLAGS = ("--engine", "dummy", "--model", "dummy", "--stuck-seconds", str(PATIENCE), "--recovery-seconds", "2")
@@ -38,10 +38,7 @@ async def readiness(ring: Ring, node: Served) -> tuple[int, dict[str, Any]]:
 
 
 async def flowing(ring: Ring, entry: Served) -> tuple[asyncio.Task[Stream], Stream]:
-    seen = Stream()
-    running = asyncio.create_task(stream(ring, entry, "Tell me all.", TOKENS, "dummy", seen))
-    await seen.flowing.wait()
-    return running, seen
+    return await under_way(ring, entry, "Tell me all.", TOKENS, "dummy")
 
 
 async def test_a_node_that_hangs_in_mid_stream_says_so_and_the_stream_goes_on_without_it(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ async def ring_of(folder: Path, count: int, *flags: str) -> AsyncIterator[Ring]:
 class Stream:
     """What one streamed answer was: `text` so far, how it ended, the error event if one came.
 
-    flowing: set after `enough` pieces.
+    flowing: set after `enough` pieces, or when it is over before that: whoever waits for its middle sees how it ended.
     """
 
     enough: int = 4
@@ -156,7 +156,26 @@ async def stream(
                     _take(seen, json.loads(line.removeprefix("data: ")))
     except httpx.TransportError as error:
         seen.error = {"message": f"{type(error).__name__}: {error}"}
+    finally:
+        seen.flowing.set()
     return seen
+
+
+async def under_way(
+    ring: Ring, node: Served, prompt: str, max_tokens: int, model: str, enough: int = 4
+) -> tuple[asyncio.Task[Stream], Stream]:
+    """A chat in the middle of its answer, for what is to happen there; its task, and what was seen of it so far.
+
+    Where this process was held up until the answer was over, its middle was missed: then another one is asked for.
+    """
+    for _ in range(5):
+        seen = Stream(enough=enough)
+        running = asyncio.create_task(stream(ring, node, prompt, max_tokens, model, seen))
+        await seen.flowing.wait()
+        if seen.pieces >= enough and not seen.done:
+            return running, seen
+        assert (await running).whole, seen
+    raise AssertionError(f"each time {max_tokens} tokens were there before the first {enough} were seen")
 
 
 def _take(seen: Stream, event: dict[str, Any]) -> None:
