@@ -120,14 +120,17 @@ async def test_junk_after_a_good_hello_ends_that_stream_only():
 
 
 async def test_those_who_connect_and_say_nothing_do_not_keep_others_out(monkeypatch):
-    monkeypatch.setattr("exo.networking.grpc.grpc_server.HELLO_TIMEOUT", 0.5)
     handler = RecordingHandler("a")
     async with make_server(handler) as server:
         silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(50)]
         async with channel_to(server.port) as channel:
-            calls = [channel.stream_stream(f"/{SERVICE}/Control")() for _ in range(100)]
-            await asyncio.gather(*(call.initial_metadata() for call in calls[:1]), return_exceptions=True)
-            codes = await asyncio.gather(*(call.code() for call in calls))
+            with (
+                monkeypatch.context() as hurried
+            ):  # for them only: a friend's hello may take its time on a busy machine
+                hurried.setattr("exo.networking.grpc.grpc_server.HELLO_TIMEOUT", 0.5)
+                calls = [channel.stream_stream(f"/{SERVICE}/Control")() for _ in range(100)]
+                await asyncio.gather(*(call.initial_metadata() for call in calls[:1]), return_exceptions=True)
+                codes = await asyncio.gather(*(call.code() for call in calls))
             assert set(codes) <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
             await works(server, handler)
         for sock in silent:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 
 import pytest
+from ports import free_ports
 
 from exo.inference.inference_engine import InferenceEngine
 from exo.lifecycle import ResourceInitializationError, ResourceState
@@ -32,8 +33,8 @@ async def test_a_busy_port_is_named_and_leaves_nothing_running_and_a_free_one_st
     # Once, for what the libraries keep.
     async with make():
         pass
-    taken = socket.create_server(("127.0.0.1", 0))
-    port = taken.getsockname()[1]
+    (port,) = free_ports(1)
+    taken = socket.create_server(("127.0.0.1", port))
     before = Holdings.now()
     node = make(port)
     try:

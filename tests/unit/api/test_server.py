@@ -9,6 +9,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 from api_fakes import FakeBackend, Fakes
+from ports import free_ports
 
 from exo.api.context import ApiSettings
 from exo.api.server import ApiServer
@@ -45,12 +46,13 @@ async def test_port_zero_is_a_free_port_that_answers() -> None:
         assert await api.check_health()
         port = api.port
     with pytest.raises(ConnectionRefusedError):
-        await asyncio.open_connection("127.0.0.1", port)
+        # From another address: from the same one, the kernel may give the caller this very port, and it meets itself.
+        await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
 
 
 async def test_a_busy_port_is_a_clear_error_and_leaves_nothing_open() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    (port,) = free_ports(1)
+    with socket.create_server(("127.0.0.1", port)):
         api = server(Fakes(), port)
         with pytest.raises(ResourceInitializationError, match=f"127.0.0.1 port {port}"):
             await api.initialize()
@@ -66,10 +68,9 @@ async def test_an_address_that_is_not_ours_is_a_clear_error() -> None:
 
 
 async def test_it_serves_again_on_the_same_port_after_a_stop() -> None:
-    api = server(Fakes())
-    await api.initialize()
-    port = api.port
-    await api.cleanup()
+    (port,) = free_ports(1)
+    async with server(Fakes(), port):
+        pass
     again = server(Fakes(), port)
     async with again, httpx.AsyncClient() as http:
         assert (await http.get(f"{again.url}/livez")).status_code == 200

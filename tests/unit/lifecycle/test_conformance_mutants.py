@@ -66,8 +66,9 @@ class Plain(AsyncResource):
         await asyncio.sleep(0)
 
 
-# Descriptors that mutants leak, closed after each test.
+# Descriptors that mutants leak, closed after each test, and what their threads wait for until then.
 STRAYS: list[int] = []
+OVER = threading.Event()
 
 
 def lose(owner: socket.socket | IO[bytes] | None) -> None:
@@ -81,7 +82,9 @@ def lose(owner: socket.socket | IO[bytes] | None) -> None:
 
 @pytest.fixture(autouse=True)
 def close_strays() -> Iterator[None]:
+    OVER.clear()
     yield
+    OVER.set()
     while STRAYS:
         os.close(STRAYS.pop())
 
@@ -166,8 +169,7 @@ class ReopensWhenAsked(Plain):
 class ForgetsItsThread(Plain):
     async def _do_initialize(self) -> None:
         await super()._do_initialize()
-        self.gone = threading.Event()
-        threading.Thread(target=self.gone.wait, args=(1.0,), name="stray thread", daemon=True).start()
+        threading.Thread(target=OVER.wait, name="stray thread", daemon=True).start()
 
 
 class ForgetsItsFile(Good):

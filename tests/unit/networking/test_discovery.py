@@ -144,9 +144,9 @@ async def test_a_file_that_is_missing_or_no_text_fails_by_name(tmp_path):
 async def test_a_peer_that_restarts_is_found_again_as_a_new_handle(tmp_path):
     a, b = RecordingHandler("a"), RecordingHandler("b")
     path = tmp_path / "peers.json"
-    server = make_server(b)
+    (port,) = free_ports(1)
+    server = make_server(b, port=port)
     await server.initialize()
-    port = server.port
     write_peers(path, {"b": port})
     async with ManualDiscovery("a", path, factory(a)) as discovery:
         await until_peers(discovery, ["b"])

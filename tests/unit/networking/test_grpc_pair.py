@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import numpy as np
 import pytest
 import pytest_asyncio
-from ports import deaf_port
+from ports import deaf_port, free_ports
 from ring_nodes import RecordingHandler, make_handle, make_server
 
 from exo.lifecycle import ResourceClosed, ResourceInitializationError, ResourceState
@@ -321,9 +321,9 @@ async def test_two_servers_never_share_a_port():
 
 
 async def test_a_server_restarts_on_its_port_at_once():
-    server = make_server(RecordingHandler("a"))
+    (port,) = free_ports(1)
+    server = make_server(RecordingHandler("a"), port=port)
     await server.start()
-    port = server.port
     await server.stop()
     again = make_server(RecordingHandler("a"), port=port)
     async with again:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from loopback import until
 
 from exo.inference.generation import GenerationRequest
 from exo.networking.messages import Close, Message, Open
@@ -70,10 +71,16 @@ async def test_waiting_for_memory_is_no_stall(queued: bool, attempts: int) -> No
     )  # fmt: skip
     stream = entry.generate(GenerationRequest(request_id="r", model_id="m", prompt_tokens=(1, 2), max_tokens=3))
     reading = asyncio.ensure_future(anext(stream))
-    await asyncio.sleep(0.01)
+
+    def opens() -> int:
+        return sum(isinstance(message, Open) for message in posted)
+
+    await until(lambda: opens() == 1)
+    await asyncio.sleep(0.001)  # the clock has to move
     entry.sweep()
+    await until(lambda: opens() >= attempts)
     await asyncio.sleep(0.01)
-    assert sum(isinstance(message, Open) for message in posted) == attempts
+    assert opens() == attempts
     assert any(isinstance(message, Close) for message in posted) == (not queued)
     reading.cancel()
     await asyncio.wait([reading])
