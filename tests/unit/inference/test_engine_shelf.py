@@ -90,8 +90,8 @@ async def test_a_load_holds_up_no_pass_and_when_given_up_leaves_nothing() -> Non
         with pytest.raises(asyncio.CancelledError):
             await loading
         assert list(await held(shelf)) == [WHOLE]
-        engines = [engine for engine in live_resources(EngineShelf.PART_TYPE) if isinstance(engine, Slow)]
-        assert not any(engine.is_usable for engine in engines)
+        engines = [engine for engine in live_resources() if isinstance(engine, Slow)]
+        assert [engine.shard for engine in engines if engine.is_usable] == [WHOLE]
         await shelf.release("probe")
         assert shelf.sequences == 0
 
