@@ -213,19 +213,22 @@ def test_readiness_follows_the_health_check_of_one_resource_and_back(node: Serve
     node.until(lambda: node.get("/readyz")[0] == 200, 30)
 
 
-def test_sigterm_in_mid_stream_ends_the_stream_whole_and_closes_in_order() -> None:
-    with served(*NUMPY) as node:
+def test_sigterm_in_mid_stream_ends_the_stream_whole_and_closes_in_order(tmp_path: Path) -> None:
+    hang = tmp_path / "hang-inference_engine"
+    with served(*NUMPY, EXO_FAULT_DIR=str(tmp_path)) as node:
         client = openai.OpenAI(base_url=f"{node.ready().url}/v1", api_key="-", max_retries=0, timeout=100)
         with client:
             stream = client.chat.completions.create(
                 model=MODEL, messages=QUESTION, stream=True, max_tokens=60, extra_body={"ignore_eos": True}
             )
             chunks = [next(iter(stream)) for _ in range(3)]
+            hang.touch()  # it stays in its middle for as long as the node is looked at
             node.signal()
             node.until(lambda: "draining" in str(node.get("/readyz")), 20)
             assert node.get("/livez")[0] == 200
             with pytest.raises(openai.InternalServerError, match="draining"):
                 client.chat.completions.create(model=MODEL, messages=QUESTION)
+            hang.unlink()
             chunks += list(stream)
         assert chunks[-1].choices[0].finish_reason == "length"
         assert node.wait() == 0
