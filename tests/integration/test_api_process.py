@@ -238,20 +238,22 @@ def test_sigterm_in_mid_stream_ends_the_stream_whole_and_closes_in_order(tmp_pat
 
 
 @pytest.mark.parametrize("why", ["deadline", "second signal"])
-def test_a_drain_that_is_cut_short_ends_the_stream_with_an_error_and_closes_in_order(why: str) -> None:
+def test_a_drain_that_is_cut_short_ends_the_stream_with_an_error_and_closes_in_order(why: str, tmp_path: Path) -> None:
     seconds = "0.2" if why == "deadline" else "60"
-    with served("--engine", "dummy", "--drain-seconds", seconds) as node:
+    hang = tmp_path / "hang-inference_engine"
+    with served("--engine", "dummy", "--drain-seconds", seconds, EXO_FAULT_DIR=str(tmp_path)) as node:
         client = openai.OpenAI(base_url=f"{node.ready().url}/v1", api_key="-", max_retries=0, timeout=100)
         with client:
-            # Long enough for any machine: it would take the dummy engine seconds.
             stream = client.chat.completions.create(model=MODEL, messages=QUESTION, stream=True, max_tokens=8000)
             next(iter(stream))
+            hang.touch()  # on no machine it ends by itself meanwhile
             node.signal()
             if why == "second signal":
                 node.until(lambda: "draining" in str(node.get("/readyz")), 20)
                 node.signal(signal.SIGINT)
             with pytest.raises(openai.APIError):
                 list(stream)
+            hang.unlink()
         assert node.wait(60) == 0
         closed = [event["resource_type"] for event in node.events if str(event.get("to")).lower() == "closed"]
         assert closed[-4:] == ["node", "health_server", "api_server", "process"]
