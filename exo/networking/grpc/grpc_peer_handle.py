@@ -266,10 +266,15 @@ class GRPCPeerHandle(PeerHandle):
         return await self._port_answers(self._timings.connect_timeout)
 
     async def _port_answers(self, timeout: float) -> bool:
+        """Asked again where our own loop stood still meanwhile: that is no silence of theirs."""
+        begun = time.monotonic()
         try:
             async with asyncio.timeout(timeout):
                 _, writer = await asyncio.open_connection(self._address, self._port)
-        except (OSError, TimeoutError):
+        except TimeoutError:
+            stalled = time.monotonic() - begun > timeout + 2 * self._timings.tick
+            return stalled and await self._port_answers(timeout)
+        except OSError:
             return False
         writer.close()
         return True

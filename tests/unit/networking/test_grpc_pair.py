@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from contextlib import AsyncExitStack
 
 import numpy as np
@@ -300,6 +301,35 @@ async def test_a_port_that_accepts_and_says_nothing_times_out():
             await handle.initialize()
         assert "no answer" in cause_of(caught.value)
         await handle.cleanup()
+
+
+async def test_a_stall_of_our_own_loop_while_the_port_is_asked_is_no_silence_of_the_peer(monkeypatch):
+    real, asked = asyncio.open_connection, []
+
+    async def stalled_once(*where):
+        asked.append(where)
+        if len(asked) == 1:
+            time.sleep(1.0)  # noqa: ASYNC251 - the loop is to stand still
+        return await real(*where)
+
+    monkeypatch.setattr(asyncio, "open_connection", stalled_once)
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        handle = make_handle(RecordingHandler("a"), there.getsockname()[1], timings=Timings(connect_timeout=0.3))
+        assert await handle.answers()
+    assert len(asked) > 1
+
+
+async def test_a_port_that_does_not_answer_is_asked_once(monkeypatch):
+    asked = []
+
+    async def silent(*where):
+        asked.append(where)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio, "open_connection", silent)
+    handle = make_handle(RecordingHandler("a"), 1, timings=Timings(connect_timeout=0.3, tick=10.0))
+    assert not await handle.answers()
+    assert len(asked) == 1
 
 
 async def test_a_taken_port_fails_the_server_and_leaves_nothing():
