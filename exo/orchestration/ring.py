@@ -183,8 +183,8 @@ class Ring(AsyncResource):
             return
         match message:
             case Token():
-                self._stage.token(sender, message)  # first: its next pass waits for nobody who reads along
                 self._entry.token(sender, message)
+                self._stage.token(sender, message)
             case Forward():
                 self._stage.forward(sender, message)
             case Open():
