@@ -77,11 +77,11 @@ def main() -> None:
             usage = chunk.get("usage")
             if isinstance(usage, dict):
                 tokens = usage["completion_tokens"]
-    ended = time.monotonic()
+        ended = time.monotonic()
     if not text:
         raise SystemExit("error: the node sent an answer without text")
-    rate = (tokens - 1) / (ended - first) if tokens > 1 and ended > first else 0.0
-    sys.stdout.write(f"\n  ({tokens} tokens; the first after {first - started:.2f} s, then {rate:.0f} a second)\n")
+    # No rate: the forwarding may hand over a short answer's tokens all at once.
+    sys.stdout.write(f"\n  ({tokens} tokens in {ended - started:.2f} s, the first after {first - started:.2f} s)\n")
 
 
 if __name__ == "__main__":
