@@ -266,11 +266,11 @@ class Sequences:
     def _go_on(self, steady: Steady, steps: Sequence[Step], cancel: Callable[[], None]) -> list[Array]:
         """One token more of a batch that lies where it lay: nothing to check, place or roll back."""
         cancel()
-        first, last = self._spec.first, self._spec.last
-        rows = steady.at if last else None
+        rows = steady.at if self._spec.last else None
         out = self._session.run(self._buffers, steady.start, steady.values(steps), steady.lengths(steps), rows)
-        self.table.step(steady.held, [step.values for step in steps] if first else None)
-        if not last:
+        for slot, step in zip(steady.slots, steps, strict=True):
+            self._extend(slot, step.values)
+        if not self._spec.last:
             return [out[row : row + 1] for row in steady.at]
         return [out[i : i + 1] if step.rows != "none" else out[:0] for i, step in enumerate(steps)]
 

@@ -149,9 +149,9 @@ class SlotTable:
         Raises `Overloaded` when even emptying all but `keep` is not enough; then nothing is emptied.
         """
         victims: list[int] = []
-        missing = self.tokens_used() + new_tokens - self.budget
-        if missing <= 0:  # as a rule: no need to put them in order
+        if self.has_room(new_tokens):  # as a rule: no need to put them in order
             return victims
+        missing = self.tokens_used() + new_tokens - self.budget
         for slot in self._by_worth(keep):
             if missing <= 0:
                 break
@@ -202,17 +202,8 @@ class SlotTable:
         self[slot].truncate(length)
 
     def touch(self, slot: int) -> None:
-        self._use(self[slot])
-
-    def _use(self, held: Held) -> None:
         self._clock += 1
-        held.used = self._clock
-
-    def step(self, batch: Sequence[Held], tokens: Sequence[Array] | None) -> None:
-        """One more position of each; `tokens` (1,) each, None where this stage does not see them."""
-        for i, held in enumerate(batch):
-            held.extend(1, None if tokens is None else tokens[i])
-            self._use(held)
+        self[slot].used = self._clock
 
     def release(self, slot: int) -> list[int]:
         """The sequence in `slot` is over; it stays as a prefix if it may serve another. Returns slots to clear."""

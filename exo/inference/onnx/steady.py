@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from exo.inference.inference_engine import Step
-from exo.inference.onnx.slots import GRAIN, Held, SlotTable
+from exo.inference.onnx.slots import GRAIN, SlotTable
 
 Array = np.ndarray[Any, Any]
 
@@ -22,12 +22,12 @@ Array = np.ndarray[Any, Any]
 class Steady:
     """Sequences in adjacent slots from `start` on, no foreign one between.
 
-    moves: of the table when this was found out. held: in the order of the steps. at: the row of each in the window;
+    moves: of the table when this was found out. slots: in the order of the steps. at: the row of each in the window;
     order: which step is in each row.
     """
 
     moves: int
-    held: list[Held]
+    slots: Sequence[int]
     start: int
     at: Array
     order: list[int]
@@ -35,16 +35,16 @@ class Steady:
     @classmethod
     def of(cls, table: SlotTable, slots: Sequence[int], start: int) -> Steady:
         at = np.array(slots) - start
-        return cls(table.moves, [table[slot] for slot in slots], start, at, np.argsort(at).tolist())
+        return cls(table.moves, slots, start, at, np.argsort(at).tolist())
 
     def goes_on(self, steps: Sequence[Step], table: SlotTable, capacity: int) -> bool:
         """Whether these steps are one token more of each, and the budget and `capacity` positions have room for it."""
         if self.moves != table.moves:
             return False
         grains = 0
-        for step, held in zip(steps, self.held, strict=True):
+        for step, slot in zip(steps, self.slots, strict=True):
             position = step.position
-            if not 0 < position == held.length < capacity - 1 or len(step.values) != 1:
+            if not 0 < position == table[slot].length < capacity - 1 or len(step.values) != 1:
                 return False
             grains += not position % GRAIN
         return not grains or table.has_room(grains * GRAIN)
