@@ -17,7 +17,7 @@ from typing import Any
 
 from engine_peers import Peer, best_of_rounds, cores, has_llama, llama_options
 
-from exo.inference.catalog import resolve_model
+from exo.inference.checkpoints.catalog import resolve_model
 
 # Sequences -> steps: a fifth of a second and more of each, since a virtual machine stumbles every few milliseconds.
 DECODE = {1: 48, 4: 24, 16: 12}
@@ -93,7 +93,7 @@ def ratios(table: dict[str, dict[str, float]], figures: Figures, model: Path) ->
 
 
 def kv_bytes_per_token(model: Path) -> int:
-    from exo.inference.checkpoint import open_checkpoint
+    from exo.inference.checkpoints.checkpoint import open_checkpoint
     from exo.inference.models import read_config
 
     with open_checkpoint(model) as checkpoint:

@@ -55,8 +55,8 @@ class Runner(ABC):
 
 class OurRunner(Runner):
     def __init__(self, engine_name: str, model: Path, threads: int, options: dict[str, Any]) -> None:
-        from exo.inference.checkpoint import open_checkpoint
-        from exo.inference.factory import create_engine
+        from exo.inference.checkpoints.checkpoint import open_checkpoint
+        from exo.inference.engines.factory import create_engine
         from exo.inference.models import read_config
         from exo.inference.shard import Shard
 
@@ -78,7 +78,7 @@ class OurRunner(Runner):
         return await self._engine.infer_batch(self._shard, steps)
 
     def prompt(self, sequence: int, tokens: np.ndarray[Any, Any]) -> int:
-        from exo.inference.inference_engine import Step
+        from exo.inference.engines.inference_engine import Step
 
         return int(self._infer([Step(str(sequence), tokens, 0)])[0][-1].argmax())
 
@@ -86,7 +86,7 @@ class OurRunner(Runner):
         return self._loop.run_until_complete(self._step(tokens, positions))
 
     async def _step(self, tokens: Sequence[int], positions: Sequence[int]) -> list[int]:
-        from exo.inference.inference_engine import Step
+        from exo.inference.engines.inference_engine import Step
 
         steps = [Step(str(i), np.array([t]), p) for i, (t, p) in enumerate(zip(tokens, positions, strict=True))]
         return [int(row[0].argmax()) for row in await self._infer_batch(steps)]
@@ -99,7 +99,7 @@ class OurRunner(Runner):
         self._loop.run_until_complete(run(tokens))
 
     def logits(self, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        from exo.inference.inference_engine import Step
+        from exo.inference.engines.inference_engine import Step
 
         (out,) = self._infer([Step("logits", tokens, 0, "all")])
         self.clear()
@@ -171,7 +171,7 @@ class MatmulRunner(Runner):
     """Matrices of the model's shapes; a pass multiplies by each once, the head by the last rows only."""
 
     def __init__(self, model: Path) -> None:
-        from exo.inference.checkpoint import open_checkpoint
+        from exo.inference.checkpoints.checkpoint import open_checkpoint
         from exo.inference.models import read_config
 
         with open_checkpoint(model) as checkpoint:

@@ -14,7 +14,7 @@ from typing import Any
 
 from engine_peers import Peer, best_of_rounds, cores, has_llama, llama_options
 
-from exo.inference.catalog import resolve_model
+from exo.inference.checkpoints.catalog import resolve_model
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from engine_peers import Peer, cores, has_llama, llama_options
 
-from exo.inference.catalog import resolve_model
-from exo.inference.checkpoint import open_checkpoint
-from exo.inference.tokenizers import load_tokenizer
+from exo.inference.checkpoints.catalog import resolve_model
+from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.text.tokenizer import load_tokenizer
 
 WINDOW = 256
 TEXT = Path(__file__).with_suffix(".txt")

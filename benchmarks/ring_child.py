@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from exo.inference.generation import GenerationRequest
-from exo.inference.sampling_params import SamplingParams
+from exo.inference.sampling.params import SamplingParams
 from exo.networking.messages import Forward
-from exo.orchestration.build import build_node
-from exo.orchestration.node import Node
-from exo.orchestration.settings import NodeSettings
+from exo.node.build import build_node
+from exo.node.node import Node
+from exo.node.settings import NodeSettings
 
 GREEDY = SamplingParams(temperature=0.0)
 

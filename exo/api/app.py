@@ -14,12 +14,12 @@ from starlette.responses import JSONResponse, Response
 
 from exo import __version__
 from exo.api import views
-from exo.api.chat import chat_completions
-from exo.api.completions import completions, embeddings
 from exo.api.context import Context
-from exo.api.gate import Gate
+from exo.api.middleware import Gate
+from exo.api.openai.chat import chat_completions
+from exo.api.openai.completions import completions, embeddings
+from exo.api.openai.schema import ChatRequest, CompletionRequest
 from exo.api.problems import problem_of
-from exo.api.schema import ChatRequest, CompletionRequest
 from exo.contract import LIVE_PATH, METRICS_PATH, READY_PATH, STARTED_PATH
 
 Handler = Callable[[Request], Awaitable[Response]]

@@ -11,9 +11,9 @@ from typing import Any
 from starlette.requests import Request
 
 from exo.api.health import Probes, draining
-from exo.api.meters import Totals
+from exo.api.metrics import Totals
+from exo.api.openai.responses import Envelope
 from exo.api.problems import TooLarge, TooSlow
-from exo.api.replies import Envelope
 from exo.inference.errors import ModelNotFound, NodeDraining, RingUnavailable
 from exo.inference.generation import Backend, NodeView
 

@@ -13,8 +13,8 @@ import typer
 
 from exo import __version__
 from exo.cli.failures import Failure, explain
-from exo.cli.options import BY_KEY, Engine, with_settings
-from exo.cli.origins import SettingsCommand, origin_or_default, with_origin
+from exo.cli.settings.options import BY_KEY, Engine, with_settings
+from exo.cli.settings.origins import SettingsCommand, origin_or_default, with_origin
 from exo.contract import API_PORT, DEFAULT_MODEL, env_name
 
 EPILOG = "Every flag can also be set as an environment variable (`--api-port` is EXO_API_PORT) or in a config file."
@@ -46,7 +46,7 @@ def _serve(ctx: typer.Context, values: dict[str, Any]) -> None:
     # While the modules load nothing is open yet. Without this the kernel drops the signal for a container's first
     # process, and the pod would only end at the end of its grace.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    from exo.cli.serve import serve
+    from exo.cli.commands.serve import serve
 
     try:
         raise typer.Exit(serve(values))
@@ -56,7 +56,7 @@ def _serve(ctx: typer.Context, values: dict[str, Any]) -> None:
 
 def _config(ctx: typer.Context, values: dict[str, Any]) -> None:
     """Print the settings a node would run with, and where each comes from."""
-    from exo.cli.configuration import show
+    from exo.cli.settings.configuration import show
 
     show({key: (value, origin_or_default(ctx, BY_KEY[key])) for key, value in values.items()}, BY_KEY)
 
@@ -90,7 +90,7 @@ def run(
     engine: EngineFlag = "auto",
 ) -> None:
     """Answer one prompt and exit: no server. The answer is all there is on standard output."""
-    from exo.cli.oneshot import Ask, run_once
+    from exo.cli.commands.run import Ask, run_once
 
     raise typer.Exit(run_once(Ask(model, prompt, system, max_tokens, temperature, seed, engine)))
 
@@ -104,7 +104,7 @@ def chat(
     api_key: Key = None,
 ) -> None:
     """Talk to a running node in the terminal."""
-    from exo.cli.terminal import Talk
+    from exo.cli.commands.chat import Talk
 
     raise typer.Exit(Talk(url, model, system, temperature, api_key).run())
 
@@ -116,7 +116,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show a running node: its ring, layer map, resources and requests. Exit code 1 unless it is ready."""
-    from exo.cli.status import show
+    from exo.cli.commands.status import show
 
     raise typer.Exit(show(url, api_key, as_json=as_json))
 
@@ -124,7 +124,7 @@ def status(
 @app.command()
 def models() -> None:
     """List the models this machine can serve without a download."""
-    from exo.cli.models import show
+    from exo.cli.commands.models import show
 
     raise typer.Exit(show())
 
@@ -134,7 +134,7 @@ def doctor(
     model: Annotated[str, typer.Option(help="The model to look for.", envvar=env_name("model"))] = DEFAULT_MODEL,
 ) -> None:
     """Check whether this machine can run a node, and explain what is wrong."""
-    from exo.cli.doctor import show
+    from exo.cli.commands.doctor import show
 
     raise typer.Exit(show(model))
 
@@ -151,7 +151,7 @@ def bench(
     shards: Shards = 1,
 ) -> None:
     """Measure tokens per second here; the last line is JSON."""
-    from exo.cli.evaluation import bench as measure
+    from exo.cli.commands.evaluation import bench as measure
 
     raise typer.Exit(measure(model, engine, batch, prefill, shards))
 
@@ -166,7 +166,7 @@ def logits(
     batch: Annotated[bool, typer.Option("--batch", help="Run the lists as one batch.")] = False,
 ) -> None:
     """Write the logits of given tokens."""
-    from exo.cli.evaluation import logits as compute
+    from exo.cli.commands.evaluation import logits as compute
 
     raise typer.Exit(compute(model, tokens_file, out, engine, shards, batch=batch))
 
@@ -178,7 +178,7 @@ def perplexity(
     engine: EngineFlag = "auto",
 ) -> None:
     """Measure how well a model predicts a text; the last line is JSON."""
-    from exo.cli.evaluation import perplexity as compute
+    from exo.cli.commands.evaluation import perplexity as compute
 
     raise typer.Exit(compute(model, text, engine))
 

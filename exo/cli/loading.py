@@ -14,12 +14,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from exo.contract import env_name
 from exo.download import DownloadProgress, LocalShardDownloader, ModelSource, ShardDownloader, hub_names
-from exo.inference.checkpoint import open_checkpoint
-from exo.inference.engine import CheckpointEngine, LoadProgress
-from exo.inference.factory import create_engine
+from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.engines.checkpoint_engine import CheckpointEngine, LoadProgress
+from exo.inference.engines.factory import create_engine
 from exo.inference.models import read_config
 from exo.inference.shard import Shard
-from exo.orchestration.model import ShapeOnly
+from exo.node.served_model import ShapeOnly
 
 
 @contextlib.asynccontextmanager
@@ -48,7 +48,7 @@ def downloader_of(model: str) -> ShardDownloader:
     if not hub_names.is_hub_name(model):
         return LocalShardDownloader()
     from exo.download.hub_downloader import HubShardDownloader
-    from exo.orchestration.build import default_cache_dir
+    from exo.node.build import default_cache_dir
 
     def given(setting: str) -> str | None:
         return os.environ.get(env_name(setting)) or None

@@ -20,8 +20,8 @@ from typing import Any
 from exo.download import hub_names
 from exo.download.hub import Hub, Repository, is_unreachable
 from exo.download.shard_downloader import DownloadProgress, LocalShardDownloader, ModelSource
+from exo.inference.checkpoints.safetensors import SINGLE, read_json
 from exo.inference.errors import CheckpointError
-from exo.inference.safetensors_checkpoint import SINGLE, read_json
 from exo.inference.shard import Shard
 from exo.utils.error_handling import degrade, restore
 

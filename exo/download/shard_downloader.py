@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from exo.inference.catalog import model_id_of, resolve_model
-from exo.inference.dummy import MODEL as DUMMY
+from exo.inference.checkpoints.catalog import model_id_of, resolve_model
+from exo.inference.engines.dummy import MODEL as DUMMY
 from exo.inference.shard import Shard
 from exo.lifecycle import AsyncResource
 

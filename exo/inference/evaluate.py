@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from exo.inference.catalog import model_id_of, resolve_model
-from exo.inference.checkpoint import open_checkpoint
-from exo.inference.engine import CheckpointEngine
+from exo.inference.checkpoints.catalog import model_id_of, resolve_model
+from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.engines.checkpoint_engine import CheckpointEngine
+from exo.inference.engines.factory import create_engine
+from exo.inference.engines.inference_engine import Array, Step
+from exo.inference.engines.memory import resident_bytes
 from exo.inference.errors import InvalidRequest, SequenceLost
-from exo.inference.factory import create_engine
-from exo.inference.inference_engine import Array, Step
-from exo.inference.memory import resident_bytes
 from exo.inference.models import ModelConfig, read_config
 from exo.inference.shard import Shard
 

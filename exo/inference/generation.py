@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from exo.inference.errors import InvalidRequest
-from exo.inference.sampling_params import SamplingParams
+from exo.inference.sampling.params import SamplingParams
 
 
 class FinishReason(StrEnum):

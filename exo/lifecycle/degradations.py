@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from exo.lifecycle import arguments
+from exo.lifecycle.core import arguments
 from exo.lifecycle.events import DegradationChange, publish
 from exo.lifecycle.registry import live_resources
 

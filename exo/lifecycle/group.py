@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from exo.lifecycle import arguments
+from exo.lifecycle.core import arguments
 from exo.lifecycle.errors import (
     ResourceDegraded,
     ResourceError,

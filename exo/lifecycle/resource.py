@@ -13,9 +13,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from exo.lifecycle import arguments
-from exo.lifecycle.core import Lifecycle, backoff, log
-from exo.lifecycle.hooks import current, forbid_reentry
+from exo.lifecycle.core import arguments
+from exo.lifecycle.core.hooks import current, forbid_reentry
+from exo.lifecycle.core.lifecycle import Lifecycle, backoff, log
 from exo.lifecycle.registry import register
 from exo.lifecycle.states import USABLE, Listener, ResourceState, StateMachine
 from exo.lifecycle.statistics import ResourceStatistics

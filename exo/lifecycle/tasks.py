@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, TypeAlias
 
-from exo.lifecycle import arguments
+from exo.lifecycle.core import arguments
+from exo.lifecycle.core.flight import settled
+from exo.lifecycle.core.hooks import clean_context
 from exo.lifecycle.errors import ResourceClosed
 from exo.lifecycle.events import Outcome, TaskEnded, TaskStarted, publish
-from exo.lifecycle.flight import settled
-from exo.lifecycle.hooks import clean_context
 from exo.lifecycle.states import ResourceState
 
 log = logging.getLogger("exo.lifecycle")

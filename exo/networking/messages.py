@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from exo.inference.sampling_params import SamplingParams
+from exo.inference.sampling.params import SamplingParams
 
 Array = np.ndarray[Any, Any]
 

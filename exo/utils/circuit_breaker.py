@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum
 from typing import TypeVar
 
-from exo.lifecycle import arguments as check
+from exo.lifecycle.core import arguments as check
 
 log = logging.getLogger("exo.errors")
 

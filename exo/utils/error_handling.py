@@ -26,7 +26,7 @@ from exo.lifecycle import (
     ResourceTimeout,
     ResourceUnavailable,
 )
-from exo.lifecycle import arguments as check
+from exo.lifecycle.core import arguments as check
 from exo.lifecycle.degradations import Degradation, degradations, degrade, restore
 from exo.utils.circuit_breaker import BreakerState, CircuitBreaker, CircuitOpen
 

@@ -16,9 +16,9 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from exo.lifecycle import AsyncResource, ResourceClosed, ResourceError, ResourceState, TaskPriority
-from exo.lifecycle import arguments as check
-from exo.lifecycle.core import backoff
-from exo.utils.health_records import CheckRecord, Entry, HealthReport, ResourceHealth
+from exo.lifecycle.core import arguments as check
+from exo.lifecycle.core.lifecycle import backoff
+from exo.utils.health_records import CheckRecord, HealthEntry, HealthReport, ResourceHealth
 
 __all__ = ["CheckRecord", "HealthMonitor", "HealthReport", "ResourceHealth"]
 
@@ -43,7 +43,7 @@ class HealthMonitor(AsyncResource):
     def __init__(self, *, resource_id: str = "health-monitor", stall_seconds: float = 30.0) -> None:
         super().__init__(resource_id=resource_id)
         self._stall_seconds = check.seconds(f"HealthMonitor {resource_id!r}", "stall_seconds", stall_seconds)
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, HealthEntry] = {}
         self._conditions: dict[str, Condition] = {}
         self._subscribers: list[Subscriber] = []
         self._beat_at = time.monotonic()
@@ -69,7 +69,7 @@ class HealthMonitor(AsyncResource):
         if resource is self:
             raise ValueError(f"{who} cannot watch itself")
         seconds = check.seconds(f"{who}, resource {name!r}", "interval", interval)
-        entry = Entry(resource, seconds, bool(required), bool(recover))
+        entry = HealthEntry(resource, seconds, bool(required), bool(recover))
         entry.forget = resource.add_listener(lambda _: self._changed(entry))
         entry.was_up = resource.is_usable
         self._entries[name] = entry
@@ -169,10 +169,10 @@ class HealthMonitor(AsyncResource):
 
     # -- the work
 
-    def _watch(self, entry: Entry) -> None:
+    def _watch(self, entry: HealthEntry) -> None:
         entry.task = self._task_manager.start_task(f"check:{entry.resource.resource_id}", lambda: self._run(entry))
 
-    async def _run(self, entry: Entry) -> None:
+    async def _run(self, entry: HealthEntry) -> None:
         while True:
             try:
                 await self._check(entry)
@@ -183,7 +183,7 @@ class HealthMonitor(AsyncResource):
                 log.exception("the check of %s failed in an unforeseen way", entry.resource.resource_id)
             await asyncio.sleep(entry.interval * random.uniform(0.9, 1.1))
 
-    async def _check(self, entry: Entry) -> None:
+    async def _check(self, entry: HealthEntry) -> None:
         resource = entry.resource
         if not resource.is_usable:
             return
@@ -194,7 +194,7 @@ class HealthMonitor(AsyncResource):
         entry.record(CheckRecord(at=now, healthy=healthy, latency_seconds=now - started, reason=reason))
         self._tell()
 
-    async def _recover(self, entry: Entry) -> None:
+    async def _recover(self, entry: HealthEntry) -> None:
         """Until it is up and its check passes. What came back counts as ready only after that check."""
         resource = entry.resource
         entry.recovering = True
@@ -214,7 +214,7 @@ class HealthMonitor(AsyncResource):
         entry.recovering = False
         self._tell()
 
-    async def _confirm(self, entry: Entry) -> None:
+    async def _confirm(self, entry: HealthEntry) -> None:
         await self._check(entry)
         while entry.resource.is_usable and not entry.serving:
             await asyncio.sleep(min(entry.interval, RECOVER_BASE))
@@ -239,7 +239,7 @@ class HealthMonitor(AsyncResource):
     def _has_run(self) -> bool:
         return self.state in (ResourceState.CLOSING, ResourceState.CLOSED)
 
-    def _changed(self, entry: Entry) -> None:
+    def _changed(self, entry: HealthEntry) -> None:
         entry.was_up = entry.was_up or entry.resource.is_usable
         self._tell()
 

@@ -72,7 +72,7 @@ class HealthReport:
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class HealthEntry:
     """One registered resource. `recovering`: it was in ERROR, and no check has passed since."""
 
     resource: AsyncResource

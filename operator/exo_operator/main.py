@@ -12,14 +12,16 @@ from typing import Any
 import kopf
 import structlog
 
-from exo_operator import drain, handlers, settings
-from exo_operator import metrics as metrics_module
-from exo_operator.cluster import Cluster, ClusterError, connect
-from exo_operator.controller import OWN_KINDS, Controller
-from exo_operator.leader import Leadership
-from exo_operator.nodes import NodeClient
-from exo_operator.observed import Store
-from exo_operator.reconcile import Reconciler
+from exo_operator import settings
+from exo_operator import uninstall as drain
+from exo_operator.controller import metrics as metrics_module
+from exo_operator.controller import watches as handlers
+from exo_operator.controller.controller import OWN_KINDS, Controller
+from exo_operator.controller.reconcile import Reconciler
+from exo_operator.exonode.node_client import NodeClient
+from exo_operator.kube.client import Cluster, ClusterError, connect
+from exo_operator.kube.leader import Leadership
+from exo_operator.kube.store import Store
 from exo_operator.settings import Settings
 
 log = structlog.get_logger("exo_operator.main")

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 import kopf
 
 from exo import contract
-from exo_operator import handlers, names, render
+from exo_operator.api import names
+from exo_operator.controller import watches as handlers
+from exo_operator.exonode import objects as render
 
 PREFIX = f"operator.{contract.GROUP}"
 

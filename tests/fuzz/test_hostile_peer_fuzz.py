@@ -10,13 +10,13 @@ import pytest
 from ring_nodes import RecordingHandler, eventually, make_handle
 
 from exo.inference.generation import GenerationRequest
-from exo.inference.sampling_params import SamplingParams
+from exo.inference.sampling.params import SamplingParams
 from exo.networking.grpc.grpc_peer_handle import GRPCPeerHandle
 from exo.networking.hello import Membership
 from exo.networking.messages import Close, Failed, Forward, Message, Open, Token
-from exo.orchestration.build import build_node
-from exo.orchestration.node import Node
-from exo.orchestration.settings import NodeSettings
+from exo.node.build import build_node
+from exo.node.node import Node
+from exo.node.settings import NodeSettings
 
 MEMBERSHIP = Membership(cluster="default")
 

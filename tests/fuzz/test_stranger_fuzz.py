@@ -15,10 +15,10 @@ import pytest
 from ports import free_ports
 from ring_nodes import MEMBERSHIP, RecordingHandler, eventually, make_handle, make_server
 
-from exo.networking.grpc import control_codec as wire
-from exo.networking.grpc import exo_pb2 as pb
 from exo.networking.grpc.handshake import offer_hello, read_frame
 from exo.networking.grpc.options import CLIENT_OPTIONS, SERVICE
+from exo.networking.grpc.wire import control_codec as wire
+from exo.networking.grpc.wire import exo_pb2 as pb
 from exo.networking.messages import Close
 from exo.networking.udp.udp_discovery import UDPDiscovery
 

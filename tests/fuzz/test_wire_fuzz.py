@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exo.networking.errors import BadMessage
-from exo.networking.grpc import control_codec
-from exo.networking.grpc import exo_pb2 as pb
-from exo.networking.grpc.codec import MAX_BUNDLE, decode, decode_all, encode
-from exo.networking.grpc.params_codec import decode_params, encode_params
+from exo.networking.grpc.wire import control_codec
+from exo.networking.grpc.wire import exo_pb2 as pb
+from exo.networking.grpc.wire.codec import MAX_BUNDLE, decode, decode_all, encode
+from exo.networking.grpc.wire.params_codec import decode_params, encode_params
 from exo.networking.manual.peers_file import BadPeersFile, parse_peers
 from exo.networking.messages import Close, Failed, Forward, Open, Token
 from exo.networking.udp.announcement import MAX_DATAGRAM_BYTES, Announcement, decode_announcement, encode_announcement

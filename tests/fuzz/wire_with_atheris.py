@@ -14,12 +14,12 @@ import atheris
 import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
-with atheris.instrument_imports(include=["exo.networking", "exo.topology", "exo.inference.sampling_params"]):
-    from exo.inference.sampling_params import SamplingParams
+with atheris.instrument_imports(include=["exo.networking", "exo.topology", "exo.inference.sampling.params"]):
+    from exo.inference.sampling.params import SamplingParams
     from exo.networking.errors import BadMessage
-    from exo.networking.grpc import control_codec as control
-    from exo.networking.grpc.codec import bundle, decode_all, encode
-    from exo.networking.grpc.params_codec import decode_params
+    from exo.networking.grpc.wire import control_codec as control
+    from exo.networking.grpc.wire.codec import bundle, decode_all, encode
+    from exo.networking.grpc.wire.params_codec import decode_params
     from exo.networking.messages import Close, Failed, Forward, Open, Token
     from exo.networking.udp.announcement import decode_announcement
     from exo.topology import NodeOffer

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from golden_data import DATA
 
+from exo.inference.engines.inference_engine import Step
 from exo.inference.evaluate import Stages, loaded
-from exo.inference.inference_engine import Step
-from exo.inference.sampling import sample
-from exo.inference.sampling_params import SamplingParams
+from exo.inference.sampling.params import SamplingParams
+from exo.inference.sampling.sampling import sample
 
 MODEL = str(DATA / "tiny-gguf" / "tiny-llama.Q4_0.gguf")
 PROMPT = np.random.default_rng(5).integers(3, 320, 40).tolist()

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from golden_data import DATA
 
-from exo.inference.catalog import resolve_model
-from exo.inference.inference_engine import Step
+from exo.inference.checkpoints.catalog import resolve_model
+from exo.inference.engines.inference_engine import Step
 from exo.inference.numpy.engine import NumpyEngine
 from exo.inference.shard import Shard
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from golden_data import DATA
 
-from exo.inference.catalog import resolve_model
-from exo.inference.chat_template import encode_chat, render_chat
-from exo.inference.checkpoint import open_checkpoint
-from exo.inference.sampling import distribution, sample
-from exo.inference.sampling_params import SamplingParams
-from exo.inference.tokenizers import IncrementalDetokenizer, Tokenizer, load_tokenizer
+from exo.inference.checkpoints.catalog import resolve_model
+from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.sampling.params import SamplingParams
+from exo.inference.sampling.sampling import distribution, sample
+from exo.inference.text.chat_template import encode_chat, render_chat
+from exo.inference.text.tokenizer import IncrementalDetokenizer, Tokenizer, load_tokenizer
 
 CASES: dict[str, Any] = json.loads((DATA / "smollm2" / "tokenizer_cases.json").read_text())
 PROMPTS: list[dict[str, Any]] = json.loads((DATA / "smollm2" / "reference_smollm2.json").read_text())["prompts"]

@@ -17,9 +17,9 @@ from httpx import AsyncClient
 
 from exo.api.context import ApiSettings
 from exo.api.server import ApiServer
+from exo.cli.commands.chat import Talk
+from exo.cli.commands.status import show
 from exo.cli.failures import Failure
-from exo.cli.status import show
-from exo.cli.terminal import Talk
 from exo.inference.errors import RingUnavailable
 
 ROOT = Path(__file__).resolve().parents[2]

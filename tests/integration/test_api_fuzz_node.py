@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from exo.api.app import build_app
 from exo.api.context import ApiSettings, Context
 from exo.api.health import Probes
-from exo.orchestration.build import build_node
-from exo.orchestration.node import Node
-from exo.orchestration.settings import NodeSettings
+from exo.node.build import build_node
+from exo.node.node import Node
+from exo.node.settings import NodeSettings
 
 MODEL = "smollm2-135m"
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]

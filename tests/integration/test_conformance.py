@@ -17,15 +17,15 @@ import pytest
 from tiny_checkpoint import write_folder
 
 import exo
-from exo.inference.fallback import FallbackEngine
+from exo.inference.engines.fallback import FallbackEngine
 from exo.inference.numpy.engine import NumpyEngine
 from exo.inference.shard import Shard
 from exo.lifecycle import AsyncResource, ResourceGroup
-from exo.lifecycle.testing import check_resource
-from exo.orchestration.build import build_node
-from exo.orchestration.holder import Holder
-from exo.orchestration.model import made_up_model
-from exo.orchestration.settings import NodeSettings
+from exo.lifecycle.testing.conformance import check_resource
+from exo.node.build import build_node
+from exo.node.served_model import made_up_model
+from exo.node.settings import NodeSettings
+from exo.ring.shard_manager import ShardManager
 from exo.utils.health_check import HealthMonitor
 
 TESTS = Path(__file__).parent.parent
@@ -59,7 +59,7 @@ def ring() -> AsyncResource:
         await asyncio.sleep(0)
 
     footprint = made_up_model("dummy").footprint
-    node.ring.serve(footprint, Holder(load, drop, footprint, several=True, free_mib=lambda: 1000))
+    node.ring.serve(footprint, ShardManager(load, drop, footprint, several=True, free_mib=lambda: 1000))
     return node.ring
 
 
@@ -72,20 +72,20 @@ ELSEWHERE = {
     "ApiServer": "unit/api/test_server.py",
     "DnsDiscovery": "unit/networking/test_conformance.py",
     "DummyEngine": "unit/inference/test_dummy.py",
-    "EngineShelf": "unit/inference/test_engine_shelf.py",
+    "EnginePool": "unit/inference/test_engine_shelf.py",
     "GRPCPeerHandle": "unit/networking/test_conformance.py",
     "GRPCServer": "unit/networking/test_conformance.py",
     "HealthServer": "unit/networking/test_conformance.py",
     "HubShardDownloader": "unit/download/test_hub.py",
-    "Links": "unit/orchestration/test_conformance.py",
-    "LocalModel": "unit/orchestration/test_conformance.py",
-    "LocalShardDownloader": "unit/orchestration/test_conformance.py",
+    "Outboxes": "unit/node/test_conformance.py",
+    "LocalModel": "unit/node/test_conformance.py",
+    "LocalShardDownloader": "unit/node/test_conformance.py",
     "ManualDiscovery": "unit/networking/test_conformance.py",
     "NoDiscovery": "unit/networking/test_conformance.py",
-    "Node": "unit/orchestration/test_conformance.py",
+    "Node": "unit/node/test_conformance.py",
     "NumpyEngine": "unit/inference/test_numpy_engine.py",
     "OnnxEngine": "unit/onnx/test_onnx_conformance.py",
-    "Stage": "unit/orchestration/test_conformance.py",
+    "Stage": "unit/node/test_conformance.py",
     "UDPDiscovery": "unit/networking/test_conformance.py",
 }
 

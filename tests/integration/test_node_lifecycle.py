@@ -8,12 +8,12 @@ import socket
 import pytest
 from ports import free_ports
 
-from exo.inference.inference_engine import InferenceEngine
+from exo.inference.engines.inference_engine import InferenceEngine
 from exo.lifecycle import ResourceInitializationError, ResourceState
-from exo.lifecycle.leaks import Holdings, gained_since
-from exo.orchestration.build import build_node
-from exo.orchestration.node import Node
-from exo.orchestration.settings import NodeSettings
+from exo.lifecycle.testing.leaks import Holdings, gained_since
+from exo.node.build import build_node
+from exo.node.node import Node
+from exo.node.settings import NodeSettings
 
 S = ResourceState
 

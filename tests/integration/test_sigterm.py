@@ -120,7 +120,7 @@ def test_after_everything_is_closed(served: Served, number: signal.Signals) -> N
 
 LISTENS_AND_IGNORES = """
 import asyncio, signal
-from exo.cli.serve import Stop
+from exo.cli.commands.serve import Stop
 
 async def main():
     print("begun", flush=True)

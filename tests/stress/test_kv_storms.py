@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from golden_data import Case, folder_cases
 
-from exo.inference.checkpoint import open_checkpoint
-from exo.inference.engine import CheckpointEngine
+from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.engines.checkpoint_engine import CheckpointEngine
+from exo.inference.engines.factory import create_engine
+from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import Overloaded, SequenceLost
-from exo.inference.factory import create_engine
-from exo.inference.inference_engine import Step
 from exo.inference.models import read_config
 from exo.inference.numpy.engine import NumpyEngine
 from exo.inference.shard import Shard

@@ -13,7 +13,7 @@ import pytest
 from specimens import Specimen, Stubborn, turns, until
 
 from exo.lifecycle import AsyncResource, ResourceClosed, ResourceError, ResourceState, TaskManager
-from exo.lifecycle.interruption import Interrupted
+from exo.lifecycle.testing.interruption import Interrupted
 
 S = ResourceState
 SETTLED = {S.UNINITIALIZED, S.READY, S.DEGRADED, S.ERROR, S.CLOSED}

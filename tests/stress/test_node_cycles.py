@@ -10,11 +10,11 @@ from ports import free_ports
 
 from exo.api.context import ApiSettings
 from exo.api.server import ApiServer
-from exo.cli.serve import compose
+from exo.cli.commands.serve import compose
 from exo.lifecycle import ResourceState
-from exo.lifecycle.leaks import Holdings, gained_since
-from exo.orchestration.build import build_node
-from exo.orchestration.settings import NodeSettings
+from exo.lifecycle.testing.leaks import Holdings, gained_since
+from exo.node.build import build_node
+from exo.node.settings import NodeSettings
 
 CYCLES = 100
 BOUND_SECONDS = 90.0

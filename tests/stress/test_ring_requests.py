@@ -21,10 +21,10 @@ from ports import free_ports
 
 from exo.inference.errors import ExoError
 from exo.inference.generation import GenerationRequest
-from exo.inference.sampling_params import SamplingParams
-from exo.orchestration.build import build_node
-from exo.orchestration.node import Node
-from exo.orchestration.settings import NodeSettings
+from exo.inference.sampling.params import SamplingParams
+from exo.node.build import build_node
+from exo.node.node import Node
+from exo.node.settings import NodeSettings
 
 COUNT = int(os.environ.get("EXO_STRESS_REQUESTS", "1000"))
 AT_ONCE = 24

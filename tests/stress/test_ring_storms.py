@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from loopback import Net, ask, formed, leftovers, make_node, until
 
-from exo.inference.dummy import DummyEngine
-from exo.inference.engine_shelf import EngineShelf
+from exo.inference.engines.dummy import DummyEngine
+from exo.inference.engines.engine_pool import EnginePool
 from exo.inference.errors import NodeDraining, RingUnavailable
 from exo.inference.shard import Shard
 from exo.lifecycle import ResourceError
-from exo.orchestration.node import Node
+from exo.node.node import Node
 
 STORMS = int(os.environ.get("EXO_STRESS_STORMS", "3"))
 FIRST_SEED = int(os.environ.get("EXO_STRESS_SEED", "1"))
@@ -57,7 +57,7 @@ class Storm:
         self.memory = self.choose.choice((1_000, 6_000))
 
     def make(self, name: str) -> Node:
-        shelf = EngineShelf(lambda: Loading(self.choose))
+        shelf = EnginePool(lambda: Loading(self.choose))
         return make_node(
             self.net, name, engine=shelf, layer_mib=100, memory_mib=self.memory, drain_seconds=20.0,
             recovery_seconds=20.0,
@@ -196,17 +196,17 @@ class Storm:
         await until(lambda: all(len(node.stage.epochs) == 1 for node in nodes))
         for node in nodes:
             shelf = node.inference_engine
-            assert isinstance(shelf, EngineShelf)
+            assert isinstance(shelf, EnginePool)
             await until(lambda shelf=shelf: len(shelf.shards) == 1)
             assert len(node.stage._lanes) == len(node.stage._scheduler) == node.stage._scheduler.reserved == 0
 
 
 @pytest.mark.timeout(60 + 60 * STORMS)
 async def test_no_storm_costs_a_token_or_leaves_anything_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exo.orchestration.view.SLOW_SECONDS", 0.05)
-    monkeypatch.setattr("exo.orchestration.view.QUICK_SECONDS", 0.1)
-    monkeypatch.setattr("exo.orchestration.view.GONE_SECONDS", 0.05)
-    monkeypatch.setattr("exo.orchestration.ring.SWEEP", 0.05)
+    monkeypatch.setattr("exo.ring.membership_view.SLOW_SECONDS", 0.05)
+    monkeypatch.setattr("exo.ring.membership_view.QUICK_SECONDS", 0.1)
+    monkeypatch.setattr("exo.ring.membership_view.GONE_SECONDS", 0.05)
+    monkeypatch.setattr("exo.ring.ring.SWEEP", 0.05)
     alone = make_node(Net(), "alone")
     async with alone:
         expected = [token async for chunk in alone.process_tokens(ask(max_tokens=TOKENS)) for token in chunk.tokens]

@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from exo.inference.chat_template import encode_chat
-from exo.inference.checkpoint import open_checkpoint
+from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import CheckpointError, ExoError
 from exo.inference.evaluate import loaded
-from exo.inference.inference_engine import Step
-from exo.inference.tokenizers import load_tokenizer
+from exo.inference.text.chat_template import encode_chat
+from exo.inference.text.tokenizer import load_tokenizer
 
 MEMORY = 3 << 30
 SECONDS = 20  # for one checkpoint; they take milliseconds

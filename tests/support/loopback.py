@@ -15,22 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from exo.download import LocalShardDownloader, ModelSource
-from exo.inference.dummy import DummyEngine
-from exo.inference.engine_shelf import EngineShelf
+from exo.inference.engines.dummy import DummyEngine
+from exo.inference.engines.engine_pool import EnginePool
+from exo.inference.engines.inference_engine import InferenceEngine
 from exo.inference.generation import GenerationChunk, GenerationRequest
-from exo.inference.inference_engine import InferenceEngine
-from exo.inference.sampling_params import SamplingParams
+from exo.inference.sampling.params import SamplingParams
 from exo.lifecycle import ResourceClosed
 from exo.networking.discovery import ChangeListener, Discovery
 from exo.networking.errors import PeerLost, WrongEpoch
 from exo.networking.messages import Failed, Message
 from exo.networking.peer_handle import PeerHandle
 from exo.networking.server import Server
-from exo.orchestration.model import ServedModel, made_up_model
-from exo.orchestration.node import Node
-from exo.orchestration.ring import Ring
-from exo.orchestration.scheduler import Limits
-from exo.orchestration.settings import NodeSettings
+from exo.node.node import Node
+from exo.node.served_model import ServedModel, made_up_model
+from exo.node.settings import NodeSettings
+from exo.pipeline.scheduler import Limits
+from exo.ring.ring import Ring
 from exo.topology import ModelFootprint, NodeOffer
 
 MIB = 1024 * 1024
@@ -253,7 +253,7 @@ def make_node(
     return Node(
         node_id,
         LoopbackServer(node_id),
-        engine or EngineShelf(lambda: DummyEngine(step_seconds=step_seconds)),
+        engine or EnginePool(lambda: DummyEngine(step_seconds=step_seconds)),
         LoopbackDiscovery(node_id, net),
         LocalShardDownloader(),
         ring=ring,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from exo.inference.checkpoint import Checkpoint
+from exo.inference.checkpoints.checkpoint import Checkpoint
 from exo.inference.models.config import size
 from exo.inference.models.rope import rope_from_gguf, rope_from_hf
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from exo.inference.checkpoint import Checkpoint
+from exo.inference.checkpoints.checkpoint import Checkpoint
+from exo.inference.checkpoints.safetensors import read_json
 from exo.inference.errors import CheckpointError, UnsupportedModel
 from exo.inference.models.config import ModelConfig
-from exo.inference.safetensors_checkpoint import read_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from exo.inference.checkpoint import Checkpoint, RawTensor, TensorInfo
+from exo.inference.checkpoints.checkpoint import Checkpoint, RawTensor, TensorInfo
 from exo.inference.errors import CheckpointError
 from exo.inference.models.config import ModelConfig
 from exo.inference.models.registry import Family, family_of, read_config

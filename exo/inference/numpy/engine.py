@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from exo.inference.engine import Cancel, CheckpointEngine
+from exo.inference.engines.checkpoint_engine import Cancel, CheckpointEngine
+from exo.inference.engines.inference_engine import Array, Step
+from exo.inference.engines.memory import default_kv_budget
 from exo.inference.errors import Overloaded, SequenceLost
-from exo.inference.inference_engine import Array, Step
-from exo.inference.memory import default_kv_budget
 from exo.inference.models import Weights
 from exo.inference.numpy import kv_cache
 from exo.inference.numpy.model import NumpyModel, Rows

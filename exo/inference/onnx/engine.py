@@ -15,18 +15,18 @@ import numpy as np
 import onnxruntime
 
 from exo import contract
-from exo.inference.engine import Cancel, CheckpointEngine
+from exo.inference.engines.checkpoint_engine import Cancel, CheckpointEngine
+from exo.inference.engines.inference_engine import Array, Step
+from exo.inference.engines.memory import default_kv_budget
 from exo.inference.errors import CheckpointError, UnsupportedModel
-from exo.inference.inference_engine import Array, Step
-from exo.inference.memory import default_kv_budget
 from exo.inference.models import Weights, supported_families
 from exo.inference.onnx.conversion_cache import ConversionCache
-from exo.inference.onnx.decoder import DecoderGraph, DecoderSpec
-from exo.inference.onnx.embedding import Embedding, write_embedding
-from exo.inference.onnx.resident import forget_code, forget_mapped_pages, trim_heap
-from exo.inference.onnx.sequences import Sequences
-from exo.inference.onnx.session import ShardSession, choose_providers
-from exo.inference.onnx.shard_weights import ShardWeights, WeightFormat, decoder_spec
+from exo.inference.onnx.graph.decoder import DecoderGraph, DecoderSpec
+from exo.inference.onnx.graph.shard_weights import ShardWeights, WeightFormat, decoder_spec
+from exo.inference.onnx.memory_trimming import forget_code, forget_mapped_pages, trim_heap
+from exo.inference.onnx.run.embedding import Embedding, write_embedding
+from exo.inference.onnx.run.sequences import Sequences
+from exo.inference.onnx.run.session import ShardSession, choose_providers
 from exo.inference.shard import Shard
 from exo.topology.device_capabilities import device_capabilities
 
@@ -182,7 +182,7 @@ def convert(
     advance: Callable[[int], None],
 ) -> None:
     """Write the shard's graph and weights to `folder`. Raises `CheckpointError`, `OSError`."""
-    from exo.inference.onnx.graph_writer import GraphWriter
+    from exo.inference.onnx.graph.graph_writer import GraphWriter
 
     files = weights.checkpoint.files()
     writer = GraphWriter(folder)

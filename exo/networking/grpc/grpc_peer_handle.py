@@ -17,12 +17,12 @@ import grpc
 
 from exo.lifecycle import ResourceDegraded, ResourceTimeout
 from exo.networking.errors import BadMessage, PeerLost, PeerStuck
-from exo.networking.grpc import control_codec as wire
 from exo.networking.grpc import tls as tls_files
-from exo.networking.grpc.codec import bundle, encode
 from exo.networking.grpc.connection import Connection
 from exo.networking.grpc.handshake import read_frame
 from exo.networking.grpc.status import is_retryable
+from exo.networking.grpc.wire import control_codec as wire
+from exo.networking.grpc.wire.codec import bundle, encode
 from exo.networking.hello import Membership
 from exo.networking.liveness import Liveness, Timings
 from exo.networking.messages import Failed, Forward, Message

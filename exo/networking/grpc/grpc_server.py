@@ -17,14 +17,14 @@ from typing import Any
 import grpc
 
 from exo.networking.errors import BadMessage, PeerLost
-from exo.networking.grpc import control_codec as wire
 from exo.networking.grpc import tls as tls_files
-from exo.networking.grpc.codec import decode_all
 from exo.networking.grpc.handshake import answer_hello, read_frame
 from exo.networking.grpc.listening import listen
 from exo.networking.grpc.options import SERVER_OPTIONS, SERVICE
 from exo.networking.grpc.sessions import Sessions
 from exo.networking.grpc.status import code_of
+from exo.networking.grpc.wire import control_codec as wire
+from exo.networking.grpc.wire.codec import decode_all
 from exo.networking.hello import Hello, HelloReply, Membership
 from exo.networking.messages import Message
 from exo.networking.server import RingHandler, Server

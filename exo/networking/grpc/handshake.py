@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import grpc
 
 from exo.networking.errors import BadMessage, PeerLost, PeerRefused
-from exo.networking.grpc import control_codec as wire
+from exo.networking.grpc.wire import control_codec as wire
 from exo.networking.hello import NONCE_BYTES, Hello, HelloReply, Membership, proof, proof_holds, refusal
 from exo.topology.offer import NodeOffer
 

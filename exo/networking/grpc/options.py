@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exo.networking.grpc.checks import MAX_MESSAGE_BYTES
+from exo.networking.grpc.wire.checks import MAX_MESSAGE_BYTES
 
 SERVICE = "exo.v1.Node"
 

@@ -14,7 +14,7 @@ from structlog.typing import EventDict
 
 from exo.api.context import ApiSettings
 from exo.inference import errors
-from exo.inference.constraints import FIELD
+from exo.inference.sampling.constraints import FIELD
 from exo.lifecycle import ResourceState
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}

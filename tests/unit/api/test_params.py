@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from exo.api import params
-from exo.api.schema import ChatRequest, CompletionRequest, parse
+from exo.api.openai import params
+from exo.api.openai.schema import ChatRequest, CompletionRequest, parse
 from exo.inference.errors import ContextExceeded, InvalidRequest
 from exo.inference.generation import GenerationRequest
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from exo.api.schema import ChatRequest, CompletionRequest, parse
+from exo.api.openai.schema import ChatRequest, CompletionRequest, parse
 from exo.inference.errors import InvalidRequest
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}

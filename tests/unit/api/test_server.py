@@ -14,7 +14,7 @@ from ports import free_ports
 from exo.api.context import ApiSettings
 from exo.api.server import ApiServer
 from exo.lifecycle import ResourceInitializationError, ResourceState
-from exo.lifecycle.testing import check_resource
+from exo.lifecycle.testing.conformance import check_resource
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from exo.api.streams import DONE, PING, ClientGone, EventStream, event, unless_gone
+from exo.api.openai.streams import DONE, PING, ClientGone, EventStream, event, unless_gone
 
 
 class Client:

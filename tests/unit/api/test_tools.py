@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exo.api.tools import may_hold_calls, parse_calls
+from exo.api.openai.tools import may_hold_calls, parse_calls
 
 NAMES = {"add", "now"}
 ADD = '{"name": "add", "arguments": {"a": 1}}'

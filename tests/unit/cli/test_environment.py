@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import exo
-from exo.cli.environment import KNOWN, misspelt
+from exo.cli.settings.environment import KNOWN, misspelt
 
 LINK = "tcp://10.96.0.7:52415"
 

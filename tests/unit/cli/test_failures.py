@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from exo.cli.failures import Failure, explain
-from exo.cli.options import BY_KEY
+from exo.cli.settings.options import BY_KEY
 from exo.inference.errors import CheckpointError, ContextExceeded, InvalidRequest, ModelNotFound
 from exo.lifecycle import ResourceInitializationError
 from exo.utils.listening import CannotListen

@@ -13,7 +13,8 @@ from golden_data import DATA, Case, folder_cases
 from hub_server import Hub, serve
 from tiny_checkpoint import write_tokenizer
 
-from exo.cli import evaluation, oneshot
+from exo.cli.commands import evaluation
+from exo.cli.commands import run as oneshot
 from exo.cli.failures import Failure
 from exo.contract import env_name
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from exo.cli import main
-from exo.cli.options import SETTINGS
+from exo.cli.settings.options import SETTINGS
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -81,7 +81,7 @@ def test_a_sigterm_while_the_modules_of_serve_load_is_a_clean_end() -> None:
     code = (
         "import os, signal, sys\nfrom exo.cli import main\n"
         "class Killer:\n    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'exo.cli.serve':\n            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        if name == 'exo.cli.commands.serve':\n            os.kill(os.getpid(), signal.SIGTERM)\n"
         "sys.meta_path.insert(0, Killer())\nsys.argv = ['exo', 'serve']\nmain()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

@@ -12,11 +12,11 @@ import pytest
 import typer
 
 from exo.cli import main
-from exo.cli.configuration import lines
+from exo.cli.commands.serve import api_settings, check_flags, node_settings
 from exo.cli.failures import Failure
-from exo.cli.options import BY_KEY, SETTINGS, read_config
-from exo.cli.serve import api_settings, check_flags, node_settings
-from exo.orchestration.settings import NodeSettings
+from exo.cli.settings.configuration import lines
+from exo.cli.settings.options import BY_KEY, SETTINGS, read_config
+from exo.node.settings import NodeSettings
 
 DEFAULTS: dict[str, Any] = {setting.key: setting.default for setting in SETTINGS}
 Show = Callable[..., dict[str, str]]

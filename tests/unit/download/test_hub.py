@@ -17,8 +17,8 @@ from exo.inference.errors import CheckpointError, InvalidRequest, ModelNotFound
 from exo.inference.numpy.engine import NumpyEngine
 from exo.inference.shard import Shard
 from exo.lifecycle import ResourceState
-from exo.lifecycle.testing import check_resource
-from exo.orchestration.model import read_model
+from exo.lifecycle.testing.conformance import check_resource
+from exo.node.served_model import read_model
 from exo.utils.error_handling import degradations
 
 MODEL = "hf:owner/model"

@@ -6,7 +6,7 @@ import pytest
 
 from exo.inference.errors import InvalidRequest
 from exo.inference.generation import GenerationRequest
-from exo.inference.sampling_params import SamplingParams
+from exo.inference.sampling.params import SamplingParams
 
 
 def request(prompt: tuple[int, ...] = (1,), bias: dict[int, float] | None = None) -> GenerationRequest:

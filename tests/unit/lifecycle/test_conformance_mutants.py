@@ -15,7 +15,7 @@ from typing import IO
 import pytest
 
 from exo.lifecycle import AsyncResource, ResourceState
-from exo.lifecycle.testing import ConformanceError, check_resource
+from exo.lifecycle.testing.conformance import ConformanceError, check_resource
 
 
 class Good(AsyncResource):

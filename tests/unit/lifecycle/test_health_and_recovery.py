@@ -9,7 +9,7 @@ import pytest
 from specimens import Specimen, Stubborn, turns
 
 from exo.lifecycle import ResourceClosed, ResourceDegraded, ResourceInitializationError, ResourceState, ResourceTimeout
-from exo.lifecycle.core import backoff
+from exo.lifecycle.core.lifecycle import backoff
 
 S = ResourceState
 

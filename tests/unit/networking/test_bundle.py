@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo.networking.errors import BadMessage
-from exo.networking.grpc import exo_pb2 as pb
-from exo.networking.grpc.codec import bundle, decode_all, encode
+from exo.networking.grpc.wire import exo_pb2 as pb
+from exo.networking.grpc.wire.codec import bundle, decode_all, encode
 from exo.networking.messages import Close, Token
 from exo.networking.send_queue import SendQueue
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exo.inference.sampling_params import SamplingParams
+from exo.inference.sampling.params import SamplingParams
 from exo.networking.errors import BadMessage
-from exo.networking.grpc import exo_pb2 as pb
-from exo.networking.grpc.checks import MAX_MESSAGE_BYTES
-from exo.networking.grpc.codec import decode, encode, rows_per_message
+from exo.networking.grpc.wire import exo_pb2 as pb
+from exo.networking.grpc.wire.checks import MAX_MESSAGE_BYTES
+from exo.networking.grpc.wire.codec import decode, encode, rows_per_message
 from exo.networking.messages import Close, Failed, Forward, Open, Token
 
 steady = settings(derandomize=True, deadline=None)

@@ -10,7 +10,7 @@ from node_processes import NodeProcess
 from ports import free_ports
 from ring_nodes import MEMBERSHIP, RecordingHandler, make_handle, make_server
 
-from exo.lifecycle.testing import check_resource
+from exo.lifecycle.testing.conformance import check_resource
 from exo.networking.dns.dns_discovery import DnsDiscovery
 from exo.networking.grpc.health_server import HealthServer
 from exo.networking.manual.manual_discovery import ManualDiscovery

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exo.networking.grpc.generate import stale
+from exo.networking.grpc.wire.generate import stale
 
 
 def test_the_generated_files_are_fresh():

@@ -9,10 +9,10 @@ import pytest
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import quantize
 
-from exo.inference.checkpoint import RawTensor
-from exo.inference.dequantize import to_float32
-from exo.inference.onnx.embedding import Embedding, write_embedding
-from exo.inference.onnx.sequences import chunks_of
+from exo.inference.checkpoints.checkpoint import RawTensor
+from exo.inference.checkpoints.dequantize import to_float32
+from exo.inference.onnx.run.embedding import Embedding, write_embedding
+from exo.inference.onnx.run.sequences import chunks_of
 
 VOCAB, WIDTH = 5000, 64
 

@@ -9,10 +9,10 @@ import pytest
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import quantize as ggml_quantize
 
-from exo.inference.checkpoint import RawTensor
-from exo.inference.dequantize import to_float32
-from exo.inference.onnx import formats
-from exo.inference.onnx.formats import Dense, Packed
+from exo.inference.checkpoints.checkpoint import RawTensor
+from exo.inference.checkpoints.dequantize import to_float32
+from exo.inference.onnx.graph import formats
+from exo.inference.onnx.graph.formats import Dense, Packed
 
 Array = np.ndarray[Any, Any]
 

@@ -11,10 +11,10 @@ from gguf.quants import quantize as ggml_quantize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exo.inference.checkpoint import RawTensor
-from exo.inference.onnx import formats
-from exo.inference.onnx.formats import BLOCK, Packed, dequantize, take_over, unpack_nibbles, widen
-from exo.inference.onnx.offset_columns import DIGITS, Folded, fold
+from exo.inference.checkpoints.checkpoint import RawTensor
+from exo.inference.onnx.graph import formats
+from exo.inference.onnx.graph.formats import BLOCK, Packed, dequantize, take_over, unpack_nibbles, widen
+from exo.inference.onnx.graph.offset_columns import DIGITS, Folded, fold
 
 Array = np.ndarray[Any, Any]
 

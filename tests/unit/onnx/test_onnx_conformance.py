@@ -8,7 +8,7 @@ from golden_data import DATA
 
 from exo.inference.onnx.engine import OnnxEngine
 from exo.inference.shard import Shard
-from exo.lifecycle.testing import check_resource
+from exo.lifecycle.testing.conformance import check_resource
 
 MODEL = DATA / "llama-llama3rope"
 SHARD = Shard("tiny", 0, 3, 4)

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from golden_data import DATA
 
-from exo.inference.engine import LoadProgress, PassCancelled
+from exo.inference.engines.checkpoint_engine import LoadProgress, PassCancelled
+from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import InvalidRequest, Overloaded, SequenceLost, UnsupportedModel
-from exo.inference.inference_engine import Step
 from exo.inference.models import ModelConfig, RopeConfig
-from exo.inference.onnx import session
 from exo.inference.onnx.engine import OnnxEngine, default_cache_dir
-from exo.inference.onnx.kv_buffers import MIN_CAPACITY, KvBuffers
-from exo.inference.onnx.sequences import CHUNK, MIN_CHUNK, Sequences, chunk_size
-from exo.inference.onnx.session import choose_providers
-from exo.inference.onnx.shard_weights import decoder_spec
+from exo.inference.onnx.graph.shard_weights import decoder_spec
+from exo.inference.onnx.run import session
+from exo.inference.onnx.run.kv_buffers import MIN_CAPACITY, KvBuffers
+from exo.inference.onnx.run.sequences import CHUNK, MIN_CHUNK, Sequences, chunk_size
+from exo.inference.onnx.run.session import choose_providers
 from exo.inference.shard import Shard
 
 Array = np.ndarray[Any, Any]
@@ -346,7 +346,7 @@ async def test_broken_converted_weights_are_made_anew(tmp_path: Path, caplog: py
 
 
 async def test_a_graph_that_cannot_run_is_an_unsupported_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exo.inference.onnx.decoder.CONTRIB", "no.such.domain")
+    monkeypatch.setattr("exo.inference.onnx.graph.decoder.CONTRIB", "no.such.domain")
     async with OnnxEngine(cache_dir=tmp_path) as engine:
         with pytest.raises(UnsupportedModel, match="onnxruntime cannot run this model"):
             await engine.load_checkpoint(SHARD, MODEL)

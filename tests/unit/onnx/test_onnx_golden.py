@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from golden_data import Case, all_cases, folder_cases, gguf_cases
 
-from exo.inference.checkpoint import open_checkpoint
-from exo.inference.inference_engine import Step
+from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.engines.inference_engine import Step
 from exo.inference.models import read_config
 from exo.inference.onnx.engine import OnnxEngine
-from exo.inference.onnx.shard_weights import WeightFormat
+from exo.inference.onnx.graph.shard_weights import WeightFormat
 from exo.inference.shard import Shard
 
 Array = np.ndarray[Any, Any]

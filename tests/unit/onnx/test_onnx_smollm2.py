@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from golden_data import DATA
 
-from exo.inference.catalog import resolve_model
-from exo.inference.inference_engine import Step
+from exo.inference.checkpoints.catalog import resolve_model
+from exo.inference.engines.inference_engine import Step
 from exo.inference.onnx.engine import OnnxEngine
 from exo.inference.shard import Shard
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo.inference.errors import Overloaded, SequenceLost
-from exo.inference.onnx.slots import SlotTable, grained, window_of
+from exo.inference.onnx.run.slots import SlotTable, grained, window_of
 
 Array = np.ndarray[Any, Any]
 

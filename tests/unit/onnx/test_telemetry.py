@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("first", ["exo.inference.onnx.engine", "exo.inference.onnx.session", "exo.cli.doctor"])
+@pytest.mark.parametrize(
+    "first",
+    ["exo.inference.onnx.engine", "exo.inference.onnx.run.session", "exo.cli.commands.doctor"],
+)
 def test_the_library_is_never_loaded_with_its_telemetry_on(first: str, tmp_path: Path) -> None:
     code = f"import sys, {first} as first\nlist(getattr(first, 'onnx', list)())\nassert 'onnxruntime' in sys.modules"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}

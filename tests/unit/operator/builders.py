@@ -7,11 +7,14 @@ import itertools
 from datetime import UTC, datetime
 from typing import Any
 
-from exo_operator import names, plan, render, render_pod
-from exo_operator.observed import NodeReport, Store
-from exo_operator.plan import Apply, Delete, Observed, SetGate
-from exo_operator.render import Defaults, NodeRef
-from exo_operator.spec import ExoNodeSpec, SecretKey
+from exo_operator.api import names
+from exo_operator.api.spec import ExoNodeSpec, SecretKey
+from exo_operator.exonode import objects as render
+from exo_operator.exonode import plan
+from exo_operator.exonode import pod as render_pod
+from exo_operator.exonode.objects import Defaults, NodeRef
+from exo_operator.exonode.plan import Apply, Delete, Observed, SetGate
+from exo_operator.kube.store import NodeReport, Store
 
 NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 DEFAULTS = Defaults(image="registry.test/exo-node:1", operator_namespace="exo-system")

@@ -7,8 +7,8 @@ import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
-from exo_operator.cluster import ClusterError, Conflicted, NotFound
-from exo_operator.observed import NodeReport, Raw, Ref, Store, ref_of
+from exo_operator.kube.client import ClusterError, Conflicted, NotFound
+from exo_operator.kube.store import NodeReport, Raw, Ref, Store, ref_of
 
 
 class FakeKube:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from exo_operator import handlers, names, settings
-from exo_operator.cluster import KINDS
+from exo_operator import settings
+from exo_operator.api import names
+from exo_operator.controller import watches as handlers
+from exo_operator.kube.client import KINDS
 
 REPOSITORY = Path(__file__).parents[3]
 CHART = REPOSITORY / "charts" / "exo-operator"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from exo_operator import drain
-from exo_operator.cluster import Cluster, ClusterError, Conflicted, Invalid, NotFound, event, path
+from exo_operator import uninstall as drain
+from exo_operator.kube.client import Cluster, ClusterError, Conflicted, Invalid, NotFound, event, path
 from kubernetes.aio import client
 
 from .builders import exonode

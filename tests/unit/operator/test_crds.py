@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from exo_operator import crds, names
-from exo_operator.spec import ExoClusterSpec, ExoNodeSpec
+from exo_operator.api import crds, names
+from exo_operator.api.spec import ExoClusterSpec, ExoNodeSpec
 
 from exo import contract
 

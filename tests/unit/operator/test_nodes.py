@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from exo_operator import nodes
-from exo_operator.nodes import NodeClient
+from exo_operator.exonode import node_client as nodes
+from exo_operator.exonode.node_client import NodeClient
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,10 +6,10 @@ import copy
 from typing import Any
 
 import pytest
-from exo_operator import plan
-from exo_operator.observed import NodeReport, Store
-from exo_operator.plan import Apply, Conflict, Delete, Observed, SetGate
-from exo_operator.render import Defaults
+from exo_operator.exonode import plan
+from exo_operator.exonode.objects import Defaults
+from exo_operator.exonode.plan import Apply, Conflict, Delete, Observed, SetGate
+from exo_operator.kube.store import NodeReport, Store
 from hypothesis import given
 from hypothesis import strategies as st
 

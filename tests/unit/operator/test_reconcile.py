@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from exo_operator import names
-from exo_operator.cluster import ClusterError, Invalid
-from exo_operator.metrics import Metrics
-from exo_operator.names import Key
-from exo_operator.observed import NodeReport, Ref, Store
-from exo_operator.reconcile import Reconciler
+from exo_operator.api import names
+from exo_operator.api.names import Key
+from exo_operator.controller.metrics import Metrics
+from exo_operator.controller.reconcile import Reconciler
+from exo_operator.kube.client import ClusterError, Invalid
+from exo_operator.kube.store import NodeReport, Ref, Store
 
 from .builders import DEFAULTS, NOW
 from .fake_kube import FakeKube, FakeNodes

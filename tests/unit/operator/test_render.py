@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from exo_operator import names, render, render_pod
-from exo_operator.spec import ExoNodeSpec
+from exo_operator.api import names
+from exo_operator.api.spec import ExoNodeSpec
+from exo_operator.exonode import objects as render
+from exo_operator.exonode import pod as render_pod
 from hypothesis import given
 from hypothesis import strategies as st
 

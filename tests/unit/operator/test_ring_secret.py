@@ -6,13 +6,15 @@ import json
 from typing import Any
 
 import pytest
-from exo_operator import names, plan, plan_secret
-from exo_operator.cluster import ClusterError
-from exo_operator.observed import Raw
-from exo_operator.plan import Apply
-from exo_operator.plan_secret import MakeSecret
-from exo_operator.render import NodeRef
-from exo_operator.spec import SecretKey
+from exo_operator.api import names
+from exo_operator.api.spec import SecretKey
+from exo_operator.exonode import plan
+from exo_operator.exonode import secret as plan_secret
+from exo_operator.exonode.objects import NodeRef
+from exo_operator.exonode.plan import Apply
+from exo_operator.exonode.secret import MakeSecret
+from exo_operator.kube.client import ClusterError
+from exo_operator.kube.store import Raw
 from structlog.testing import capture_logs
 
 from .builders import DEFAULTS, container, exonode, node_ref, observed, pod_of

@@ -6,12 +6,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from exo_operator import names, plan_ring, render_ring, status, status_ring
-from exo_operator.observed import Store
-from exo_operator.plan import Apply, Delete
-from exo_operator.plan_ring import RingObserved
-from exo_operator.render_ring import RingRef
-from exo_operator.spec import ExoClusterSpec
+from exo_operator.api import names
+from exo_operator.api.spec import ExoClusterSpec
+from exo_operator.exocluster import objects as render_ring
+from exo_operator.exocluster import plan as plan_ring
+from exo_operator.exocluster import status as status_ring
+from exo_operator.exocluster.objects import RingRef
+from exo_operator.exocluster.plan import RingObserved
+from exo_operator.exonode import status
+from exo_operator.exonode.plan import Apply, Delete
+from exo_operator.kube.store import Store
 
 from .builders import NOW
 

@@ -7,9 +7,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from exo_operator import status
-from exo_operator.observed import NodeReport
-from exo_operator.plan import Conflict
+from exo_operator.exonode import status
+from exo_operator.exonode.plan import Conflict
+from exo_operator.kube.store import NodeReport
 
 from .builders import DEFAULTS, NOW, container, exonode, node_ref, not_ready, observed, pod_of
 

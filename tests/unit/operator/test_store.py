@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from exo_operator import names
-from exo_operator.controller import Controller
-from exo_operator.metrics import Health, Metrics
-from exo_operator.names import Key
-from exo_operator.observed import Ref, Store
-from exo_operator.reconcile import Reconciler
+from exo_operator.api import names
+from exo_operator.api.names import Key
+from exo_operator.controller.controller import Controller
+from exo_operator.controller.metrics import Health, Metrics
+from exo_operator.controller.reconcile import Reconciler
+from exo_operator.kube.store import Ref, Store
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from exo_operator.workqueue import Backoff, TokenBucket, WorkQueue
+from exo_operator.controller.workqueue import Backoff, TokenBucket, WorkQueue
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,0 +1,1 @@
+"""Settings of a node: one table of options; values from flags, environment variables and the configuration file."""

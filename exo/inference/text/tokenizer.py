@@ -1,0 +1,211 @@
+"""`Tokenizer`: text to token ids and back, from GGUF metadata or tokenizer.json, on Hugging Face's `tokenizers`.
+
+Control tokens (`<|im_end|>` and the like) in a text are plain text unless asked for: a prompt cannot forge them.
+`IncrementalDetokenizer` gives text as early as its bytes are certain, and never half a character.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from exo.inference.checkpoints.checkpoint import Checkpoint
+
+BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+SPACE: Final = "\u2581"  # how sentencepiece writes a space
+# What the library takes for white space beside a token that swallows it; Python's own notion has four more.
+WHITE: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+
+
+def byte_of_character() -> dict[str, int]:
+    """The printable characters that stand for bytes in a byte-level vocabulary (as GPT-2 chose them)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {chr(b): b for b in printable}
+    rest = [b for b in range(256) if b not in set(printable)]
+    return table | {chr(256 + i): b for i, b in enumerate(rest)}
+
+
+class Tokenizer:
+    """bos_id is put before a plain prompt where `add_bos` (chat templates write their own).
+
+    `control` maps the texts of control tokens to their ids; `left_blind` and `right_blind` are those of them that
+    swallow the white space before or after them. strip_space: a decoded text begins with a space that is not its own.
+    rest: the backend for text behind a control token, where that is not written like text at the beginning.
+    """
+
+    def __init__(
+        self,
+        backend: Any,
+        *,
+        control: dict[str, int],
+        byte_level: bool,
+        bos_id: int | None = None,
+        add_bos: bool = False,
+        chat_template: str | None = None,
+        special_texts: dict[str, str] | None = None,
+        strip_space: bool | None = None,
+        left_blind: frozenset[int] = frozenset(),
+        right_blind: frozenset[int] = frozenset(),
+        rest: Any = None,
+    ) -> None:
+        self._backend = backend
+        self._rest = backend if rest is None else rest
+        self._backend.encode_special_tokens = self._rest.encode_special_tokens = True
+        self.strip_space = not byte_level if strip_space is None else strip_space
+        self._left_blind, self._right_blind = left_blind, right_blind
+        self.control = control
+        self.byte_level = byte_level
+        self.bos_id = bos_id
+        self.add_bos = add_bos and bos_id is not None
+        self.chat_template = chat_template
+        # bos_token, eos_token, ... as chat templates see them.
+        self.special_texts = special_texts or {}
+        self.vocab_size = int(backend.get_vocab_size(with_added_tokens=True))
+        self._control_ids = frozenset(control.values())
+        self._characters = byte_of_character()
+        self._bytes: dict[int, bytes] = {}
+        # Longest first, so that no control token hides one that begins alike.
+        names = sorted(control, key=len, reverse=True)
+        self._control_pattern = re.compile("|".join(map(re.escape, names))) if names else None
+
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """Token ids, without bos. `allow_special`: control tokens in the text become themselves."""
+        if not allow_special or self._control_pattern is None:
+            return self._plain(text, self._backend)
+        texts: list[str] = []
+        controls: list[int] = []
+        at = 0
+        for match in self._control_pattern.finditer(text):
+            texts.append(text[at : match.start()])
+            controls.append(self.control[match.group()])
+            at = match.end()
+        return self.encode_around([*texts, text[at:]], controls)
+
+    def encode_around(self, texts: Sequence[str], controls: Sequence[int]) -> list[int]:
+        """Ids of plain texts with a control token between each two of them: one text more than controls."""
+        ids: list[int] = []
+        for k, text in enumerate(texts):
+            if k and controls[k - 1] in self._right_blind:
+                text = text.lstrip(WHITE)
+            if k < len(controls) and controls[k] in self._left_blind:
+                text = text.rstrip(WHITE)
+            ids += self._plain(text, self._rest if k else self._backend)
+            ids += controls[k : k + 1]
+        return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """A plain (non-chat) prompt: bos where the model wants it, no control tokens from the text."""
+        ids = self.encode(text)
+        return [self.bos_id, *ids] if self.add_bos and self.bos_id is not None else ids
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """Text; a broken character is U+FFFD. Ids outside the vocabulary are nothing."""
+        text = b"".join(self.token_bytes(i, skip_special) for i in ids).decode("utf-8", "replace")
+        return text.removeprefix(" ") if self.strip_space else text
+
+    def token_bytes(self, token: int, skip_special: bool = True) -> bytes:
+        """The bytes a token stands for; b"" for a control token if `skip_special`."""
+        if token in self._control_ids:
+            return b"" if skip_special else (self._backend.id_to_token(token) or "").encode()
+        known = self._bytes.get(token)
+        if known is None:
+            known = self._bytes[token] = self._read_bytes(self._backend.id_to_token(token) or "")
+        return known
+
+    def is_control(self, token: int) -> bool:
+        return token in self._control_ids
+
+    @staticmethod
+    def _plain(text: str, backend: Any) -> list[int]:
+        if not text:
+            return []
+        # A lone surrogate (from a JSON escape) is no character; the library would refuse it.
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _read_bytes(self, token: str) -> bytes:
+        if self.byte_level:
+            try:
+                return bytes(self._characters[c] for c in token)
+            except KeyError:
+                return token.encode()  # an added token is stored as its text
+        if match := BYTE_TOKEN.fullmatch(token):
+            return bytes([int(match.group(1), 16)])
+        return token.replace(SPACE, " ").encode()
+
+
+class IncrementalDetokenizer:
+    """Text of a growing sequence of tokens: `push` each, `flush` at the end."""
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
+        self._tokenizer = tokenizer
+        self._skip_special = skip_special
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        # Sentencepiece writes a space before the first word; it is not part of the text.
+        self._strip = tokenizer.strip_space
+
+    def push(self, token: int) -> str:
+        """The text that becomes certain with this token; may be empty."""
+        return self._stripped(self._decoder.decode(self._tokenizer.token_bytes(token, self._skip_special)))
+
+    def flush(self) -> str:
+        """What is left of a character that was cut: U+FFFD or nothing."""
+        return self._stripped(self._decoder.decode(b"", final=True))
+
+    def _stripped(self, text: str) -> str:
+        if self._strip and text:
+            self._strip = False
+            return text.removeprefix(" ")
+        return text
+
+
+class StopMatcher:
+    """Finds stop strings in a text that comes in pieces; holds back what may become one.
+
+    `push` returns (text that is safe to show, whether a stop string was met); the stop string and what follows it are
+    never shown. After a stop `push` returns ("", True).
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(s for s in stops if s)
+        self._held = ""
+        self.stopped = False
+
+    def push(self, text: str) -> tuple[str, bool]:
+        if self.stopped:
+            return "", True
+        held = self._held + text
+        found = [at for at in (held.find(s) for s in self._stops) if at >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return held[: min(found)], True
+        keep = max((_overlap(held, s) for s in self._stops), default=0)
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep], False
+
+    def flush(self) -> str:
+        """The end has come: what was held back is text after all."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many of the last characters of `text` begin `stop`."""
+    for length in range(min(len(stop) - 1, len(text)), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """Raises `CheckpointError`: there is none, or of a kind we cannot build."""
+    if checkpoint.FORMAT == "gguf":
+        from exo.inference.text.gguf import from_gguf
+
+        return from_gguf(checkpoint)
+    from exo.inference.text.huggingface import from_folder
+
+    return from_folder(checkpoint.path)

@@ -1,0 +1,98 @@
+"""`ShardManager`: which layers this node's engine holds, whether others fit beside them, and why some could not be loaded.
+
+Knows no plan and no peers. Memory is judged twice: by what was planned (what the node offers), and by what is free
+now (what the container's limit leaves this process, or the machine has available).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import Protocol
+
+from exo.inference.shard import Shard
+from exo.topology import ModelFootprint
+
+MIB = 1024 * 1024
+
+
+class Load(Protocol):
+    def __call__(self, shard: Shard, /, *, beside: bool) -> Awaitable[None]:
+        """Make the engine hold a shard, in place of what it holds or beside it."""
+        ...
+
+
+class ShardManager:
+    """drop: give a shard back. free_mib: what this process may still take. several: whether `beside` works at all."""
+
+    def __init__(
+        self,
+        load: Load,
+        drop: Callable[[Shard], Awaitable[None]],
+        model: ModelFootprint,
+        *,
+        several: bool,
+        free_mib: Callable[[], int],
+    ) -> None:
+        self._load = load
+        self._drop = drop
+        self._model = model
+        self._free_mib = free_mib
+        self.several = several
+        self.held: tuple[Shard, ...] = ()  # the newest last
+        # Of the last load, None where that worked.
+        self.error: Exception | None = None
+
+    def lack(self, shard: Shard, offered_mib: int, tokens: int) -> str:
+        """Why the shard cannot be loaded beside what is held; "" where it can.
+
+        tokens: which the sequences that run on what is held may grow to.
+        """
+        if not self.several:
+            return "this engine holds one range of layers at a time"
+        missing = missing_mib(self._model, self.held, shard, offered_mib, self._free_mib(), tokens)
+        return f"both at once need {missing} MiB more" if missing > 0 else ""
+
+    async def hold(self, shard: Shard, *, beside: bool) -> None:
+        """Raises what loading raises: then what was held still is where `beside`, else nothing."""
+        if not beside:
+            self.held = ()
+        try:
+            await self._load(shard, beside=beside)
+        except Exception as error:
+            self.error = error
+            raise
+        self.held, self.error = (*self.held, shard), None
+
+    async def keep(self, wanted: Collection[Shard]) -> bool:
+        """Give all others back; whether there were any."""
+        others = [shard for shard in self.held if shard not in wanted]
+        self.held = tuple(shard for shard in self.held if shard in wanted)
+        for shard in others:
+            await self._drop(shard)
+        return bool(others)
+
+    @property
+    def fault(self) -> str:
+        """ "" while nothing is wrong."""
+        return "" if self.error is None else f"cannot load its layers: {self.error}"
+
+    def forget(self) -> None:
+        self.held, self.error = (), None
+
+
+def missing_mib(
+    model: ModelFootprint, held: Collection[Shard], new: Shard, offered_mib: int, free_mib: int, tokens: int = 0
+) -> int:
+    """MiB that are missing to load `new` beside `held`; 0 or less: it fits.
+
+    An engine takes up to half of what is free for its KV: the new one leaves the old ones' sequences room to grow in
+    where that is at most the other half.
+    """
+    own = _bytes(model, new)
+    planned = own + sum(_bytes(model, shard) for shard in held)
+    growth = tokens * model.token_bytes * max((shard.get_layer_count() for shard in held), default=0)
+    return -(-max(planned - offered_mib * MIB, own + 2 * growth - free_mib * MIB) // MIB)
+
+
+def _bytes(model: ModelFootprint, shard: Shard) -> int:
+    return model.range_bytes(shard.start_layer, shard.end_layer)

@@ -1,0 +1,1 @@
+"""The custom resources: their spec and status as typed models, names, and the generated CRDs. Pure."""

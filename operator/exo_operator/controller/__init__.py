@@ -1,0 +1,1 @@
+"""Watches, queue, reconcile and its execution, metrics of the operator."""

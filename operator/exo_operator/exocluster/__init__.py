@@ -1,0 +1,1 @@
+"""ExoCluster: from its spec to ExoNodes, services and status. Pure."""

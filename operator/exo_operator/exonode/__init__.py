@@ -1,0 +1,1 @@
+"""ExoNode: from its spec to the pod, services and status. Pure, except `node_client`."""

@@ -1,0 +1,1 @@
+"""The Kubernetes API: client, cache of objects, leader election. Knows no ExoNode rules."""

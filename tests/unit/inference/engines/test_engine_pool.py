@@ -1,0 +1,149 @@
+"""Several shards at once: each works while another loads, and goes without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exo.inference.engines.dummy import DummyEngine
+from exo.inference.engines.engine_pool import EnginePool
+from exo.inference.engines.factory import create_pool
+from exo.inference.engines.inference_engine import Step
+from exo.inference.shard import Shard
+from exo.lifecycle import ResourceClosed, ResourceState, ResourceUnavailable
+from exo.lifecycle.registry import live_resources
+from exo.lifecycle.testing.conformance import check_resource
+from exo.utils.error_handling import degrade
+
+PATH = Path("dummy")
+WHOLE, FIRST, SECOND = Shard.whole("dummy", 8), Shard("dummy", 0, 3, 8), Shard("dummy", 4, 7, 8)
+
+
+def step(request_id: str, *tokens: int, position: int = 0) -> Step:
+    return Step(request_id, np.array(tokens, np.int64), position)
+
+
+async def held(shelf: EnginePool) -> dict[Shard, int]:
+    return {shard: (await shelf.infer_batch(shard, [step("probe", 5)]))[0].shape[-1] for shard in shelf.shards}
+
+
+async def test_the_shelf_conforms_empty_and_as_the_node_makes_it() -> None:
+    await check_resource(lambda: EnginePool(DummyEngine))
+    await check_resource(lambda: create_pool("numpy"))
+
+
+async def test_both_halves_beside_the_whole_give_what_the_whole_gives() -> None:
+    async with EnginePool(DummyEngine) as shelf:
+        for shard in (WHOLE, FIRST, SECOND):
+            await shelf.add_checkpoint(shard, PATH)
+        (expected,) = await shelf.infer_batch(WHOLE, [step("r", 7, 8, 9)])
+        (hidden,) = await shelf.infer_batch(FIRST, [step("r", 7, 8, 9)])
+        (logits,) = await shelf.infer_batch(SECOND, [Step("r", hidden, 0)])
+        assert np.array_equal(logits, expected)
+        assert shelf.sequences == 3
+        await shelf.release("r")
+        assert shelf.sequences == 0
+
+
+async def test_loading_in_place_drops_all_and_dropping_one_leaves_the_others() -> None:
+    async with EnginePool(DummyEngine) as shelf:
+        for shard in (WHOLE, FIRST):
+            await shelf.add_checkpoint(shard, PATH)
+        await shelf.drop_shard(WHOLE)
+        await shelf.drop_shard(WHOLE)
+        assert shelf.shards == (FIRST,)
+        with pytest.raises(ResourceUnavailable, match="was asked for"):
+            await shelf.infer_batch(WHOLE, [step("r", 7)])
+        await shelf.load_checkpoint(SECOND, PATH)
+        assert shelf.shards == (SECOND,)
+
+
+class Slow(DummyEngine):
+    """Blocks its worker thread in a load until it is let, as real engines do."""
+
+    go = threading.Event()
+
+    async def _load_checkpoint(self, shard: Shard, path: Path) -> None:
+        assert self._worker is not None
+        await self._worker.submit(self._wait)
+        await super()._load_checkpoint(shard, path)
+
+    def _wait(self) -> None:
+        while not self.go.wait(0.01):
+            if self._closing.is_set():
+                raise OSError("told to stop")
+
+
+async def test_a_load_holds_up_no_pass_and_when_given_up_leaves_nothing() -> None:
+    Slow.go.set()
+    async with EnginePool(Slow) as shelf:
+        await shelf.add_checkpoint(WHOLE, PATH)
+        Slow.go.clear()
+        loading = asyncio.create_task(shelf.add_checkpoint(FIRST, PATH))
+        await asyncio.sleep(0)
+        assert list(await held(shelf)) == [WHOLE]
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        assert list(await held(shelf)) == [WHOLE]
+        engines = [engine for engine in live_resources() if isinstance(engine, Slow)]
+        assert [engine.shard for engine in engines if engine.is_usable] == [WHOLE]
+        await shelf.release("probe")
+        assert shelf.sequences == 0
+
+
+async def test_closing_while_a_shard_loads_ends_the_load() -> None:
+    Slow.go.clear()
+    shelf = EnginePool(Slow)
+    await shelf.initialize()
+    loading = asyncio.create_task(shelf.add_checkpoint(WHOLE, PATH))
+    await asyncio.sleep(0.02)
+    await shelf.cleanup()
+    with pytest.raises((OSError, ResourceClosed)):
+        await loading
+    assert shelf.shards == ()
+
+
+async def unwell() -> bool:
+    return False
+
+
+async def test_a_recovery_loads_every_shard_again_and_a_degraded_one_degrades_the_shelf(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[DummyEngine] = []
+
+    def make() -> DummyEngine:
+        made.append(DummyEngine())
+        return made[-1]
+
+    async with EnginePool(make) as shelf:
+        for shard in (WHOLE, FIRST):
+            await shelf.add_checkpoint(shard, PATH)
+        monkeypatch.setattr(made[0], "_do_health_check", unwell)
+        for _ in range(shelf.failure_threshold):
+            await shelf.check_health()
+        assert shelf.state is ResourceState.ERROR
+        await shelf.recover()
+        assert shelf.shards == (WHOLE, FIRST)
+        assert len(made) == 4
+        assert [engine.state for engine in made[:2]] == [ResourceState.CLOSED] * 2
+        degrade("engine", to="numpy", reason="no onnxruntime", resource=made[3])
+        await shelf.check_health()
+        assert shelf.state is ResourceState.DEGRADED
+        assert "no onnxruntime" in shelf.state_reason
+
+
+async def test_room_is_that_of_the_shard_with_the_least() -> None:
+    sizes = iter((100, 40))
+    async with EnginePool(lambda: DummyEngine(kv_tokens=next(sizes))) as shelf:
+        assert shelf.kv_tokens_total is None
+        for shard in (WHOLE, FIRST):
+            await shelf.add_checkpoint(shard, PATH)
+        assert shelf.kv_tokens_total == shelf.kv_tokens_free == 40
+        await shelf.drop_shard(FIRST)
+        assert shelf.kv_tokens_total == 100
