@@ -1,4 +1,5 @@
-"""The onnx engine beside llama.cpp and the numpy engine, on the same GGUF with the same threads, in turn.
+"""The onnx engine beside llama.cpp and the numpy engine, on the same GGUF with the same threads, in
+turn.
 
     python benchmarks/engine.py [--quick] [--model FILE] [--threads N]
 
@@ -19,7 +20,8 @@ from engine_peers import Peer, best_of_rounds, cores, has_llama, llama_options
 
 from exo.inference.checkpoints.catalog import resolve_model
 
-# Sequences -> steps: a fifth of a second and more of each, since a virtual machine stumbles every few milliseconds.
+# Sequences -> steps: a fifth of a second and more of each, since a virtual machine stumbles every
+# few milliseconds.
 DECODE = {1: 48, 4: 24, 16: 12}
 PREFILL = (128, 512, 2048)
 # What `memory` runs before it reads the peak.
@@ -34,7 +36,9 @@ def throughput(peers: list[Peer], quick: bool) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     rounds = 3 if quick else 4
     for batch, steps in DECODE.items():
-        table[f"decode_b{batch}"] = best_of_rounds(peers, 2 * rounds, "decode", batch=batch, steps=steps)
+        table[f"decode_b{batch}"] = best_of_rounds(
+            peers, 2 * rounds, "decode", batch=batch, steps=steps
+        )
     for length in PREFILL[: 2 if quick else 3]:
         few = 1 if length > 512 else rounds - 1
         table[f"prefill_{length}"] = best_of_rounds(peers, few, "prefill", length=length)
@@ -57,7 +61,10 @@ def memory(model: Path, threads: int, cache: Path, others: Others) -> Figures:
     """Peak resident bytes of a process that loads, reads a prompt and answers."""
     figures: Figures = {}
     with tempfile.TemporaryDirectory() as empty:
-        for name, options in {"onnx_cold": {"cache_dir": empty}, "onnx": {"cache_dir": str(cache)}}.items():
+        for name, options in {
+            "onnx_cold": {"cache_dir": empty},
+            "onnx": {"cache_dir": str(cache)},
+        }.items():
             with Peer("onnx", model, threads, **options) as peer:
                 figures[f"{name}_peak_bytes"] = run_for_memory(peer)
     for kind, options in others.items():
@@ -76,7 +83,10 @@ def run_for_memory(peer: Peer) -> float:
 def started(model: Path, threads: int, cache: Path, others: Others) -> Iterator[list[Peer]]:
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(Peer("onnx", model, threads, cache_dir=str(cache)))]
-        peers += [stack.enter_context(Peer(kind, model, threads, **options)) for kind, options in others.items()]
+        peers += [
+            stack.enter_context(Peer(kind, model, threads, **options))
+            for kind, options in others.items()
+        ]
         yield peers
 
 
@@ -88,7 +98,9 @@ def ratios(table: dict[str, dict[str, float]], figures: Figures, model: Path) ->
     # Keys and values of what `run_for_memory` holds at most, float32.
     kv = kv_bytes_per_token(model) * (MEMORY_PROMPT + MEMORY_STEPS)
     for name in ("onnx", "onnx_cold"):
-        out[f"{name}_peak_less_kv_vs_file"] = (figures[f"{name}_peak_bytes"] - kv) / model.stat().st_size
+        out[f"{name}_peak_less_kv_vs_file"] = (
+            figures[f"{name}_peak_bytes"] - kv
+        ) / model.stat().st_size
     return out
 
 
@@ -118,8 +130,14 @@ def show(table: dict[str, dict[str, float]], figures: Figures, compared: Figures
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="under a minute: fewer rounds, no 2048 prompt, no numpy")
-    parser.add_argument("--model", default="smollm2-135m", help="a bundled model or the path of a GGUF file")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="under a minute: fewer rounds, no 2048 prompt, no numpy",
+    )
+    parser.add_argument(
+        "--model", default="smollm2-135m", help="a bundled model or the path of a GGUF file"
+    )
     parser.add_argument("--threads", type=int, default=cores())
     arguments = parser.parse_args()
     model = resolve_model(arguments.model)
@@ -127,7 +145,10 @@ def main() -> None:
     if has_llama():
         others["llama"] = llama_options(model, arguments.threads)
     else:
-        print("llama-cpp-python is not installed (requirements/bench.lock): no ratios against llama.cpp")
+        print(
+            "llama-cpp-python is not installed (requirements/bench.lock): no ratios against"
+            " llama.cpp"
+        )
     if not arguments.quick:
         others["numpy"] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -137,10 +158,14 @@ def main() -> None:
         with started(model, arguments.threads, cache, others) as peers:
             table = throughput(peers, arguments.quick)
     # The first token of a short chat prompt: the time of a 128-token prefill.
-    figures |= {f"{kind}_first_token_seconds": 128 / rate for kind, rate in table["prefill_128"].items()}
+    figures |= {
+        f"{kind}_first_token_seconds": 128 / rate for kind, rate in table["prefill_128"].items()
+    }
     compared = ratios(table, figures, model)
     show(table, figures, compared)
-    figures |= {f"{kind}_{task}_tps": rate for task, row in table.items() for kind, rate in row.items()}
+    figures |= {
+        f"{kind}_{task}_tps": rate for task, row in table.items() for kind, rate in row.items()
+    }
     rounded = [{k: round(v, 4) for k, v in part.items()} for part in (figures, compared)]
     print(json.dumps({"name": "engine", "figures": rounded[0], "ratios": rounded[1]}))
 

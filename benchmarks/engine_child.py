@@ -1,9 +1,10 @@
-"""One engine in a process of its own, measured on request: JSON lines in on stdin, JSON lines out on stdout.
+"""One engine in a process of its own, measured on request: JSON lines in on stdin, JSON lines out
+on stdout.
 
-Kinds: `onnx`, `numpy` (ours, through `InferenceEngine`), `llama` (llama.cpp through llama-cpp-python's low-level
-calls) and `matmuls` (only the matrix products of a pass, in numpy and float32: what no numpy engine can beat).
-A process each, so that peak memory is one engine's, and so that the parent can run them in turn.
-Not a benchmark itself; see engine.py and numpy_engine.py.
+Kinds: `onnx`, `numpy` (ours, through `InferenceEngine`), `llama` (llama.cpp through
+llama-cpp-python's low-level calls) and `matmuls` (only the matrix products of a pass, in numpy and
+float32: what no numpy engine can beat). A process each, so that peak memory is one engine's, and so
+that the parent can run them in turn. Not a benchmark itself; see engine.py and numpy_engine.py.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class Runner(ABC):
 
 
 class OurRunner(Runner):
-    def __init__(self, engine_name: str, model: Path, threads: int, options: dict[str, Any]) -> None:
+    def __init__(
+        self, engine_name: str, model: Path, threads: int, options: dict[str, Any]
+    ) -> None:
         from exo.inference.checkpoints.checkpoint import open_checkpoint
         from exo.inference.engines.factory import create_engine
         from exo.inference.models import read_config
@@ -88,11 +91,15 @@ class OurRunner(Runner):
     async def _step(self, tokens: Sequence[int], positions: Sequence[int]) -> list[int]:
         from exo.inference.engines.inference_engine import Step
 
-        steps = [Step(str(i), np.array([t]), p) for i, (t, p) in enumerate(zip(tokens, positions, strict=True))]
+        steps = [
+            Step(str(i), np.array([t]), p)
+            for i, (t, p) in enumerate(zip(tokens, positions, strict=True))
+        ]
         return [int(row[0].argmax()) for row in await self._infer_batch(steps)]
 
     def steps(self, tokens: list[int], position: int, n: int) -> None:
-        async def run(tokens: list[int]) -> None:  # as in a node: the event loop is not left between two steps
+        # As in a node: the event loop is not left between two steps.
+        async def run(tokens: list[int]) -> None:
             for k in range(n):
                 tokens = await self._step(tokens, [position + k] * len(tokens))
 
@@ -112,7 +119,9 @@ class OurRunner(Runner):
 
 
 class LlamaRunner(Runner):
-    """extra_buffers: whether it may repack weights for the processor (AMX); see `engine_peers.llama_options`."""
+    """extra_buffers: whether it may repack weights for the processor (AMX); see
+    `engine_peers.llama_options`.
+    """
 
     def __init__(self, model: Path, threads: int, *, extra_buffers: bool = True) -> None:
         import llama_cpp
@@ -133,10 +142,14 @@ class LlamaRunner(Runner):
         self._batch = api.llama_batch_init(2048, 0, 1)
         self._memory = api.llama_get_memory(self._context)
 
-    def _decode(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], wanted: str) -> None:
+    def _decode(
+        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], wanted: str
+    ) -> None:
         batch = self._batch
         batch.n_tokens = len(tokens)
-        for i, (token, position, sequence) in enumerate(zip(tokens, positions, sequences, strict=True)):
+        for i, (token, position, sequence) in enumerate(
+            zip(tokens, positions, sequences, strict=True)
+        ):
             batch.token[i], batch.pos[i] = token, position
             batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
             batch.logits[i] = wanted == "all" or i == len(tokens) - 1
@@ -168,7 +181,9 @@ class LlamaRunner(Runner):
 
 
 class MatmulRunner(Runner):
-    """Matrices of the model's shapes; a pass multiplies by each once, the head by the last rows only."""
+    """Matrices of the model's shapes; a pass multiplies by each once, the head by the last rows
+    only.
+    """
 
     def __init__(self, model: Path) -> None:
         from exo.inference.checkpoints.checkpoint import open_checkpoint
@@ -179,11 +194,16 @@ class MatmulRunner(Runner):
         qkv = ((c.heads + 2 * c.kv_heads) * c.head_dim, c.hidden)
         shapes = [qkv, (c.hidden, c.heads * c.head_dim), (2 * c.ffn, c.hidden), (c.hidden, c.ffn)]
         rng = np.random.default_rng(0)
-        self._layers = [rng.random(shape, np.float32) for _ in range(c.n_layers) for shape in shapes]
+        self._layers = [
+            rng.random(shape, np.float32) for _ in range(c.n_layers) for shape in shapes
+        ]
         self._head = rng.random((c.vocab, c.hidden), np.float32)
 
     def _pass(self, rows: int, head_rows: int) -> list[int]:
-        inputs = {width: np.ones((rows, width), np.float32) for width in {m.shape[1] for m in self._layers}}
+        inputs = {
+            width: np.ones((rows, width), np.float32)
+            for width in {m.shape[1] for m in self._layers}
+        }
         for matrix in self._layers:
             _ = inputs[matrix.shape[1]] @ matrix.T
         _ = np.ones((head_rows, self._head.shape[1]), np.float32) @ self._head.T
@@ -218,7 +238,9 @@ def decode(runner: Runner, batch: int, steps: int) -> float:
 
 
 def prefill(runner: Runner, length: int, seed: int) -> float:
-    """Tokens per second up to the first answer token. A seed of its own each time, so that nothing can be reused."""
+    """Tokens per second up to the first answer token. A seed of its own each time, so that nothing
+    can be reused.
+    """
     tokens = ids(length, seed)
     began = time.perf_counter()
     runner.prompt(0, tokens)
@@ -267,11 +289,15 @@ def main() -> None:
     arguments = parser.parse_args()
     began = time.perf_counter()
     if arguments.kind == "llama":
-        runner: Runner = LlamaRunner(arguments.model, arguments.threads, **json.loads(arguments.options))
+        runner: Runner = LlamaRunner(
+            arguments.model, arguments.threads, **json.loads(arguments.options)
+        )
     elif arguments.kind == "matmuls":
         runner = MatmulRunner(arguments.model)
     else:
-        runner = OurRunner(arguments.kind, arguments.model, arguments.threads, json.loads(arguments.options))
+        runner = OurRunner(
+            arguments.kind, arguments.model, arguments.threads, json.loads(arguments.options)
+        )
     print(json.dumps({"load_seconds": time.perf_counter() - began}), flush=True)
     for line in sys.stdin:
         print(json.dumps({"result": answer(runner, json.loads(line))}), flush=True)

@@ -23,7 +23,9 @@ def has_llama() -> bool:
 
 
 def llama_options(model: Path, threads: int) -> dict[str, Any]:
-    """Its own defaults, unless it crashes with them: version 0.3.36 does in its AMX code on some processors."""
+    """Its own defaults, unless it crashes with them: version 0.3.36 does in its AMX code on some
+    processors.
+    """
     try:
         with Peer("llama", model, threads) as peer:
             peer.ask("prefill", length=64, seed=0)
@@ -37,7 +39,11 @@ class Peer:
     """One engine in its process. Use as a context manager."""
 
     def __init__(self, kind: str, model: Path, threads: int, **options: Any) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(threads),
+            "OPENBLAS_NUM_THREADS": str(threads),
+        }
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
         command = [sys.executable, str(CHILD), kind, str(model), "--threads", str(threads)]
         command += ["--options", json.dumps(options)]
@@ -74,10 +80,14 @@ class Peer:
 
 
 def best_of_rounds(peers: list[Peer], rounds: int, task: str, **arguments: Any) -> dict[str, float]:
-    """The highest answer of each peer; they take turns, so that a slow moment of the machine hits all alike."""
+    """The highest answer of each peer; they take turns, so that a slow moment of the machine hits
+    all alike.
+    """
     best = dict.fromkeys((peer.kind for peer in peers), 0.0)
     for turn in range(rounds):
         for peer in peers:
-            value = float(peer.ask(task, **({"seed": turn} if task == "prefill" else {}), **arguments))
+            value = float(
+                peer.ask(task, **({"seed": turn} if task == "prefill" else {}), **arguments)
+            )
             best[peer.kind] = max(best[peer.kind], value)
     return best

@@ -1,7 +1,9 @@
-"""What the lifecycle costs, as ratios to bare asyncio measured in the same run. `python benchmarks/lifecycle.py`.
+"""What the lifecycle costs, as ratios to bare asyncio measured in the same run.
+`python benchmarks/lifecycle.py`.
 
 1. `ensure_ready()` on a READY resource against awaiting an empty coroutine: at most 3.
-2. 10,000 resources with hooks initialized and cleaned up against 10,000 bare tasks run to their end: at most 30.
+2. 10,000 resources with hooks initialized and cleaned up against 10,000 bare tasks run to their
+    end: at most 30.
 3. 1,000 callers of one `initialize()` against 1,000 tasks that wait for one shared future.
 
 Processor time of this process, the best of several rounds: other work on the machine counts little.
@@ -127,7 +129,9 @@ async def main() -> None:
     for name, value in ratios.items():
         limit = f"  (at most {LIMITS[name]:g})" if name in LIMITS else ""
         print(f"{name:38} {value:6.2f}{limit}")
-    rounded = [{key: round(value, 4) for key, value in table.items()} for table in (figures, ratios)]
+    rounded = [
+        {key: round(value, 4) for key, value in table.items()} for table in (figures, ratios)
+    ]
     print(json.dumps({"name": "lifecycle", "figures": rounded[0], "ratios": rounded[1]}))
 
 

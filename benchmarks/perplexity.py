@@ -41,7 +41,9 @@ def windows_of(model: Path, text: Path, most: int | None) -> list[list[int]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="the first window only")
-    parser.add_argument("--model", default="smollm2-135m", help="a bundled model or the path of a GGUF file")
+    parser.add_argument(
+        "--model", default="smollm2-135m", help="a bundled model or the path of a GGUF file"
+    )
     parser.add_argument("--text", type=Path, default=TEXT)
     parser.add_argument("--threads", type=int, default=cores())
     arguments = parser.parse_args()
@@ -54,17 +56,26 @@ def main() -> None:
             if kind == "llama" and not has_llama():
                 print("llama-cpp-python is not installed (requirements/bench.lock)")
                 continue
-            extra = {"cache_dir": cache, **options} if kind == "onnx" else llama_options(model, arguments.threads)
+            extra = (
+                {"cache_dir": cache, **options}
+                if kind == "onnx"
+                else llama_options(model, arguments.threads)
+            )
             with Peer(kind, model, arguments.threads, **extra) as peer:
                 total, count = peer.ask("nll", windows=windows)
             perplexity[name] = math.exp(total / count)
     print(f"{'weights':12}{'perplexity':>12}{'vs float32':>12}    ({count} tokens)")
     for name, value in perplexity.items():
         print(f"{name:12}{value:12.4f}{value / perplexity['float32']:12.4f}")
-    ratios = {f"{name}_vs_float32": value / perplexity["float32"] for name, value in perplexity.items()}
+    ratios = {
+        f"{name}_vs_float32": value / perplexity["float32"] for name, value in perplexity.items()
+    }
     if "llama.cpp" in perplexity:
         ratios["stored_vs_llama"] = perplexity["stored"] / perplexity["llama.cpp"]
-    figures = {**{f"perplexity_{name}": round(value, 4) for name, value in perplexity.items()}, "tokens": count}
+    figures = {
+        **{f"perplexity_{name}": round(value, 4) for name, value in perplexity.items()},
+        "tokens": count,
+    }
     rounded = {name: round(value, 5) for name, value in ratios.items()}
     print(json.dumps({"name": "perplexity", "figures": figures, "ratios": rounded}))
 

@@ -1,4 +1,6 @@
-"""One node in a process of its own, told what to do by lines of JSON on standard input. Used by ring.py."""
+"""One node in a process of its own, told what to do by lines of JSON on standard input. Used by
+ring.py.
+"""
 
 from __future__ import annotations
 
@@ -34,23 +36,37 @@ class Child:
         return {"seconds": time.monotonic() - begun}
 
     async def formed(self, stages: int) -> dict[str, Any]:
-        """Until a plan of that many stages is in force; `at` is comparable between processes of one machine."""
+        """Until a plan of that many stages is in force; `at` is comparable between processes of one
+        machine.
+        """
         while (plan := self.node.ring.plan) is None or len(plan.stages) != stages:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
         return {"at": time.monotonic()}
 
-    async def generate(self, clients: int, tokens: int, prompt: int = 16, tag: str = "") -> dict[str, Any]:
+    async def generate(
+        self, clients: int, tokens: int, prompt: int = 16, tag: str = ""
+    ) -> dict[str, Any]:
         begun = time.monotonic()
-        firsts = await asyncio.gather(*(self._one(f"{tag}{i}", i, tokens, prompt) for i in range(clients)))
+        firsts = await asyncio.gather(
+            *(self._one(f"{tag}{i}", i, tokens, prompt) for i in range(clients))
+        )
         ended = time.monotonic()
-        return {"seconds": ended - begun, "decode_seconds": ended - max(firsts), "tokens": clients * tokens}
+        return {
+            "seconds": ended - begun,
+            "decode_seconds": ended - max(firsts),
+            "tokens": clients * tokens,
+        }
 
     async def _one(self, request_id: str, number: int, tokens: int, prompt: int) -> float:
         ids = tuple(300 % self._vocab() + (7 * i + number) % 50 for i in range(prompt))
         request = GenerationRequest(
-            request_id=request_id, model_id=self._model(), prompt_tokens=ids, max_tokens=tokens, params=GREEDY,
+            request_id=request_id,
+            model_id=self._model(),
+            prompt_tokens=ids,
+            max_tokens=tokens,
+            params=GREEDY,
             ignore_eos=True,
-        )  # fmt: skip
+        )
         first = 0.0
         async for _ in self.node.process_tokens(request):
             first = first or time.monotonic()
@@ -65,7 +81,9 @@ class Child:
         return {"seconds": longest, "at": ended, "tokens": len(times)}
 
     async def hop(self, megabytes: float, rounds: int) -> dict[str, Any]:
-        """A tensor to the peer and its refusal back (nobody serves that epoch): transfer, check and hand-over."""
+        """A tensor to the peer and its refusal back (nobody serves that epoch): transfer, check and
+        hand-over.
+        """
         (handle,) = self.node.peers
         values = np.ones((int(megabytes * 2**20) // 4 // 1024, 1024), np.float32)
         seconds = []
@@ -74,14 +92,21 @@ class Child:
             self.node.entry.failed = lambda sender, message, arrived=arrived: arrived.set()  # type: ignore[method-assign]
             begun = time.monotonic()
             await handle.send(
-                Forward(sequence_id=f"hop{number}", epoch="none", position=0, values=values, sample=False)
+                Forward(
+                    sequence_id=f"hop{number}",
+                    epoch="none",
+                    position=0,
+                    values=values,
+                    sample=False,
+                )
             )
             await arrived.wait()
             seconds.append(time.monotonic() - begun)
         return {"seconds": min(seconds)}
 
     async def rss(self) -> dict[str, Any]:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])  # noqa: ASYNC240 - not a file on a disk
+        # Not a file on a disk.
+        pages = int(Path("/proc/self/statm").read_text().split()[1])  # noqa: ASYNC240
         return {"mib": pages * 4096 / 2**20}
 
     async def left(self) -> dict[str, Any]:
@@ -102,10 +127,14 @@ class Child:
 
 
 async def main(settings: dict[str, Any]) -> None:
-    settings["discovery_config"] = Path(settings["discovery_config"]) if settings.get("discovery_config") else None
+    settings["discovery_config"] = (
+        Path(settings["discovery_config"]) if settings.get("discovery_config") else None
+    )
     child = Child(build_node(NodeSettings(**settings)))
     reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
     while line := await reader.readline():
         command = json.loads(line)
         answer = await getattr(child, command.pop("do"))(**command)

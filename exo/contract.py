@@ -1,6 +1,7 @@
 """What the node and the operator agree on: ports, paths, environment names, labels.
 
-Standard library only: the operator imports nothing else of `exo`, and the node nothing of the operator.
+Standard library only: the operator imports nothing else of `exo`, and the node nothing of the
+    operator.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ LABEL_NODE: Final = f"{GROUP}/node"
 LABEL_CLUSTER: Final = f"{GROUP}/cluster"
 RING_FORMED_GATE: Final = f"{GROUP}/ring-formed"
 
-# Every setting is a flag `--x-y`, an environment variable `EXO_X_Y` and a config file key, in that order.
+# Every setting is a flag `--x-y`, an environment variable `EXO_X_Y` and a config file key, in that
+# order.
 ENV_PREFIX: Final = "EXO_"
 DEFAULT_MODEL: Final = "smollm2-135m"
 # Names of the models that a node can serve without a download or a path.

@@ -1,4 +1,5 @@
-"""Ask a Service of the cluster one question through `kubectl port-forward` and stream the answer to the terminal.
+"""Ask a Service of the cluster one question through `kubectl port-forward` and stream the answer to
+the terminal.
 
 Standard library only: `make up` runs it with the machine's own Python.
 """
@@ -20,7 +21,14 @@ API_PORT = 52415
 @contextlib.contextmanager
 def forward(namespace: str, service: str) -> Iterator[str]:
     """The base URL under which the Service answers on this machine, as long as the block runs."""
-    command = ["kubectl", "port-forward", "--namespace", namespace, f"service/{service}", f":{API_PORT}"]
+    command = [
+        "kubectl",
+        "port-forward",
+        "--namespace",
+        namespace,
+        f"service/{service}",
+        f":{API_PORT}",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()  # Forwarding from 127.0.0.1:43210 -> 52415
@@ -45,7 +53,9 @@ def stream(base: str, question: str, max_tokens: int) -> Iterator[dict[str, obje
         "stream_options": {"include_usage": True},
     }
     request = urllib.request.Request(
-        f"{base}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        f"{base}/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=120) as response:
         for raw in response:
@@ -81,7 +91,10 @@ def main() -> None:
     if not text:
         raise SystemExit("error: the node sent an answer without text")
     # No rate: the forwarding may hand over a short answer's tokens all at once.
-    sys.stdout.write(f"\n  ({tokens} tokens in {ended - started:.2f} s, the first after {first - started:.2f} s)\n")
+    sys.stdout.write(
+        f"\n  ({tokens} tokens in {ended - started:.2f} s, the first after {first - started:.2f}"
+        " s)\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Print the ratios of `make bench` as a table. Each line of stdin is one program's last line: name, figures, ratios."""
+"""Print the ratios of `make bench` as a table. Each line of stdin is one program's last line: name,
+figures, ratios.
+"""
 
 from __future__ import annotations
 

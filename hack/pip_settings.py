@@ -1,7 +1,8 @@
-"""Turn `pip config list` (stdin) into a pip.conf (stdout) that holds the package index settings and nothing else.
+"""Turn `pip config list` (stdin) into a pip.conf (stdout) that holds the package index settings and
+nothing else.
 
-What `pip config list` prints are the settings of all of pip's files and of its environment. Certificates travel
-apart, and a local folder of wheels means nothing inside an image.
+What `pip config list` prints are the settings of all of pip's files and of its environment.
+Certificates travel apart, and a local folder of wheels means nothing inside an image.
 """
 
 from __future__ import annotations
@@ -10,7 +11,16 @@ import ast
 import sys
 from collections.abc import Iterable
 
-CARRIED = ("index-url", "extra-index-url", "trusted-host", "timeout", "default-timeout", "retries", "proxy", "no-index")
+CARRIED = (
+    "index-url",
+    "extra-index-url",
+    "trusted-host",
+    "timeout",
+    "default-timeout",
+    "retries",
+    "proxy",
+    "no-index",
+)
 
 
 def settings(lines: Iterable[str]) -> dict[str, str]:

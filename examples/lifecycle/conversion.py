@@ -1,4 +1,5 @@
-"""A class with start and stop, before and after it became a resource. docs/conversion-guide.md goes through it.
+"""A class with start and stop, before and after it became a resource. docs/conversion-guide.md goes
+through it.
 
 python examples/lifecycle/conversion.py
 """
@@ -10,7 +11,9 @@ from exo.lifecycle import AsyncResource, ResourceState
 
 
 class TickerBefore:
-    """Counts in the background. What a second start, a failed start, or a stop in between does is anybody's guess."""
+    """Counts in the background. What a second start, a failed start, or a stop in between does is
+    anybody's guess.
+    """
 
     def __init__(self) -> None:
         self.ticks = 0
@@ -78,7 +81,11 @@ async def main() -> None:
     await after.start()
     print("after:  counts:", await after.count() >= 0, "healthy:", await after.check_health())
     await after.stop()
-    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.cancelling()]
+    left = [
+        task
+        for task in asyncio.all_tasks()
+        if task is not asyncio.current_task() and not task.cancelling()
+    ]
     print("after:  tasks left after stop:", len(left), "state:", after.state.name)
     assert after.state is ResourceState.CLOSED
 

@@ -44,7 +44,9 @@ class Greeter(AsyncResource):
 
 async def main() -> None:
     greeter = Greeter()
-    greeter.add_listener(lambda change: print(f"{change.old.name} -> {change.new.name} ({change.reason})"))
+    greeter.add_listener(
+        lambda change: print(f"{change.old.name} -> {change.new.name} ({change.reason})")
+    )
 
     host, port = await greeter.address()  # starts it: nobody had to call initialize()
     reader, writer = await asyncio.open_connection(host, port)

@@ -79,14 +79,22 @@ async def falls_back() -> None:
 
     async with Link(resource_id="engine-1") as engine:
         print(
-            "  using the", await with_fallbacks("engine", {"onnx": onnx, "numpy": numpy}, on=[OSError], resource=engine)
+            "  using the",
+            await with_fallbacks(
+                "engine", {"onnx": onnx, "numpy": numpy}, on=[OSError], resource=engine
+            ),
         )
         print("  state:", engine.state.name)
         print("  shown as:", degradations()[0])
 
 
 async def main() -> None:
-    for title, part in {"recovery": recovers, "retry": retries, "breaker": breaks, "fallback": falls_back}.items():
+    for title, part in {
+        "recovery": recovers,
+        "retry": retries,
+        "breaker": breaks,
+        "fallback": falls_back,
+    }.items():
         print(f"{title}:")
         await part()
 

@@ -1,4 +1,5 @@
 """The node's HTTP face: OpenAI-compatible API, health endpoints, metrics, dashboard and chat pages.
 
-Works against `exo.inference.generation.Backend` and `NodeView`; knows nothing of the ring, engines or gRPC.
+Works against `exo.inference.generation.Backend` and `NodeView`; knows nothing of the ring, engines
+or gRPC.
 """

@@ -26,7 +26,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def build_app(context: Context) -> FastAPI:
-    # The built-in documentation pages load scripts from elsewhere; /openapi.json is all a client needs.
+    # The built-in documentation pages load scripts from elsewhere; /openapi.json is all a client
+    # needs.
     app = FastAPI(title="exo", version=__version__, docs_url=None, redoc_url=None)
     app.state.context = context
     app.add_middleware(Gate, settings=context.settings)
@@ -49,14 +50,23 @@ def _add_openai(app: FastAPI) -> None:
 
 @cache
 def _body(kind: type[BaseModel]) -> dict[str, Any]:
-    """The handlers parse the body themselves (OpenAI's error shape); the documentation still shows it."""
+    """The handlers parse the body themselves (OpenAI's error shape); the documentation still shows
+    it.
+    """
     schema = kind.model_json_schema()
     defs = schema.pop("$defs", {})
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _inlined(schema, defs)}}}}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _inlined(schema, defs)}},
+        }
+    }
 
 
 def _inlined(schema: Any, defs: dict[str, Any]) -> Any:
-    """The schema without references: OpenAPI resolves them against the whole document, where they are not."""
+    """The schema without references: OpenAPI resolves them against the whole document, where they
+    are not.
+    """
     if isinstance(schema, list):
         return [_inlined(item, defs) for item in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,6 @@
-"""What every handler works with: the node behind the API, its health, and the limits of this server."""
+"""What every handler works with: the node behind the API, its health, and the limits of this
+server.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ FACTS = "exo.facts"
 class ApiSettings:
     """Raises `ValueError` naming the field.
 
-    api_key: where set, `/v1` and `/api/v1` ask for it; health, metrics and the pages themselves do not.
+    api_key: where set, `/v1` and `/api/v1` ask for it; health, metrics and the pages themselves do
+        not.
     body_seconds: how long a request's body may take to come.
     drain_seconds: how long running answers may take to end once the server stops.
     """
@@ -72,7 +75,8 @@ class Context:
 
     def models(self) -> list[ServedModel]:
         return [
-            ServedModel(str(raw["id"]), int(raw.get("context_length") or 2**31), raw) for raw in self.backend.models()
+            ServedModel(str(raw["id"]), int(raw.get("context_length") or 2**31), raw)
+            for raw in self.backend.models()
         ]
 
     def model(self, name: str) -> ServedModel:
@@ -83,14 +87,18 @@ class Context:
         raise ModelNotFound(name, tuple(model.id for model in models))
 
     def envelope(self, model: str, prefix: str) -> Envelope:
-        return Envelope(id=f"{prefix}-{secrets.token_hex(12)}", created=int(time.time()), model=model)
+        return Envelope(
+            id=f"{prefix}-{secrets.token_hex(12)}", created=int(time.time()), model=model
+        )
 
     def new_seed(self) -> int:
         return secrets.randbits(63)
 
 
 async def read_body(request: Request) -> bytes:
-    """Raises `TooLarge` as soon as the length is over the limit, `TooSlow` where the body does not come."""
+    """Raises `TooLarge` as soon as the length is over the limit, `TooSlow` where the body does not
+    come.
+    """
     settings = request.app.state.context.settings
     try:
         async with asyncio.timeout(settings.body_seconds):

@@ -1,6 +1,7 @@
 """The probes: what `/livez`, `/readyz` and `/startupz` answer. All truth is the `HealthMonitor`'s.
 
-It adds what only the node knows: why it is not ready yet ("loading model 43 %"), and that it drains. Never runs a
+It adds what only the node knows: why it is not ready yet ("loading model 43 %"), and that it
+    drains. Never runs a
 check itself: an answer costs microseconds, whatever the resources do.
 """
 
@@ -30,7 +31,9 @@ class Probe:
 
 
 def draining(view: NodeView) -> str | None:
-    """What the node says while it drains, else None: loading other layers in between does not make it unready."""
+    """What the node says while it drains, else None: loading other layers in between does not make
+    it unready.
+    """
     progress = view.describe_progress() or ""
     return progress if progress.startswith(DRAINING) else None
 
@@ -96,6 +99,10 @@ def _describe(health: ResourceHealth) -> dict[str, Any]:
         "required": health.required,
         "reason": health.reason,
         "last_error": health.last_error,
-        "latency_ms": None if health.latency_seconds is None else round(health.latency_seconds * 1000, 3),
-        "checked_ago_seconds": None if health.checked_ago_seconds is None else round(health.checked_ago_seconds, 3),
+        "latency_ms": None
+        if health.latency_seconds is None
+        else round(health.latency_seconds * 1000, 3),
+        "checked_ago_seconds": None
+        if health.checked_ago_seconds is None
+        else round(health.checked_ago_seconds, 3),
     }

@@ -1,4 +1,6 @@
-"""Prometheus metrics of the HTTP face, in one place. Labels are bounded: routes are templates, never paths."""
+"""Prometheus metrics of the HTTP face, in one place. Labels are bounded: routes are templates,
+never paths.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,10 @@ from typing import Final
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
 REQUESTS: Final = Counter(
-    "exo_api_requests_total", "HTTP requests answered.", ("route", "method", "status"), registry=REGISTRY
+    "exo_api_requests_total",
+    "HTTP requests answered.",
+    ("route", "method", "status"),
+    registry=REGISTRY,
 )
 SECONDS: Final = Histogram(
     "exo_api_request_seconds",
@@ -17,7 +22,9 @@ SECONDS: Final = Histogram(
     buckets=(0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
     registry=REGISTRY,
 )
-IN_FLIGHT: Final = Gauge("exo_api_requests_in_flight", "HTTP requests being answered.", ("route",), registry=REGISTRY)
+IN_FLIGHT: Final = Gauge(
+    "exo_api_requests_in_flight", "HTTP requests being answered.", ("route",), registry=REGISTRY
+)
 FIRST_TOKEN: Final = Histogram(
     "exo_api_time_to_first_token_seconds",
     "Time from a completion's start to its first token.",
@@ -30,9 +37,13 @@ TOKEN_RATE: Final = Histogram(
     buckets=(1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 250, 500, 1000),
     registry=REGISTRY,
 )
-TOKENS: Final = Counter("exo_api_tokens_total", "Tokens of completions.", ("kind",), registry=REGISTRY)
+TOKENS: Final = Counter(
+    "exo_api_tokens_total", "Tokens of completions.", ("kind",), registry=REGISTRY
+)
 DISCONNECTS: Final = Counter(
-    "exo_api_disconnects_total", "Completions whose client went away before the end.", registry=REGISTRY
+    "exo_api_disconnects_total",
+    "Completions whose client went away before the end.",
+    registry=REGISTRY,
 )
 
 

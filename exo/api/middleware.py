@@ -1,4 +1,5 @@
-"""What every request passes: its id, the API key, errors as JSON, metrics and one line in the access log.
+"""What every request passes: its id, the API key, errors as JSON, metrics and one line in the
+access log.
 
 Plain ASGI, so that a streamed answer passes through untouched.
 """
@@ -51,7 +52,8 @@ class Gate:
                 exchange.status = CLIENT_GONE
             except asyncio.CancelledError:  # the server stops; this is the task's outermost frame
                 await exchange.fail(NodeDraining("the node stops"), receive)
-            except Exception as error:  # noqa: BLE001 - the outermost frame: every error becomes an answer here
+            # The outermost frame: every error becomes an answer here.
+            except Exception as error:  # noqa: BLE001
                 await exchange.fail(error, receive)
         exchange.report(route)
 
@@ -62,7 +64,9 @@ class Gate:
         given = Headers(scope=scope).get("authorization", "")
         kind, _, token = given.partition(" ")
         if kind.lower() != "bearer" or not token:
-            raise Unauthorized("an API key is needed: send the header 'Authorization: Bearer <key>'")
+            raise Unauthorized(
+                "an API key is needed: send the header 'Authorization: Bearer <key>'"
+            )
         if not hmac.compare_digest(token.strip().encode(), key.encode()):
             raise Unauthorized("the API key is not the right one")
 
@@ -93,8 +97,14 @@ class _Exchange:
     async def fail(self, error: Exception, receive: Receive) -> None:
         self.error = problem_of(error)
         if self.error.status >= 500 and self.error.type == "server_error":
-            _log.error("request failed", request_id=self.request_id, path=self.scope["path"], exc_info=error)
-        if not self.status:  # else the answer has begun: its writer has told the client in its own way
+            _log.error(
+                "request failed",
+                request_id=self.request_id,
+                path=self.scope["path"],
+                exc_info=error,
+            )
+        # Else the answer has begun: its writer has told the client in its own way.
+        if not self.status:
             answer = JSONResponse(self.error.body(), self.error.status, headers=self.error.headers)
             await answer(self.scope, receive, self.send)
 
@@ -104,19 +114,38 @@ class _Exchange:
         meters.REQUESTS.labels(route, _method(method), str(self.status)).inc()
         meters.SECONDS.labels(route).observe(seconds)
         path = self.scope["path"]
-        # Probes, scrapers and open dashboards ask every second: they would drown what people look for.
+        # Probes, scrapers and open dashboards ask every second: they would drown what people look
+        # for.
         log = _log.debug if path in _QUIET or path.startswith("/api/") else _log.info
         facts: dict[str, Any] = {**self.scope.get(FACTS, {})}
         if self.error is not None:
             facts["error"] = self.error.message
-        log("request", request_id=self.request_id, method=method, path=path[:256], status=self.status,
-            duration_ms=round(seconds * 1000, 1), **facts)  # fmt: skip
+        log(
+            "request",
+            request_id=self.request_id,
+            method=method,
+            path=path[:256],
+            status=self.status,
+            duration_ms=round(seconds * 1000, 1),
+            **facts,
+        )
 
 
 _ROUTES: Final = frozenset(
-    {"/", "/chat", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models", "/api/v1/topology",
-     "/api/v1/resources", "/api/v1/ring", "/api/v1/requests", *_QUIET}
-)  # fmt: skip
+    {
+        "/",
+        "/chat",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/models",
+        "/api/v1/topology",
+        "/api/v1/resources",
+        "/api/v1/ring",
+        "/api/v1/requests",
+        *_QUIET,
+    }
+)
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
 
 

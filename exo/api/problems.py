@@ -1,4 +1,6 @@
-"""Our errors as OpenAI's error JSON with the right status. A table; unknown errors are 500 and tell nothing inward."""
+"""Our errors as OpenAI's error JSON with the right status. A table; unknown errors are 500 and tell
+nothing inward.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ from exo.lifecycle import errors as lifecycle
 RETRY_SECONDS = 1.0
 # What the framework says where it knows no handler; its own words do not name the fault.
 _HTTP_MESSAGES = {
-    "Not Found": "There is nothing at this address; the API is /v1/chat/completions, /v1/completions and /v1/models.",
+    "Not Found": (
+        "There is nothing at this address; the API is /v1/chat/completions, /v1/completions and"
+        " /v1/models."
+    ),
     "Method Not Allowed": "This address does not take this HTTP method; see the Allow header.",
 }
 
@@ -31,7 +36,14 @@ class Problem:
     headers: dict[str, str] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
 
 
 class TooLarge(Exception):
@@ -58,12 +70,17 @@ def problem_of(error: BaseException) -> Problem:
         case errors.ModelNotFound():
             return Problem(status=404, message=str(error), param="model", code="model_not_found")
         case errors.ContextExceeded():
-            return Problem(status=400, message=str(error), param=error.field, code="context_length_exceeded")
+            return Problem(
+                status=400, message=str(error), param=error.field, code="context_length_exceeded"
+            )
         case errors.InvalidRequest():
             return Problem(status=400, message=str(error), param=error.field)
         case Unauthorized():
             return Problem(
-                status=401, message=str(error), code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
+                status=401,
+                message=str(error),
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
             )
         case TooLarge():
             return Problem(status=413, message=str(error), code="request_too_large")
@@ -79,10 +96,16 @@ def problem_of(error: BaseException) -> Problem:
             return _later(503, error, "service_unavailable_error", "unavailable")
         case HTTPException():
             return _of_http(error)
-    return Problem(status=500, message="The server had an error while processing the request.", type="server_error")
+    return Problem(
+        status=500,
+        message="The server had an error while processing the request.",
+        type="server_error",
+    )
 
 
-def _later(status: int, error: BaseException, type_: str, code: str, seconds: float = RETRY_SECONDS) -> Problem:
+def _later(
+    status: int, error: BaseException, type_: str, code: str, seconds: float = RETRY_SECONDS
+) -> Problem:
     # Retry-After is in whole seconds; at least one, for 0 would invite a busy loop.
     headers = {"Retry-After": str(max(1, math.ceil(seconds)))}
     return Problem(status=status, message=str(error), type=type_, code=code, headers=headers)
@@ -91,4 +114,6 @@ def _later(status: int, error: BaseException, type_: str, code: str, seconds: fl
 def _of_http(error: HTTPException) -> Problem:
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
     message = _HTTP_MESSAGES.get(str(error.detail), str(error.detail))
-    return Problem(status=error.status_code, message=message, code=code, headers=dict(error.headers or {}))
+    return Problem(
+        status=error.status_code, message=message, code=code, headers=dict(error.headers or {})
+    )

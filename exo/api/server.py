@@ -1,6 +1,7 @@
 """`ApiServer`: the HTTP face as an `AsyncResource`, on the node's own event loop.
 
-It starts before the model is loaded, so that probes have an answer from the first moment, and is closed last.
+It starts before the model is loaded, so that probes have an answer from the first moment, and is
+closed last.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ _LAST_BYTES_SECONDS = 1.0
 class ApiServer(AsyncResource):
     """Serves `backend` on `settings.host` and `settings.port`; port 0 asks the system for one.
 
-    `cleanup` stops accepting, lets running answers end (at most `drain_seconds`), then cuts what is left.
+    `cleanup` stops accepting, lets running answers end (at most `drain_seconds`), then cuts what is
+    left.
     """
 
     RESOURCE_TYPE: ClassVar[str] = "api_server"
 
-    def __init__(self, backend: Backend, view: NodeView, monitor: HealthMonitor, settings: ApiSettings) -> None:
+    def __init__(
+        self, backend: Backend, view: NodeView, monitor: HealthMonitor, settings: ApiSettings
+    ) -> None:
         super().__init__(
             resource_id=f"api-{view.node_id}",
             display_name=f"HTTP API of node {view.node_id}",
@@ -65,7 +69,9 @@ class ApiServer(AsyncResource):
             bound.close()
             raise
         _log.info("listening", url=self.url, port=self._port)
-        self._task_manager.start_task("api server ticks", self._server.main_loop, priority=TaskPriority.CRITICAL)
+        self._task_manager.start_task(
+            "api server ticks", self._server.main_loop, priority=TaskPriority.CRITICAL
+        )
 
     async def _do_cleanup(self) -> None:
         server, self._server = self._server, None
@@ -94,7 +100,9 @@ def _config(context: Context, settings: ApiSettings) -> uvicorn.Config:
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn driven by our own lifecycle: it neither binds, nor handles signals, nor exits the process."""
+    """uvicorn driven by our own lifecycle: it neither binds, nor handles signals, nor exits the
+    process.
+    """
 
     async def open(self, bound: socket.socket) -> None:
         self.config.load()
@@ -120,7 +128,8 @@ class _Uvicorn(uvicorn.Server):
     async def _answered(self) -> None:
         while tasks := set(self.server_state.tasks):
             await asyncio.wait(tasks)
-        # The last bytes of an answer may still be in a buffer: its connection closes once they are written.
+        # The last bytes of an answer may still be in a buffer: its connection closes once they are
+        # written.
         while self.server_state.connections:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
 

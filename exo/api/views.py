@@ -1,4 +1,6 @@
-"""`/api/v1/*`: the JSON behind the dashboard and `exo status`; the health endpoints; metrics; pages; models."""
+"""`/api/v1/*`: the JSON behind the dashboard and `exo status`; the health endpoints; metrics;
+pages; models.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ async def metrics(request: Request) -> Response:
 
 
 async def list_models(request: Request) -> Response:
-    return JSONResponse({"object": "list", "data": [_model(m.raw) for m in _context(request).models()]})
+    return JSONResponse(
+        {"object": "list", "data": [_model(m.raw) for m in _context(request).models()]}
+    )
 
 
 async def get_model(request: Request) -> Response:
@@ -73,12 +77,18 @@ async def ring(request: Request) -> Response:
 
 async def requests(request: Request) -> Response:
     context = _context(request)
-    return JSONResponse({"requests": context.view.describe_requests(), "totals": asdict(context.totals)})
+    return JSONResponse(
+        {"requests": context.view.describe_requests(), "totals": asdict(context.totals)}
+    )
 
 
 async def resource_list(request: Request) -> Response:
     context = _context(request)
-    probes = {"live": context.probes.live(), "ready": context.probes.ready(), "started": context.probes.started()}
+    probes = {
+        "live": context.probes.live(),
+        "ready": context.probes.ready(),
+        "started": context.probes.started(),
+    }
     return JSONResponse(
         {
             "node_id": context.view.node_id,
@@ -92,8 +102,10 @@ async def resource_list(request: Request) -> Response:
 
 # Self-contained pages: nothing is loaded from elsewhere, and the browser is told so.
 _PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": (
+        "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+        "img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",

@@ -1,4 +1,6 @@
-"""`exo`: the command line and composition root. Commands import what they need when they run: help is instant."""
+"""`exo`: the command line and composition root. Commands import what they need when they run: help
+is instant.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ from exo.cli.settings.options import BY_KEY, Engine, with_settings
 from exo.cli.settings.origins import SettingsCommand, origin_or_default, with_origin
 from exo.contract import API_PORT, DEFAULT_MODEL, env_name
 
-EPILOG = "Every flag can also be set as an environment variable (`--api-port` is EXO_API_PORT) or in a config file."
+EPILOG = (
+    "Every flag can also be set as an environment variable (`--api-port` is EXO_API_PORT) or in a"
+    " config file."
+)
 app = typer.Typer(
     name="exo",
     help="Distributed LLM inference: one model over the machines you have.",
@@ -32,19 +37,25 @@ evaluate = typer.Typer(help="Check a model's numbers: logits and perplexity.", n
 app.add_typer(evaluate, name="eval")
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A bundled model's name, a GGUF file or folder, or hf:OWNER/REPO.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A bundled model's name, a GGUF file or folder, or hf:OWNER/REPO."
+    ),
 ]
 EngineFlag = Annotated[Engine, typer.Option(help="What computes.", envvar=env_name("engine"))]
 Shards = Annotated[int, typer.Option(min=1, help="Run the layers as this many stages.")]
 Url = Annotated[str, typer.Option(help="A node's address.", envvar=env_name("url"))]
-Key = Annotated[str | None, typer.Option(help="The node's API key.", envvar=env_name("api-key"), show_envvar=True)]
+Key = Annotated[
+    str | None,
+    typer.Option(help="The node's API key.", envvar=env_name("api-key"), show_envvar=True),
+]
 LOCAL = f"http://127.0.0.1:{API_PORT}"
 
 
 def _serve(ctx: typer.Context, values: dict[str, Any]) -> None:
     """Run a node: HTTP API, dashboard and its part of the ring, until SIGTERM."""
-    # While the modules load nothing is open yet. Without this the kernel drops the signal for a container's first
-    # process, and the pod would only end at the end of its grace.
+    # While the modules load nothing is open yet. Without this the kernel drops the signal for a
+    # container's first process, and the pod would only end at the end of its grace.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from exo.cli.commands.serve import serve
 
@@ -58,7 +69,9 @@ def _config(ctx: typer.Context, values: dict[str, Any]) -> None:
     """Print the settings a node would run with, and where each comes from."""
     from exo.cli.settings.configuration import show
 
-    show({key: (value, origin_or_default(ctx, BY_KEY[key])) for key, value in values.items()}, BY_KEY)
+    show(
+        {key: (value, origin_or_default(ctx, BY_KEY[key])) for key, value in values.items()}, BY_KEY
+    )
 
 
 def _version(wanted: bool) -> None:
@@ -82,10 +95,14 @@ app.command("serve", cls=SettingsCommand, epilog=EPILOG)(with_settings(_serve))
 @app.command(cls=SettingsCommand)
 def run(
     model: Model,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to ask; - reads standard input.")] = "-",
+    prompt: Annotated[
+        str, typer.Option("--prompt", "-p", help="What to ask; - reads standard input.")
+    ] = "-",
     system: Annotated[str | None, typer.Option(help="How the model should behave.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")
+    ] = 0.0,
     seed: Annotated[int | None, typer.Option(min=0, help="Makes sampling repeatable.")] = None,
     engine: EngineFlag = "auto",
 ) -> None:
@@ -98,9 +115,13 @@ def run(
 @app.command()
 def chat(
     url: Url = LOCAL,
-    model: Annotated[str | None, typer.Option(help="Which of the node's models.", show_default="its first")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Which of the node's models.", show_default="its first")
+    ] = None,
     system: Annotated[str | None, typer.Option(help="How the model should behave.")] = None,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")] = 0.7,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")
+    ] = 0.7,
     api_key: Key = None,
 ) -> None:
     """Talk to a running node in the terminal."""
@@ -115,7 +136,9 @@ def status(
     api_key: Key = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Show a running node: its ring, layer map, resources and requests. Exit code 1 unless it is ready."""
+    """Show a running node: its ring, layer map, resources and requests. Exit code 1 unless it is
+    ready.
+    """
     from exo.cli.commands.status import show
 
     raise typer.Exit(show(url, api_key, as_json=as_json))
@@ -131,7 +154,9 @@ def models() -> None:
 
 @app.command(cls=SettingsCommand)
 def doctor(
-    model: Annotated[str, typer.Option(help="The model to look for.", envvar=env_name("model"))] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Option(help="The model to look for.", envvar=env_name("model"))
+    ] = DEFAULT_MODEL,
 ) -> None:
     """Check whether this machine can run a node, and explain what is wrong."""
     from exo.cli.commands.doctor import show
@@ -160,7 +185,9 @@ def bench(
 def logits(
     model: Model,
     tokens_file: Annotated[Path, typer.Option(help="JSON: a list of lists of token ids.")],
-    out: Annotated[Path, typer.Option(help="The .npz to write: logits_0, logits_1, … (tokens, vocab).")],
+    out: Annotated[
+        Path, typer.Option(help="The .npz to write: logits_0, logits_1, … (tokens, vocab).")
+    ],
     engine: EngineFlag = "auto",
     shards: Shards = 1,
     batch: Annotated[bool, typer.Option("--batch", help="Run the lists as one batch.")] = False,
@@ -190,7 +217,9 @@ def version() -> None:
 
 
 def main() -> None:
-    """Ends the process with 0 fine, 1 failed, 2 wrong usage, 130 on Ctrl-C; errors are one line on standard error."""
+    """Ends the process with 0 fine, 1 failed, 2 wrong usage, 130 on Ctrl-C; errors are one line on
+    standard error.
+    """
     try:
         app()
     except Failure as failure:

@@ -1,4 +1,6 @@
-"""What the terminal commands ask of a running node, over HTTP; failures are one line that says what to do."""
+"""What the terminal commands ask of a running node, over HTTP; failures are one line that says what
+to do.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,21 @@ def ask(client: httpx.Client, path: str) -> dict[str, Any]:
 
 def unreachable(client: httpx.Client, error: Exception) -> Failure:
     reason = str(error) or type(error).__name__
-    return Failure(f"no node answers at {client.base_url} ({reason}); start one with `exo serve`, or give --url")
+    return Failure(
+        f"no node answers at {client.base_url} ({reason}); start one with `exo serve`, or give"
+        " --url"
+    )
 
 
 def check(answer: httpx.Response) -> None:
-    """Raises `Failure` with the node's own words unless the answer is fine; the body must have been read."""
+    """Raises `Failure` with the node's own words unless the answer is fine; the body must have been
+    read.
+    """
     if answer.status_code == 401:
         if "authorization" in answer.request.headers:
-            raise Failure("the node asks for another API key than the one in --api-key or EXO_API_KEY")
+            raise Failure(
+                "the node asks for another API key than the one in --api-key or EXO_API_KEY"
+            )
         raise Failure("the node asks for an API key: give --api-key or set EXO_API_KEY")
     if answer.status_code >= 400:
         try:

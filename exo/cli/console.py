@@ -1,4 +1,6 @@
-"""The console that tables of the commands go to: as wide as the terminal, or as its lines where it is none."""
+"""The console that tables of the commands go to: as wide as the terminal, or as its lines where it
+is none.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""From an error to one clear line and an exit code: 1 failed, 2 wrong usage. No tracebacks for people."""
+"""From an error to one clear line and an exit code: 1 failed, 2 wrong usage. No tracebacks for
+people.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ class Failure(Exception):
 
 
 def explain(error: BaseException, options: Collection[str] = ()) -> Failure:
-    """The cause a person can act on, wherever it is in the chain; what the caller asked wrongly is wrong usage.
+    """The cause a person can act on, wherever it is in the chain; what the caller asked wrongly is
+    wrong usage.
 
     options: names of the command's own; a wrong field that is one of them is named as one.
     """
@@ -39,7 +42,11 @@ def explain(error: BaseException, options: Collection[str] = ()) -> Failure:
 
 
 def _way_out(error: BaseException) -> str:
-    return f"; --{error.setting.replace('_', '-')} takes another" if isinstance(error, CannotListen) else ""
+    return (
+        f"; --{error.setting.replace('_', '-')} takes another"
+        if isinstance(error, CannotListen)
+        else ""
+    )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

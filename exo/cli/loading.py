@@ -1,4 +1,6 @@
-"""An engine with a whole model, for commands without a server; a progress bar on the terminal while it loads."""
+"""An engine with a whole model, for commands without a server; a progress bar on the terminal while
+it loads.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from exo.contract import env_name
-from exo.download import DownloadProgress, LocalShardDownloader, ModelSource, ShardDownloader, hub_names
+from exo.download import (
+    DownloadProgress,
+    LocalShardDownloader,
+    ModelSource,
+    ShardDownloader,
+    hub_names,
+)
 from exo.inference.checkpoints.checkpoint import open_checkpoint
 from exo.inference.engines.checkpoint_engine import CheckpointEngine, LoadProgress
 from exo.inference.engines.factory import create_engine
@@ -23,7 +31,9 @@ from exo.node.served_model import ShapeOnly
 
 
 @contextlib.asynccontextmanager
-async def loaded_engine(model: str, engine_name: str) -> AsyncIterator[tuple[CheckpointEngine, Shard]]:
+async def loaded_engine(
+    model: str, engine_name: str
+) -> AsyncIterator[tuple[CheckpointEngine, Shard]]:
     """Raises `ModelNotFound` or `CheckpointError` before any weight is read."""
     path, shard = await fetched(model)
     engine = create_engine(engine_name)
@@ -35,7 +45,9 @@ async def loaded_engine(model: str, engine_name: str) -> AsyncIterator[tuple[Che
 
 
 async def fetched(model: str) -> tuple[Path, Shard]:
-    """A model's checkpoint, with all of its weights here, and all of its layers. Raises as `loaded_engine`."""
+    """A model's checkpoint, with all of its weights here, and all of its layers. Raises as
+    `loaded_engine`.
+    """
     async with downloader_of(model) as downloader:
         with fetch_bar(downloader, model):
             source = await downloader.describe(model)
@@ -64,19 +76,27 @@ def downloader_of(model: str) -> ShardDownloader:
 
 @contextlib.contextmanager
 def fetch_bar(downloader: ShardDownloader, name: str) -> Iterator[None]:
-    """A bar while files come from the hub; nothing for a model that is here, and without a terminal."""
+    """A bar while files come from the hub; nothing for a model that is here, and without a
+    terminal.
+    """
     with _bar("fetching") as bar:
         task = bar.add_task(name, total=None, visible=False)
 
         def advance(progress: DownloadProgress) -> None:
-            bar.update(task, total=progress.bytes_total, completed=progress.bytes_done, visible=True)
+            bar.update(
+                task, total=progress.bytes_total, completed=progress.bytes_done, visible=True
+            )
 
         downloader.on_progress = advance
         yield
 
 
 def layers_of(source: ModelSource) -> int:
-    with open_checkpoint(source.path) if source.weights_here else ShapeOnly(source.path) as checkpoint:
+    with (
+        open_checkpoint(source.path)
+        if source.weights_here
+        else ShapeOnly(source.path) as checkpoint
+    ):
         return read_config(checkpoint).n_layers
 
 
@@ -100,5 +120,12 @@ def progress_bar(engine: CheckpointEngine, name: str) -> Iterator[None]:
 
 
 def _bar(verb: str) -> Progress:
-    columns = (TextColumn(verb + " {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    columns = (
+        TextColumn(verb + " {task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(
+        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    )

@@ -1,4 +1,6 @@
-"""A progress bar while `exo serve` starts on a terminal. Log lines scroll above it; elsewhere there is none."""
+"""A progress bar while `exo serve` starts on a terminal. Log lines scroll above it; elsewhere there
+is none.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _REFRESH_SECONDS = 0.1
 
 
 class LateStderr(io.TextIOBase):
-    """Whatever `sys.stderr` is at the moment: the bar puts itself in its place while it is shown."""
+    """Whatever `sys.stderr` is at the moment: the bar puts itself in its place while it is
+    shown.
+    """
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)
@@ -42,7 +46,12 @@ async def startup_bar(progress: Callable[[], str | None]) -> AsyncIterator[None]
         async def follow() -> None:
             while True:
                 text, percent = split(progress() or "starting")
-                bar.update(task, description=text, total=None if percent is None else 100, completed=percent or 0)
+                bar.update(
+                    task,
+                    description=text,
+                    total=None if percent is None else 100,
+                    completed=percent or 0,
+                )
                 await asyncio.sleep(_REFRESH_SECONDS)
 
         following = asyncio.create_task(follow(), name="startup bar")

@@ -1,8 +1,9 @@
-"""One Hugging Face hub through `huggingface_hub`: what a repository has, and its files, each checked by its hash.
+"""One Hugging Face hub through `huggingface_hub`: what a repository has, and its files, each
+checked by its hash.
 
-Blocks; runs in threads. Files land in the library's own cache, which resumes cut downloads and is safe to share. Faults
-that pass (429, 5xx, cut connections, a wrong hash) are tried again; the others are `CheckpointError` or
-`ModelNotFound` in words.
+Blocks; runs in threads. Files land in the library's own cache, which resumes cut downloads and is
+safe to share. Faults that pass (429, 5xx, cut connections, a wrong hash) are tried again; the
+others are `CheckpointError` or `ModelNotFound` in words.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class Repository:
 
 
 class Hub:
-    """endpoint: None: `HF_ENDPOINT` or the public hub. pause: seconds before the first new try; they grow.
+    """endpoint: None: `HF_ENDPOINT` or the public hub. pause: seconds before the first new try;
+    they grow.
 
     `cancelled` ends waiting and retrying.
     """
@@ -85,30 +87,47 @@ class Hub:
         self.cancelled = threading.Event()
 
     def look_up(self, repo: str, revision: str | None) -> Repository:
-        """Raises `ModelNotFound` for what the hub does not have or show, `CheckpointError` for a hub that fails."""
+        """Raises `ModelNotFound` for what the hub does not have or show, `CheckpointError` for a
+        hub that fails.
+        """
         if self._offline:
             return self.cached(repo, revision)
         api = HfApi(endpoint=self._endpoint, token=self._token)
-        info = self._try(repo, lambda: api.model_info(repo, revision=revision, files_metadata=True, timeout=30.0))
+        info = self._try(
+            repo, lambda: api.model_info(repo, revision=revision, files_metadata=True, timeout=30.0)
+        )
         files = {
-            each.rfilename: HubFile(each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else "")
+            each.rfilename: HubFile(
+                each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else ""
+            )
             for each in info.siblings or ()
         }
         for name in (str(info.sha), *(file.sha256 for file in files.values() if file.sha256)):
             if not HASH.fullmatch(name):  # they become names of files here
-                raise CheckpointError(f"the hub names a commit or content {name[:80]!r}, which is no hash", path=repo)
+                raise CheckpointError(
+                    f"the hub names a commit or content {name[:80]!r}, which is no hash", path=repo
+                )
         self._remember(repo, revision, str(info.sha))
         return Repository(repo, str(info.sha), files)
 
     def fetch(self, repository: Repository, name: str) -> Path:
         """The file, whole and checked."""
-        return self._try(repository.repo, lambda: self._fetch_once(repository, repository.files[name]))
+        return self._try(
+            repository.repo, lambda: self._fetch_once(repository, repository.files[name])
+        )
 
     def _fetch_once(self, repository: Repository, file: HubFile) -> Path:
-        path = Path(hf_hub_download(
-            repository.repo, file.name, revision=repository.commit, cache_dir=self._cache, token=self._token,
-            endpoint=self._endpoint, local_files_only=self._offline,
-        ))  # fmt: skip
+        path = Path(
+            hf_hub_download(
+                repository.repo,
+                file.name,
+                revision=repository.commit,
+                cache_dir=self._cache,
+                token=self._token,
+                endpoint=self._endpoint,
+                local_files_only=self._offline,
+            )
+        )
         if file.sha256:
             self._verify(path.resolve(), file.sha256)
         return path
@@ -122,12 +141,16 @@ class Hub:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != expected:
             path.unlink(missing_ok=True)
-            raise WrongContent(f"the content has the SHA-256 {found[:16]}…, the hub names {expected[:16]}…")
+            raise WrongContent(
+                f"the content has the SHA-256 {found[:16]}…, the hub names {expected[:16]}…"
+            )
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
 
     def _ref(self, repo: str, revision: str | None) -> Path:
-        """Where the cache keeps which commit a branch or tag was; the library's own place for it."""
+        """Where the cache keeps which commit a branch or tag was;
+        the library's own place for it.
+        """
         return self._cache / f"models--{repo.replace('/', '--')}" / "refs" / (revision or "main")
 
     def _remember(self, repo: str, revision: str | None, commit: str) -> None:
@@ -136,7 +159,9 @@ class Hub:
             ref.parent.mkdir(parents=True, exist_ok=True)
             ref.write_text(commit)
         except OSError as error:
-            raise CheckpointError(f"cannot be written: {error.strerror or error}", path=str(ref)) from error
+            raise CheckpointError(
+                f"cannot be written: {error.strerror or error}", path=str(ref)
+            ) from error
 
     def cached(self, repo: str, revision: str | None) -> Repository:
         """What an earlier run left in the cache. Raises `CheckpointError` when it left nothing."""
@@ -146,9 +171,12 @@ class Hub:
         snapshot = folder / "snapshots" / commit
         if not commit or not snapshot.is_dir():
             raise CheckpointError(
-                f"{repo} at {revision or 'main'} is not in the cache, and this node is offline", path=str(self._cache)
+                f"{repo} at {revision or 'main'} is not in the cache, and this node is offline",
+                path=str(self._cache),
             )
-        files = {each.name: HubFile(each.name, each.stat().st_size, "") for each in snapshot.iterdir()}
+        files = {
+            each.name: HubFile(each.name, each.stat().st_size, "") for each in snapshot.iterdir()
+        }
         return Repository(repo, commit, files)
 
     def _try(self, repo: str, operation: Callable[[], T]) -> T:
@@ -158,7 +186,9 @@ class Hub:
             except Exception as error:
                 if not _passes(error) or attempt == self._attempts or self.cancelled.is_set():
                     raise _in_words(repo, error) from error
-                pause = _retry_after(error) or self._pause * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)
+                pause = _retry_after(error) or self._pause * 2 ** (attempt - 1) * random.uniform(
+                    0.5, 1.0
+                )
                 log.warning("%s: try %d failed, again in %.1f s: %s", repo, attempt, pause, error)
                 self.cancelled.wait(min(pause, 60.0))
         raise AssertionError("the last try returns or raises")
@@ -173,16 +203,20 @@ def _passes(error: Exception) -> bool:
     """Whether trying again may help."""
     if isinstance(error, HfHubHTTPError):
         return error.response is not None and error.response.status_code in TRANSIENT
-    if isinstance(error, LocalEntryNotFoundError):  # the library's word for "neither network nor cache"
+    # The library's word for "neither network nor cache".
+    if isinstance(error, LocalEntryNotFoundError):
         cause = error.__cause__
         return cause is None or not isinstance(cause, Exception) or _passes(cause)
     if isinstance(error, WrongContent | ConnectionError | TimeoutError) or _is_transport(error):
         return True
-    return isinstance(error, OSError) and error.errno is None  # "Consistency check failed": cut short
+    # "Consistency check failed": cut short.
+    return isinstance(error, OSError) and error.errno is None
 
 
 def _is_transport(error: Exception) -> bool:
-    """By name: which HTTP client the library uses has changed before, and is none of our dependencies."""
+    """By name: which HTTP client the library uses has changed before, and is none of our
+    dependencies.
+    """
     return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
 
@@ -195,14 +229,20 @@ def _retry_after(error: Exception) -> float | None:
 def _in_words(repo: str, error: Exception) -> Exception:
     match error:
         case GatedRepoError():
-            return CheckpointError(f"is gated: accept its terms on the hub and give a token ({TOKEN})", path=repo)
+            return CheckpointError(
+                f"is gated: accept its terms on the hub and give a token ({TOKEN})", path=repo
+            )
         case RepositoryNotFoundError():
-            message = f"the hub has no model {repo!r}, or shows it only to those with a token ({TOKEN})"
+            message = (
+                f"the hub has no model {repo!r}, or shows it only to those with a token ({TOKEN})"
+            )
             return ModelNotFound(f"hf:{repo}", (), message)
         case RevisionNotFoundError():
             return CheckpointError("the hub has no such revision", path=repo)
         case WrongContent():
-            return CheckpointError(f"{error}; the download is damaged or the hub is not to be trusted", path=repo)
+            return CheckpointError(
+                f"{error}; the download is damaged or the hub is not to be trusted", path=repo
+            )
         case OSError() if error.errno is not None:
             return CheckpointError(f"cannot be stored: {os.strerror(error.errno)}", path=repo)
     return CheckpointError(f"cannot be fetched: {error}", path=repo)

@@ -1,7 +1,8 @@
-"""`HubShardDownloader`: models of a Hugging Face hub beside the local ones; a node fetches only its shard's files.
+"""`HubShardDownloader`: models of a Hugging Face hub beside the local ones; a node fetches only its
+shard's files.
 
-A shard is laid out as a folder of hard links into the hub cache with an index of just its files, so that a checkpoint
-reader sees a whole checkpoint of what is there.
+A shard is laid out as a folder of hard links into the hub cache with an index of just its files, so
+that a checkpoint reader sees a whole checkpoint of what is there.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ DEGRADATION = "hub"
 
 
 class HubShardDownloader(LocalShardDownloader):
-    """cache: folder for what was fetched. revision: where the model's name gives none. See `Hub` for the rest."""
+    """cache: folder for what was fetched. revision: where the model's name gives none. See `Hub`
+    for the rest.
+    """
 
     def __init__(
         self,
@@ -65,20 +68,28 @@ class HubShardDownloader(LocalShardDownloader):
         if not hub_names.is_hub_name(model):
             return await super()._describe(model)
         name = hub_names.parse(model)
-        repository = await self._look_up(name.repo, name.revision or hub_names.checked_revision(self._revision))
+        repository = await self._look_up(
+            name.repo, name.revision or hub_names.checked_revision(self._revision)
+        )
         gguf = hub_names.gguf_file(name, repository.files)
         if gguf is not None:
             (path,) = await self._fetch(repository, [gguf])
             return ModelSource(model_id=name.model_id, path=path, revision=repository.commit)
         small = [file for file in hub_names.SMALL_FILES if file in repository.files]
         if "config.json" not in small:
-            raise CheckpointError("the repository has neither config.json nor a GGUF file", path=name.repo)
+            raise CheckpointError(
+                "the repository has neither config.json nor a GGUF file", path=name.repo
+            )
         folder = (await self._fetch(repository, small))[0].parent
         self._repositories[folder] = repository
-        return ModelSource(model_id=name.model_id, path=folder, revision=repository.commit, weights_here=False)
+        return ModelSource(
+            model_id=name.model_id, path=folder, revision=repository.commit, weights_here=False
+        )
 
     async def _look_up(self, repo: str, revision: str | None) -> Repository:
-        """Of the hub; where it cannot be reached, of what an earlier run left, as a degradation that shows."""
+        """Of the hub; where it cannot be reached, of what an earlier run left, as a degradation
+        that shows.
+        """
         try:
             found: Repository = await self._run(self._hub.look_up, repo, revision)
         except CheckpointError as error:
@@ -101,7 +112,9 @@ class HubShardDownloader(LocalShardDownloader):
         files = sorted(hub_names.needed_files(weight_map, shard)) if weight_map else [SINGLE]
         missing = [file for file in files if file not in repository.files]
         if missing:
-            raise CheckpointError(f"the repository has no file {missing[0]!r}", path=repository.repo)
+            raise CheckpointError(
+                f"the repository has no file {missing[0]!r}", path=repository.repo
+            )
         weights = await self._fetch(repository, files)
         return await asyncio.to_thread(self._lay_out, source.path, repository, weights, weight_map)
 
@@ -127,12 +140,22 @@ class HubShardDownloader(LocalShardDownloader):
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
 
     def _lay_out(
-        self, described: Path, repository: Repository, weights: list[Path], weight_map: dict[str, str]
+        self,
+        described: Path,
+        repository: Repository,
+        weights: list[Path],
+        weight_map: dict[str, str],
     ) -> Path:
-        """The folder of this set of files; made aside and moved in place, so that two nodes may do it at once."""
+        """The folder of this set of files; made aside and moved in place, so that two nodes may do
+        it at once.
+        """
         names = sorted(path.name for path in weights)
         tag = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
-        folder = self._cache / "shards" / f"{repository.repo.replace('/', '--')}--{repository.commit[:12]}--{tag}"
+        folder = (
+            self._cache
+            / "shards"
+            / f"{repository.repo.replace('/', '--')}--{repository.commit[:12]}--{tag}"
+        )
         if folder.is_dir():
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +171,9 @@ class HubShardDownloader(LocalShardDownloader):
         except OSError as error:
             shutil.rmtree(made, ignore_errors=True)
             if not folder.is_dir():  # else the other node was quicker
-                raise CheckpointError(f"cannot be laid out: {error.strerror or error}", path=str(folder)) from error
+                raise CheckpointError(
+                    f"cannot be laid out: {error.strerror or error}", path=str(folder)
+                ) from error
         return folder
 
 
@@ -160,8 +185,14 @@ def _weight_map(folder: Path) -> dict[str, str]:
     if not isinstance(found, dict) or not found:
         raise CheckpointError("has no weight_map", path=str(folder / hub_names.INDEX))
     for tensor, file in found.items():
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-            raise CheckpointError(f"names {file!r} for {tensor!r}, which is no safetensors file", path=str(folder))
+        if (
+            not isinstance(file, str)
+            or Path(file).name != file
+            or not file.endswith(".safetensors")
+        ):
+            raise CheckpointError(
+                f"names {file!r} for {tensor!r}, which is no safetensors file", path=str(folder)
+            )
     return found
 
 

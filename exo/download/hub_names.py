@@ -1,4 +1,6 @@
-"""What to fetch from a hub: names of models, and which files of a repository a shard needs. Pure."""
+"""What to fetch from a hub: names of models, and which files of a repository a shard needs.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,15 @@ SMALL_FILES: Final = (
 )
 _NAME = re.compile(
     r"hf:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w./-]*))?(:(?P<file>[\w.-]+\.gguf))?", re.ASCII
-)  # fmt: skip
+)
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
 class HubName:
-    """revision: branch, tag or commit, None: the repository's main branch. file: one GGUF file of it."""
+    """revision: branch, tag or commit, None: the repository's main branch. file: one GGUF file of
+    it.
+    """
 
     repo: str
     revision: str | None = None
@@ -49,26 +53,34 @@ def parse(model: str) -> HubName:
     match = _NAME.fullmatch(model)
     if match is None or ".." in model:
         raise InvalidRequest(
-            f"{model!r} is no model of a hub; write hf:OWNER/REPO, hf:OWNER/REPO@REVISION or hf:OWNER/REPO:FILE.gguf",
+            f"{model!r} is no model of a hub; write hf:OWNER/REPO, hf:OWNER/REPO@REVISION or"
+            " hf:OWNER/REPO:FILE.gguf",
             field="model",
         )
     return HubName(match["repo"], match["revision"], match["file"])
 
 
 def checked_revision(revision: str | None) -> str | None:
-    """One from a setting. It becomes part of a path: raises `InvalidRequest` for what could lead elsewhere."""
-    if revision is not None and (".." in revision or not re.fullmatch(r"\w[\w./-]*", revision, re.ASCII)):
+    """One from a setting. It becomes part of a path: raises `InvalidRequest` for what could lead
+    elsewhere.
+    """
+    if revision is not None and (
+        ".." in revision or not re.fullmatch(r"\w[\w./-]*", revision, re.ASCII)
+    ):
         raise InvalidRequest(f"{revision!r} is no branch, tag or commit", field="hub-revision")
     return revision
 
 
 def gguf_file(name: HubName, files: Iterable[str]) -> str | None:
-    """The GGUF file to serve; None for a safetensors repository. Raises `InvalidRequest` listing the choice."""
+    """The GGUF file to serve; None for a safetensors repository. Raises `InvalidRequest` listing
+    the choice.
+    """
     there = sorted(file for file in files if file.endswith(".gguf") and "/" not in file)
     if name.file is not None:
         if name.file not in there:
             raise InvalidRequest(
-                f"{name.repo} has no file {name.file!r}; there are: {', '.join(there) or 'no GGUF files'}",
+                f"{name.repo} has no file {name.file!r}; there are:"
+                f" {', '.join(there) or 'no GGUF files'}",
                 field="model",
             )
         return name.file
@@ -76,14 +88,17 @@ def gguf_file(name: HubName, files: Iterable[str]) -> str | None:
         return None
     if len(there) > 1:
         raise InvalidRequest(
-            f"{name.repo} has several GGUF files; name one: {', '.join(f'hf:{name.repo}:{file}' for file in there)}",
+            f"{name.repo} has several GGUF files; name one:"
+            f" {', '.join(f'hf:{name.repo}:{file}' for file in there)}",
             field="model",
         )
     return there[0]
 
 
 def needed_files(weight_map: Mapping[str, str], shard: Shard) -> set[str]:
-    """The safetensors files with tensors of the shard's layers; embedding, norm and head go with both ends."""
+    """The safetensors files with tensors of the shard's layers; embedding, norm and head go with
+    both ends.
+    """
     return {file for tensor, file in weight_map.items() if _is_needed(tensor, shard)}
 
 

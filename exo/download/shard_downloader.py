@@ -1,7 +1,7 @@
 """`ShardDownloader`: from a model's name to files on this machine. Knows no engine and no plan.
 
-In two steps, so that a node of a ring fetches only its share: `describe` brings what tells the shape of the model
-(configuration, index, tokenizer), `ensure_shard` the weights of a shard.
+In two steps, so that a node of a ring fetches only its share: `describe` brings what tells the
+shape of the model (configuration, index, tokenizer), `ensure_shard` the weights of a shard.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadProgress:
-    """Bytes of all the files of one `describe` or `ensure_shard`; those already here count as done."""
+    """Bytes of all the files of one `describe` or `ensure_shard`;
+    those already here count as done.
+    """
 
     bytes_done: int
     bytes_total: int

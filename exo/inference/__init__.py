@@ -1,1 +1,3 @@
-"""Engines, checkpoints, tokenizers, sampling: from token ids to token ids. Knows no sockets and no HTTP."""
+"""Engines, checkpoints, tokenizers, sampling: from token ids to token ids. Knows no sockets and no
+HTTP.
+"""

@@ -35,7 +35,9 @@ class InvalidRequest(ExoError):
 
 class ModelNotFound(InvalidRequest):
     def __init__(self, model: str, available: tuple[str, ...], message: str = "") -> None:
-        message = message or f"model {model!r} is not here; available: {', '.join(available) or 'none'}"
+        message = (
+            message or f"model {model!r} is not here; available: {', '.join(available) or 'none'}"
+        )
         super().__init__(message, field="model")
         self.model = model
         self.available = available
@@ -43,7 +45,9 @@ class ModelNotFound(InvalidRequest):
 
 class ContextExceeded(InvalidRequest):
     def __init__(self, tokens: int, limit: int) -> None:
-        super().__init__(f"the prompt has {tokens} tokens, the context window {limit}", field="messages")
+        super().__init__(
+            f"the prompt has {tokens} tokens, the context window {limit}", field="messages"
+        )
         self.tokens = tokens
         self.limit = limit
 
@@ -52,7 +56,8 @@ class CheckpointError(ExoError):
     """A checkpoint that cannot be read: truncated, of another format, inconsistent."""
 
     def __init__(self, message: str, *, path: str) -> None:
-        if len(message) > LONGEST:  # names come from the file, and a damaged one may have names of many kilobytes
+        # Names come from the file, and a damaged one may have names of many kilobytes.
+        if len(message) > LONGEST:
             message = f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
         super().__init__(f"{path}: {message}")
         self.path = path
@@ -79,7 +84,9 @@ class RingUnavailable(ExoError):
 
 
 class SequenceLost(ExoError):
-    """The KV cache of a sequence is not here at the position asked for; prefill prompt and tokens again."""
+    """The KV cache of a sequence is not here at the position asked for; prefill prompt and tokens
+    again.
+    """
 
     def __init__(self, request_id: str, *, expected: int, held: int | None) -> None:
         super().__init__(f"sequence {request_id!r}: position {expected} asked for, {held} held")

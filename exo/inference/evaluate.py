@@ -1,6 +1,8 @@
-"""What `exo eval` and `exo bench` do: logits of given tokens, perplexity of a text, tokens per second.
+"""What `exo eval` and `exo bench` do: logits of given tokens, perplexity of a text, tokens per
+second.
 
-Each function resolves and loads the model, computes, and returns what the command prints. Progress goes to `say`.
+Each function resolves and loads the model, computes, and returns what the command prints. Progress
+goes to `say`.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ class Stages:
         out: list[Array] = []
         for engine, shard in self.engines:
             out = await engine.infer_batch(shard, steps)
-            steps = [Step(s.request_id, x, s.position, s.rows) for s, x in zip(steps, out, strict=True)]
+            steps = [
+                Step(s.request_id, x, s.position, s.rows) for s, x in zip(steps, out, strict=True)
+            ]
         return out
 
     async def release(self, request_id: str) -> None:
@@ -57,19 +61,26 @@ class Stages:
             await engine.release(request_id)
 
     async def prefill(self, sequences: dict[str, Array]) -> dict[str, Array]:
-        """Logits (T, vocab) of every token of each sequence, all of them as one batch, in chunks."""
+        """Logits (T, vocab) of every token of each sequence, all of them as one batch,
+        in chunks.
+        """
         for _ in range(len(self.engines) * len(sequences)):
             try:
                 return await self._prefill(sequences)
             except SequenceLost:
-                # A stage wants one computed anew (longrope, grown past the short factors); each may, once for each.
+                # A stage wants one computed anew (longrope, grown past the short factors); each
+                # may, once for each.
                 continue
         return await self._prefill(sequences)
 
     async def _prefill(self, sequences: dict[str, Array]) -> dict[str, Array]:
-        parts: dict[str, list[Array]] = {name: [np.empty((0, self.config.vocab), np.float32)] for name in sequences}
+        parts: dict[str, list[Array]] = {
+            name: [np.empty((0, self.config.vocab), np.float32)] for name in sequences
+        }
         for at in range(0, max((len(t) for t in sequences.values()), default=0), CHUNK):
-            steps = [Step(n, t[at : at + CHUNK], at, "all") for n, t in sequences.items() if len(t) > at]
+            steps = [
+                Step(n, t[at : at + CHUNK], at, "all") for n, t in sequences.items() if len(t) > at
+            ]
             for step, logits in zip(steps, await self.infer(steps), strict=True):
                 parts[step.request_id].append(logits)
         return {name: np.concatenate(logits) for name, logits in parts.items()}
@@ -77,12 +88,16 @@ class Stages:
 
 @asynccontextmanager
 async def loaded(model: str | Path, engine: str, shards: int = 1) -> AsyncIterator[Stages]:
-    """The model's layers, in `shards` stages of about equal size. Raises `InvalidRequest`, `CheckpointError`."""
+    """The model's layers, in `shards` stages of about equal size. Raises `InvalidRequest`,
+    `CheckpointError`.
+    """
     path = model if isinstance(model, Path) else resolve_model(model)
     with open_checkpoint(path) as checkpoint:
         config = read_config(checkpoint)
     if not 1 <= shards <= config.n_layers:
-        raise InvalidRequest(f"the model has {config.n_layers} layers: 1 to {config.n_layers} shards", field="shards")
+        raise InvalidRequest(
+            f"the model has {config.n_layers} layers: 1 to {config.n_layers} shards", field="shards"
+        )
     bounds = [i * config.n_layers // shards for i in range(shards + 1)]
     name = model_id_of(str(path))
     async with AsyncExitStack() as stack:
@@ -104,7 +119,9 @@ async def eval_logits(
     batch: bool = False,
     say: Say = _silent,
 ) -> dict[str, Any]:
-    """Write `logits_0`, `logits_1`, ... float32 (tokens, vocab), one per list of token ids in `tokens_file`."""
+    """Write `logits_0`, `logits_1`, ... float32 (tokens, vocab), one per list of token ids in
+    `tokens_file`.
+    """
     lists = read_token_lists(tokens_file)
     check_writable(out)  # now, and not when all is computed
     results: dict[str, Array] = {}
@@ -145,7 +162,9 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise InvalidRequest(f"{path}: {error.strerror or error}", field="text") from error
     except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{path} is no UTF-8 text (byte {error.start})", field="text") from error
+        raise InvalidRequest(
+            f"{path} is no UTF-8 text (byte {error.start})", field="text"
+        ) from error
 
 
 def read_token_lists(path: Path) -> list[Array]:
@@ -159,10 +178,16 @@ def read_token_lists(path: Path) -> list[Array]:
     if not isinstance(value, list):
         raise InvalidRequest(f"{path} holds no list of lists of token ids", field="tokens-file")
     for i, ids in enumerate(value):
-        if not isinstance(ids, list) or any(not isinstance(t, int) or isinstance(t, bool) for t in ids):
-            raise InvalidRequest(f"{path}: entry {i} is not a list of token ids", field="tokens-file")
+        if not isinstance(ids, list) or any(
+            not isinstance(t, int) or isinstance(t, bool) for t in ids
+        ):
+            raise InvalidRequest(
+                f"{path}: entry {i} is not a list of token ids", field="tokens-file"
+            )
         if any(not 0 <= t < 1 << 31 for t in ids):
-            raise InvalidRequest(f"{path}: entry {i} has a token id outside the vocabulary", field="tokens-file")
+            raise InvalidRequest(
+                f"{path}: entry {i} has a token id outside the vocabulary", field="tokens-file"
+            )
     return [np.array(ids, dtype=np.int64) for ids in value]
 
 
@@ -173,8 +198,12 @@ def _check_vocabulary(lists: Sequence[Array], vocab: int, path: Path) -> None:
             raise InvalidRequest(message, field="tokens-file")
 
 
-async def eval_perplexity(model: str | Path, text: Path, engine: str = "auto", say: Say = _silent) -> dict[str, Any]:
-    """exp of the mean negative log likelihood per token, over windows of 1024 tokens that do not overlap."""
+async def eval_perplexity(
+    model: str | Path, text: Path, engine: str = "auto", say: Say = _silent
+) -> dict[str, Any]:
+    """exp of the mean negative log likelihood per token, over windows of 1024 tokens that do not
+    overlap.
+    """
     content = read_text(text)
     begun = time.monotonic()
     async with loaded(model, engine) as stages:
@@ -182,7 +211,9 @@ async def eval_perplexity(model: str | Path, text: Path, engine: str = "auto", s
         ids = await one.encode(shard, content)
         window = min(WINDOW, stages.config.context_length)
         if len(ids) < 2:
-            raise InvalidRequest(f"{text} has {len(ids)} tokens; at least 2 are needed", field="text")
+            raise InvalidRequest(
+                f"{text} has {len(ids)} tokens; at least 2 are needed", field="text"
+            )
         total, counted = 0.0, 0
         for at in range(0, len(ids) - 1, window):
             part = ids[at : at + window]
@@ -226,9 +257,11 @@ async def bench(
     say: Say = _silent,
     shards: int = 1,
 ) -> dict[str, Any]:
-    """Tokens per second: decoding with each batch size (after 64 tokens of prompt), prefilling each prompt length.
+    """Tokens per second: decoding with each batch size (after 64 tokens of prompt), prefilling each
+    prompt length.
 
-    With more shards than one a step goes through all stages before the next: what they cost beside one, not a ring.
+    With more shards than one a step goes through all stages before the next: what they cost beside
+        one, not a ring.
     """
     if any(n < 1 for n in (*batches, *prefills)):
         raise InvalidRequest("batch sizes and prompt lengths are at least 1", field="batch")
@@ -266,7 +299,9 @@ async def _prefill_rate(stages: Stages, n: int, rng: np.random.Generator) -> flo
     return float(np.median(rates[1:]))  # the first warms up
 
 
-async def _decode_rate(stages: Stages, batch: int, rng: np.random.Generator, steps: int = 32) -> float:
+async def _decode_rate(
+    stages: Stages, batch: int, rng: np.random.Generator, steps: int = 32
+) -> float:
     vocab, prompt = stages.config.vocab, min(64, max(1, stages.config.context_length - steps - 2))
     names = [f"d{i}" for i in range(batch)]
     await stages.infer([Step(name, rng.integers(0, vocab, prompt), 0) for name in names])

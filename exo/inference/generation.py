@@ -1,4 +1,6 @@
-"""What a caller asks of a node and what it gets back, token by token. Pure data shared by API and orchestration."""
+"""What a caller asks of a node and what it gets back, token by token. Pure data shared by API and
+orchestration.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One sequence to produce. `prompt_tokens` come from the tokenizer; text never travels the ring."""
+    """One sequence to produce. `prompt_tokens` come from the tokenizer; text never travels the
+    ring.
+    """
 
     request_id: str
     model_id: str
@@ -30,12 +34,18 @@ class GenerationRequest:
     ignore_eos: bool = False
 
     def check_tokens(self, vocab: int) -> None:
-        """Raises `InvalidRequest` naming a token id that a model with so many tokens does not have, and its field."""
-        for field_, tokens in (("prompt", self.prompt_tokens), ("logit_bias", self.params.logit_bias)):
+        """Raises `InvalidRequest` naming a token id that a model with so many tokens does not have,
+        and its field.
+        """
+        for field_, tokens in (
+            ("prompt", self.prompt_tokens),
+            ("logit_bias", self.params.logit_bias),
+        ):
             wrong = next((token for token in tokens if not 0 <= token < vocab), None)
             if wrong is not None:
                 message = (
-                    f"'{self.model_id}' has no token {wrong}: its vocabulary has {vocab}, with ids 0 to {vocab - 1}."
+                    f"'{self.model_id}' has no token {wrong}: its vocabulary has {vocab}, with ids"
+                    f" 0 to {vocab - 1}."
                 )
                 raise InvalidRequest(f"Invalid value for '{field_}': {message}", field=field_)
 
@@ -48,7 +58,8 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationChunk:
-    """One step of the answer. `text` may be empty (half a character, or a stop string in the making).
+    """One step of the answer. `text` may be empty (half a character, or a stop string in the
+    making).
 
     The last chunk, and only it, has `finish_reason`. `usage` counts tokens so far.
     """
@@ -66,13 +77,20 @@ class Backend(Protocol):
     """What the HTTP API needs of a node; `exo.orchestration.Node` is one."""
 
     def models(self) -> list[dict[str, Any]]:
-        """The models served: `{"id": ..., "created": ..., "owned_by": ..., "context_length": ...}`."""
+        """The models served: `{"id": ..., "created": ..., "owned_by": ..., "context_length":
+        ...}`.
+        """
         ...
 
     async def render_chat(
-        self, model_id: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
+        self,
+        model_id: str,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
     ) -> tuple[int, ...]:
-        """Chat template and tokenizer. Raises `exo.inference.errors.InvalidRequest` for messages it refuses."""
+        """Chat template and tokenizer. Raises `exo.inference.errors.InvalidRequest` for messages it
+        refuses.
+        """
         ...
 
     async def render_prompt(self, model_id: str, prompt: str) -> tuple[int, ...]: ...
@@ -80,18 +98,21 @@ class Backend(Protocol):
     def process_tokens(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
         """Generate; closing the iterator cancels the sequence and frees its KV on every stage.
 
-        Raises (at the first step) `Overloaded` (429), `ModelNotFound` (404), `InvalidRequest` (400),
-        `NodeDraining` or `RingUnavailable` (503), all from `exo.inference.errors`.
+        Raises (at the first step) `Overloaded` (429), `ModelNotFound` (404), `InvalidRequest`
+        (400), `NodeDraining` or `RingUnavailable` (503), all from `exo.inference.errors`.
         """
         ...
 
     def token_bytes(self, model_id: str, token: int) -> bytes:
-        """The bytes that one token stands for (half a character, perhaps); the logprobs of the API show them."""
+        """The bytes that one token stands for (half a character, perhaps); the logprobs of the API
+        show them.
+        """
         ...
 
 
 class NodeView(Protocol):
-    """What the dashboard, `exo status` and the operator read of a node; `exo.orchestration.Node` is one.
+    """What the dashboard, `exo status` and the operator read of a node; `exo.orchestration.Node` is
+    one.
 
     All answers are ready for JSON, cheap, and never wait; they work in every state of the node.
     """
@@ -100,19 +121,25 @@ class NodeView(Protocol):
     def node_id(self) -> str: ...
 
     def describe_topology(self) -> dict[str, Any]:
-        """`{"node_id", "nodes": [{"id", "address", "memory_mib", "chip", "state"}], "edges": [{"from", "to"}]}`."""
+        """`{"node_id", "nodes": [{"id", "address", "memory_mib", "chip", "state"}], "edges":
+        [{"from", "to"}]}`.
+        """
         ...
 
     def describe_ring(self) -> dict[str, Any]:
-        """`{"formed", "reason", "model_id", "n_layers", "epoch", "standby": [id], "stages": [{"node_id", "start_layer",
+        """`{"formed", "reason", "model_id", "n_layers", "epoch", "standby": [id], "stages":
+        [{"node_id", "start_layer",
         "end_layer"}]}`: the plan in force, and while there is none, why (`reason`)."""
         ...
 
     def describe_requests(self) -> list[dict[str, Any]]:
-        """Live sequences: `{"request_id", "model_id", "state", "prompt_tokens", "completion_tokens", "age_seconds",
+        """Live sequences:
+        `{"request_id", "model_id", "state", "prompt_tokens", "completion_tokens", "age_seconds",
         "tokens_per_second"}`."""
         ...
 
     def describe_progress(self) -> str | None:
-        """What a node that is not ready yet is doing ("loading model 43 %"), or "draining"; None when neither."""
+        """What a node that is not ready yet is doing ("loading model 43 %"), or "draining"; None
+        when neither.
+        """
         ...

@@ -22,8 +22,8 @@ class Shard:
             raise ValueError(f"n_layers: {self.n_layers} must be at least 1")
         if not 0 <= self.start_layer <= self.end_layer < self.n_layers:
             raise ValueError(
-                f"start_layer..end_layer: {self.start_layer}..{self.end_layer} is not a range within "
-                f"0..{self.n_layers - 1} of {self.model_id!r}"
+                f"start_layer..end_layer: {self.start_layer}..{self.end_layer} is not a range"
+                f" within 0..{self.n_layers - 1} of {self.model_id!r}"
             )
 
     @classmethod

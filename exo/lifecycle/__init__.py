@@ -1,4 +1,5 @@
-"""The AsyncResource pattern: every component with a life has one state, one way up, one way down, and a health.
+"""The AsyncResource pattern: every component with a life has one state, one way up, one way down,
+and a health.
 
 Knows nothing of models, HTTP or gRPC. See docs/lifecycle.md.
 """

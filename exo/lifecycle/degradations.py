@@ -1,8 +1,8 @@
 """Named degradations: what runs on a fallback at present, why, since when, and for which resource.
 
-A declared degradation is no failed check: the resource serves, and is DEGRADED from the declaration (or, declared by
-its init hook, from the end of that) until it is withdrawn, closed or initialized anew. Logs hear of it as an event,
-metrics and dashboard read `degradations()`.
+A declared degradation is no failed check: the resource serves, and is DEGRADED from the declaration
+(or, declared by its init hook, from the end of that) until it is withdrawn, closed or initialized
+anew. Logs hear of it as an event, metrics and dashboard read `degradations()`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,12 @@ class Degradation:
         return f"{self.name} runs on {self.to}: {self.reason}"
 
 
-def degrade(name: str, *, to: str, reason: str | BaseException, resource: AsyncResource | None = None) -> Degradation:
-    """Declare that `name` runs on `to` from now on; declaring it again replaces it. `resource` becomes DEGRADED."""
+def degrade(
+    name: str, *, to: str, reason: str | BaseException, resource: AsyncResource | None = None
+) -> Degradation:
+    """Declare that `name` runs on `to` from now on; declaring it again replaces it. `resource`
+    becomes DEGRADED.
+    """
     arguments.text("degrade", "name", name)
     arguments.text(f"degrade {name!r}", "to", to)
     text = (str(reason) or repr(reason)) if isinstance(reason, BaseException) else reason
@@ -56,11 +60,21 @@ def degrade(name: str, *, to: str, reason: str | BaseException, resource: AsyncR
 
 
 def restore(name: str, *, resource: AsyncResource | None = None) -> bool:
-    """Withdraw a degradation; False when there was none. The next health check brings the resource back to READY."""
-    gone = _process_wide.pop(name, None) if resource is None else resource._lifecycle.declared.pop(name, None)
+    """Withdraw a degradation; False when there was none. The next health check brings the resource
+    back to READY.
+    """
+    gone = (
+        _process_wide.pop(name, None)
+        if resource is None
+        else resource._lifecycle.declared.pop(name, None)
+    )
     if gone is None:
         return False
-    publish(DegradationChange(gone.resource_id, gone.resource_type, name, gone.to, "restored", active=False))
+    publish(
+        DegradationChange(
+            gone.resource_id, gone.resource_type, name, gone.to, "restored", active=False
+        )
+    )
     return True
 
 

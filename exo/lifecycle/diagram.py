@@ -1,6 +1,8 @@
-"""The state diagram of docs/lifecycle.md, generated from `TRANSITIONS`: `python -m exo.lifecycle.diagram [--check]`.
+"""The state diagram of docs/lifecycle.md, generated from `TRANSITIONS`:
+`python -m exo.lifecycle.diagram [--check]`.
 
-Run it in the repository root. With `--check` it changes nothing and exits 1 when the diagram in the file is stale.
+Run it in the repository root. With `--check` it changes nothing and exits 1 when the diagram in the
+file is stale.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ LABELS: Final = {
 
 def diagram() -> str:
     """The table as a mermaid state diagram."""
-    moves = [(old, new) for old in ResourceState for new in ResourceState if new in TRANSITIONS[old]]
+    moves = [
+        (old, new) for old in ResourceState for new in ResourceState if new in TRANSITIONS[old]
+    ]
     lines = [f"    {old.name} --> {new.name}: {LABELS[old, new]}" for old, new in moves]
     return "\n".join(["```mermaid", "stateDiagram-v2", "    [*] --> UNINITIALIZED", *lines, "```"])
 
@@ -64,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if old == new:
         return 0
     if chosen.check:
-        sys.stderr.write(f"{chosen.page}: the state diagram is stale; run python -m exo.lifecycle.diagram\n")
+        sys.stderr.write(
+            f"{chosen.page}: the state diagram is stale; run python -m exo.lifecycle.diagram\n"
+        )
         return 1
     chosen.page.write_text(new)
     return 0

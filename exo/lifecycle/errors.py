@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 class ResourceError(Exception):
     """Root of the lifecycle's errors."""
 
-    def __init__(self, message: str, *, resource_id: str = "", state: ResourceState | None = None) -> None:
+    def __init__(
+        self, message: str, *, resource_id: str = "", state: ResourceState | None = None
+    ) -> None:
         super().__init__(message)
         self.resource_id = resource_id
         self.state = state
@@ -50,7 +52,9 @@ class ResourceUnavailable(ResourceError):
 
 
 class ResourceDegraded(ResourceError):
-    """For health hooks: the resource serves, but less well; the message says how. Never counts towards ERROR."""
+    """For health hooks: the resource serves, but less well; the message says how. Never counts
+    towards ERROR.
+    """
 
 
 class IllegalTransition(ResourceError):
@@ -62,9 +66,11 @@ class ReentrantCall(ResourceError):
 
 
 def let_go(error: BaseException) -> None:
-    """Drop the local variables that the error's traceback holds, in the whole chain; its text stays as it is.
+    """Drop the local variables that the error's traceback holds, in the whole chain; its text stays
+    as it is.
 
-    A kept error (`last_error`) would else keep alive, and open, what a failed hook had in its hands.
+    A kept error (`last_error`) would else keep alive, and open, what a failed hook had in its
+    hands.
     """
     seen: set[int] = set()
     chain: list[BaseException | None] = [error]

@@ -1,4 +1,5 @@
-"""What the lifecycle tells the outside: state changes, hook runs, ended tasks, to whoever listens process-wide.
+"""What the lifecycle tells the outside: state changes, hook runs, ended tasks, to whoever listens
+process-wide.
 
 Logs and metrics subscribe here, so that this package needs to know neither.
 """
@@ -20,7 +21,9 @@ Outcome: TypeAlias = Literal["ok", "failed", "timeout", "cancelled", "abandoned"
 
 @dataclass(frozen=True, slots=True)
 class HookRun:
-    """One run of a hook: which (`initialize`, `cleanup`, `health_check`), how long in seconds, how it ended."""
+    """One run of a hook: which (`initialize`, `cleanup`, `health_check`), how long in seconds, how
+    it ended.
+    """
 
     resource_id: str
     resource_type: str
@@ -68,14 +71,18 @@ class DegradationChange:
     active: bool
 
 
-LifecycleEvent: TypeAlias = "StateChange | HookRun | TaskStarted | TaskEnded | Recovered | DegradationChange"
+LifecycleEvent: TypeAlias = (
+    "StateChange | HookRun | TaskStarted | TaskEnded | Recovered | DegradationChange"
+)
 GlobalListener: TypeAlias = "Callable[[LifecycleEvent], None]"
 
 _listeners: Final[list[GlobalListener]] = []
 
 
 def add_global_listener(listener: GlobalListener) -> Callable[[], None]:
-    """Call `listener` for every event of every resource; the returned function removes it (twice is fine)."""
+    """Call `listener` for every event of every resource; the returned function removes it (twice is
+    fine).
+    """
     if not callable(listener):
         raise TypeError(f"listener must be callable, got {listener!r}")
     _listeners.append(listener)

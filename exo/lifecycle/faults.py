@@ -1,11 +1,14 @@
-"""For tests of a running node only: makes a named resource fail or hang. Off unless `EXO_FAULT_DIR` is set.
+"""For tests of a running node only: makes a named resource fail or hang. Off unless `EXO_FAULT_DIR`
+is set.
 
-While `$EXO_FAULT_DIR/<resource type or resource id>` is a file, each health check of that resource fails with the
-file's content as the reason, just where the real check would have run: its state, the probes, the metrics and the
-ExoNode's conditions follow as they would for a true failure, and come back when the file is removed.
+While `$EXO_FAULT_DIR/<resource type or resource id>` is a file, each health check of that resource
+fails with the file's content as the reason, just where the real check would have run: its state,
+the probes, the metrics and the ExoNode's conditions follow as they would for a true failure, and
+come back when the file is removed.
 
-While `$EXO_FAULT_DIR/hang-<resource type or resource id>` is a file, each piece of work of that resource hangs in its
-thread, as in a driver that never returns; nothing else of the node notices by itself.
+While `$EXO_FAULT_DIR/hang-<resource type or resource id>` is a file, each piece of work of that
+resource hangs in its thread, as in a driver that never returns; nothing else of the node notices by
+itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""`ResourceGroup`: resources that live together, started in the order of their dependencies, closed in reverse.
+"""`ResourceGroup`: resources that live together, started in the order of their dependencies, closed
+in reverse.
 
 Knows nothing of what its members do. A group is a resource itself, so groups nest.
 """
@@ -39,7 +40,8 @@ class _Member:
 
 
 class ResourceGroup(AsyncResource):
-    """Members start level by level, in parallel within one; a failed start closes what was started, in reverse.
+    """Members start level by level, in parallel within one; a failed start closes what was started,
+    in reverse.
 
     Time-outs not given are as long as the members' own add up to.
     """
@@ -82,21 +84,30 @@ class ResourceGroup(AsyncResource):
         """Add a member; while the group is up it is initialized by the next `sync()`.
 
         name: by default its `resource_id`. depends_on: names (added before or later) or members.
-        Raises `GroupError` (a ValueError) for a duplicate, or a cycle, which it names; the group is then unchanged.
+        Raises `GroupError` (a ValueError) for a duplicate, or a cycle, which it names; the group is
+        then unchanged.
         """
         if not isinstance(resource, AsyncResource):
-            raise TypeError(f"group {self.resource_id!r}: a member must be an AsyncResource, got {resource!r}")
-        name = arguments.text(f"group {self.resource_id!r}", "name", resource.resource_id if name is None else name)
+            raise TypeError(
+                f"group {self.resource_id!r}: a member must be an AsyncResource, got {resource!r}"
+            )
+        name = arguments.text(
+            f"group {self.resource_id!r}", "name", resource.resource_id if name is None else name
+        )
         if name in self._members:
             raise self._wrong(f"has a member {name!r} already")
-        if resource is self or any(member.resource is resource for member in self._members.values()):
+        if resource is self or any(
+            member.resource is resource for member in self._members.values()
+        ):
             raise self._wrong(f"cannot hold {resource.resource_id!r} twice, nor itself")
         member = _Member(name, resource, self._names(name, depends_on), required)
         _levels(self, {**self._members, name: member})
         self._members[name] = member
 
     def remove(self, member: str | AsyncResource) -> AsyncResource:
-        """Take a member out, as it is, and return it; closing it is then the caller's. GroupError if others need it."""
+        """Take a member out, as it is, and return it; closing it is then the caller's. GroupError
+        if others need it.
+        """
         name = self._name_of(member)
         users = sorted(other.name for other in self._members.values() if name in other.depends_on)
         if users:
@@ -118,23 +129,35 @@ class ResourceGroup(AsyncResource):
         return len(self._members)
 
     def __contains__(self, member: object) -> bool:
-        return member in self._members or any(member is held.resource for held in self._members.values())
+        return member in self._members or any(
+            member is held.resource for held in self._members.values()
+        )
 
     def dependencies(self) -> dict[str, tuple[str, ...]]:
         """Name to the names it needs, in start order."""
-        return {member.name: member.depends_on for level in _levels(self, self._members) for member in level}
+        return {
+            member.name: member.depends_on
+            for level in _levels(self, self._members)
+            for member in level
+        }
 
     async def sync(self) -> None:
-        """Initialize the members added since the group came up. Raises as `initialize` does; closes nothing else."""
+        """Initialize the members added since the group came up. Raises as `initialize` does; closes
+        nothing else.
+        """
         if not self.is_usable:
-            raise self._lifecycle.error(ResourceUnavailable, f"is {self.state.name}: sync() needs it up")
+            raise self._lifecycle.error(
+                ResourceUnavailable, f"is {self.state.name}: sync() needs it up"
+            )
         await self._bring_up(only=ResourceState.UNINITIALIZED)
 
     # -- time-outs: never shorter than the members need, unless given
 
     @property
     def initialize_timeout(self) -> float:
-        return self._span(0, [member.resource.initialize_timeout for member in self._members.values()])
+        return self._span(
+            0, [member.resource.initialize_timeout for member in self._members.values()]
+        )
 
     @property
     def cleanup_timeout(self) -> float:
@@ -147,7 +170,11 @@ class ResourceGroup(AsyncResource):
 
     def _span(self, which: int, needed: list[float]) -> float:
         given = self._own_timeouts[which]
-        return given if given is not None else max(self._lifecycle_limits[which], sum(needed) * 1.1 + 1.0)
+        return (
+            given
+            if given is not None
+            else max(self._lifecycle_limits[which], sum(needed) * 1.1 + 1.0)
+        )
 
     # -- hooks
 
@@ -156,7 +183,9 @@ class ResourceGroup(AsyncResource):
         for member in self._members.values():
             missing = sorted(set(member.depends_on) - known)
             if missing:
-                raise self._wrong(f"member {member.name!r} depends on unknown {', '.join(map(repr, missing))}")
+                raise self._wrong(
+                    f"member {member.name!r} depends on unknown {', '.join(map(repr, missing))}"
+                )
         await self._bring_up(only=None)
 
     async def _bring_up(self, only: ResourceState | None) -> None:
@@ -173,7 +202,9 @@ class ResourceGroup(AsyncResource):
         try:
             while pending and not any(member.required for member, _ in failed):
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                failed += [(tasks[task], error) for task in done if (error := _error_of(task)) is not None]
+                failed += [
+                    (tasks[task], error) for task in done if (error := _error_of(task)) is not None
+                ]
         finally:
             for task in pending:
                 task.cancel()
@@ -182,8 +213,12 @@ class ResourceGroup(AsyncResource):
                 for task in pending:
                     _error_of(task)
         for member, error in failed:
-            log.error("group %r: member %r failed to start: %r", self.resource_id, member.name, error)
-        errors = [error for member, error in failed if member.required and isinstance(error, Exception)]
+            log.error(
+                "group %r: member %r failed to start: %r", self.resource_id, member.name, error
+            )
+        errors = [
+            error for member, error in failed if member.required and isinstance(error, Exception)
+        ]
         if errors:
             names = ", ".join(sorted(member.name for member, _ in failed if member.required))
             raise ExceptionGroup(f"group {self.resource_id!r}: failed to start: {names}", errors)
@@ -191,7 +226,8 @@ class ResourceGroup(AsyncResource):
     async def _do_cleanup(self) -> None:
         """In reverse start order, one after the other, every member attempted.
 
-        A member never started stays as it is. Where the time runs out, the rest begin their cleanup unobserved.
+        A member never started stays as it is. Where the time runs out, the rest begin their cleanup
+        unobserved.
         """
         deadline = time.monotonic() + self.cleanup_timeout * 0.8
         left = [member for level in _levels(self, self._members) for member in level]
@@ -225,10 +261,16 @@ class ResourceGroup(AsyncResource):
         return error
 
     async def _do_health_check(self) -> bool:
-        """True when all required members are healthy; an ailing optional one only degrades the group."""
+        """True when all required members are healthy; an ailing optional one only degrades the
+        group.
+        """
         members = list(self._members.values())
-        results = await asyncio.gather(*(member.resource.check_health() for member in members), return_exceptions=True)
-        bad = [member for member, result in zip(members, results, strict=True) if result is not True]
+        results = await asyncio.gather(
+            *(member.resource.check_health() for member in members), return_exceptions=True
+        )
+        bad = [
+            member for member, result in zip(members, results, strict=True) if result is not True
+        ]
         required = [member for member in bad if member.required]
         if required:
             names = ", ".join(f"{m.name} ({m.resource.state.name})" for m in required)
@@ -243,9 +285,12 @@ class ResourceGroup(AsyncResource):
     def _names(self, name: str, depends_on: Iterable[str | AsyncResource]) -> tuple[str, ...]:
         if isinstance(depends_on, str | AsyncResource):
             raise TypeError(
-                f"group {self.resource_id!r}: depends_on of {name!r} must be a list of names, got {depends_on!r}"
+                f"group {self.resource_id!r}: depends_on of {name!r} must be a list of names, got"
+                f" {depends_on!r}"
             )
-        return tuple(dict.fromkeys(d if isinstance(d, str) else self._name_of(d) for d in depends_on))
+        return tuple(
+            dict.fromkeys(d if isinstance(d, str) else self._name_of(d) for d in depends_on)
+        )
 
     def _name_of(self, member: str | AsyncResource) -> str:
         if isinstance(member, str):
@@ -259,11 +304,15 @@ class ResourceGroup(AsyncResource):
         raise self._wrong(f"does not hold {member!r}")
 
     def _wrong(self, what: str) -> GroupError:
-        return GroupError(f"group {self.resource_id!r} {what}", resource_id=self.resource_id, state=self.state)
+        return GroupError(
+            f"group {self.resource_id!r} {what}", resource_id=self.resource_id, state=self.state
+        )
 
 
 def _levels(group: ResourceGroup, members: dict[str, _Member]) -> list[list[_Member]]:
-    """Members by start level, insertion order within one; names that are not there yet are left out."""
+    """Members by start level, insertion order within one; names that are not there yet are left
+    out.
+    """
     sorter: TopologicalSorter[str] = TopologicalSorter(
         {name: [d for d in member.depends_on if d in members] for name, member in members.items()}
     )

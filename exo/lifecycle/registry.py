@@ -1,4 +1,6 @@
-"""Every resource alive in this process, held weakly: what monitor, metrics and dashboard look at."""
+"""Every resource alive in this process, held weakly: what monitor,
+metrics and dashboard look at.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """`AsyncResource`: what every component with a life inherits. The work is done in `core.py`.
 
-Subclasses fill in the hooks `_do_initialize`, `_do_cleanup`, `_do_health_check` and call `ensure_ready()` first in
-each public operation. Few private names are taken on an instance, so that subclasses are free in theirs.
+Subclasses fill in the hooks `_do_initialize`, `_do_cleanup`, `_do_health_check` and call
+`ensure_ready()` first in each public operation. Few private names are taken on an instance, so that
+subclasses are free in theirs.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
         super().__init_subclass__(**options)
         if "_check_health" in vars(cls) and "_do_health_check" not in vars(cls):
             # Nothing would ever call it, and the resource would always be healthy.
-            message = f"{cls.__name__}._check_health is no hook of AsyncResource: name it _do_health_check"
+            message = (
+                f"{cls.__name__}._check_health is no hook of AsyncResource: name it"
+                " _do_health_check"
+            )
             warnings.warn(message, stacklevel=2)
 
     def __init__(
@@ -53,11 +57,19 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
 
         Raises TypeError or ValueError that names the resource and the field.
         """
-        who = f"{type(self).__name__} {resource_id!r}" if resource_id is not None else type(self).__name__
-        kind = arguments.text(who, "resource_type", self.RESOURCE_TYPE if resource_type is None else resource_type)
+        who = (
+            f"{type(self).__name__} {resource_id!r}"
+            if resource_id is not None
+            else type(self).__name__
+        )
+        kind = arguments.text(
+            who, "resource_type", self.RESOURCE_TYPE if resource_type is None else resource_type
+        )
         name = f"{kind}-{uuid.uuid4().hex[:12]}" if resource_id is None else resource_id
         self._resource_id = arguments.text(who, "resource_id", name)
-        self._display_name = arguments.text(who, "display_name", name if display_name is None else display_name)
+        self._display_name = arguments.text(
+            who, "display_name", name if display_name is None else display_name
+        )
         self._lifecycle_limits = (
             arguments.seconds(who, "initialize_timeout", initialize_timeout),
             arguments.seconds(who, "cleanup_timeout", cleanup_timeout),
@@ -70,7 +82,9 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
         register(self)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.resource_type} {self.resource_id!r}, {self.state.name})"
+        return (
+            f"{type(self).__name__}({self.resource_type} {self.resource_id!r}, {self.state.name})"
+        )
 
     # -- identity and state
 
@@ -143,11 +157,12 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
     # -- the life
 
     async def initialize(self, timeout: float | None = None) -> bool:
-        """Bring the resource to READY; True. Single-flight: concurrent callers share one run of the hook.
+        """Bring the resource to READY; True. Single-flight: concurrent callers share one run of the
+        hook.
 
-        timeout: bounds this caller's waiting. Raises `ResourceInitializationError` (also a `ResourceTimeout` when the
-        hook ran out of time) after a roll-back, `ResourceTimeout` for this caller's own time-out, `ResourceClosed`
-        while closing.
+        timeout: bounds this caller's waiting. Raises `ResourceInitializationError` (also a
+        `ResourceTimeout` when the hook ran out of time) after a roll-back, `ResourceTimeout` for
+        this caller's own time-out, `ResourceClosed` while closing.
         """
         forbid_reentry(self, "initialize")
         if timeout is not None:
@@ -156,7 +171,8 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
         return True
 
     async def cleanup(self) -> None:
-        """Close for good: ends CLOSED within `cleanup_timeout`, whatever happens. Idempotent and single-flight.
+        """Close for good: ends CLOSED within `cleanup_timeout`, whatever happens. Idempotent and
+        single-flight.
 
         Raises what the cleanup hook raised, once.
         """
@@ -164,10 +180,11 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
         await self._lifecycle.cleanup()
 
     async def ensure_ready(self, *, allow_degraded: bool = True) -> None:
-        """Return when usable: initializes lazily, waits for an initialize, tries once to recover from ERROR.
+        """Return when usable: initializes lazily, waits for an initialize, tries once to recover
+        from ERROR.
 
-        Raises `ResourceClosed` when closing or closed, `ResourceUnavailable` when DEGRADED is not allowed, and what
-        `initialize` and `recover` raise.
+        Raises `ResourceClosed` when closing or closed, `ResourceUnavailable` when DEGRADED is not
+        allowed, and what `initialize` and `recover` raise.
         """
         if self._state_machine.state is _READY and current.get() is None:
             return
@@ -175,21 +192,27 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
         await self._lifecycle.make_ready(allow_degraded)
 
     async def check_health(self) -> bool:
-        """Run the health hook once (single-flight) and let its result move the state; False when not initialized."""
+        """Run the health hook once (single-flight) and let its result move the state; False when
+        not initialized.
+        """
         forbid_reentry(self, "check_health")
         return await self._lifecycle.check_health()
 
     async def recover(self) -> bool:
-        """Close what is open and initialize again, a few times with jittered pauses, until READY; True.
+        """Close what is open and initialize again, a few times with jittered pauses, until READY;
+        True.
 
-        Raises `ResourceInitializationError` after the last attempt, `ResourceClosed` when closing or closed.
+        Raises `ResourceInitializationError` after the last attempt, `ResourceClosed` when closing
+        or closed.
         """
         forbid_reentry(self, "recover")
         await self._lifecycle.recover(self.RECOVER_ATTEMPTS)
         return True
 
     async def wait_for(self, *states: ResourceState, timeout: float | None = None) -> ResourceState:
-        """The first of `states` that the resource is in, however briefly; `ResourceTimeout` after `timeout` seconds."""
+        """The first of `states` that the resource is in, however briefly; `ResourceTimeout` after
+        `timeout` seconds.
+        """
         if not states or not all(isinstance(state, ResourceState) for state in states):
             raise TypeError(f"{self!r}: wait_for needs one or more ResourceState, got {states!r}")
         if timeout is not None:
@@ -201,7 +224,10 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         try:
             await self.cleanup()
@@ -219,7 +245,9 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
     # -- hooks
 
     async def _do_initialize(self) -> None:  # noqa: B027  # a default, not a gap
-        """Open everything; on return the resource is READY. May fail half-way: `_do_cleanup` follows."""
+        """Open everything; on return the resource is READY. May fail half-way: `_do_cleanup`
+        follows.
+        """
 
     async def _do_cleanup(self) -> None:  # noqa: B027  # a default, not a gap
         """Close everything that is open. Must be safe after a half-done `_do_initialize`."""
@@ -229,6 +257,10 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
         return True
 
 
-for _hook in (AsyncResource._do_initialize, AsyncResource._do_cleanup, AsyncResource._do_health_check):
+for _hook in (
+    AsyncResource._do_initialize,
+    AsyncResource._do_cleanup,
+    AsyncResource._do_health_check,
+):
     # Lets `hooks.run_hook` skip the task that a hook otherwise gets.
     _hook.does_nothing = True  # type: ignore[union-attr]

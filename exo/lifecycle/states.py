@@ -29,7 +29,8 @@ class ResourceState(Enum):
     CLOSING = "closing"
     CLOSED = "closed"
 
-    # Members are singletons: the default hash, by name, is many times slower, and states are looked up all the time.
+    # Members are singletons: the default hash, by name, is many times slower, and states are looked
+    # up all the time.
     __hash__ = object.__hash__
 
 
@@ -69,7 +70,15 @@ Listener = Callable[[StateChange], None]
 class StateMachine:
     """Holds one resource's state; `move` is the only assignment to it after construction."""
 
-    __slots__ = ("_listeners", "_waiters", "reason", "resource_id", "resource_type", "since", "state")
+    __slots__ = (
+        "_listeners",
+        "_waiters",
+        "reason",
+        "resource_id",
+        "resource_type",
+        "since",
+        "state",
+    )
 
     def __init__(self, resource_id: str, resource_type: str) -> None:
         self.resource_id = resource_id
@@ -77,16 +86,22 @@ class StateMachine:
         self.state = ResourceState.UNINITIALIZED
         self.since = time.monotonic()
         self.reason = "constructed"
-        # Tuples, replaced as a whole: most resources have neither, and who iterates sees one moment.
+        # Tuples, replaced as a whole: most resources have neither, and who iterates sees one
+        # moment.
         self._listeners: tuple[Listener, ...] = ()
-        self._waiters: tuple[tuple[frozenset[ResourceState], asyncio.Future[ResourceState]], ...] = ()
+        self._waiters: tuple[
+            tuple[frozenset[ResourceState], asyncio.Future[ResourceState]], ...
+        ] = ()
 
     def move(self, new: ResourceState, reason: str) -> None:
-        """Change the state and tell the waiters and listeners; an illegal move raises and changes nothing."""
+        """Change the state and tell the waiters and listeners; an illegal move raises and changes
+        nothing.
+        """
         old = self.state
         if new not in TRANSITIONS[old]:
             raise IllegalTransition(
-                f"{self.resource_type} {self.resource_id!r} cannot go from {old.name} to {new.name} ({reason})",
+                f"{self.resource_type} {self.resource_id!r} cannot go from {old.name} to {new.name}"
+                f" ({reason})",
                 resource_id=self.resource_id,
                 state=old,
             )
@@ -98,20 +113,30 @@ class StateMachine:
         if self._waiters:
             self._wake(new)
         if self._listeners or is_heard():
-            self._tell(StateChange(self.resource_id, self.resource_type, old, new, reason, now, lasted))
+            self._tell(
+                StateChange(self.resource_id, self.resource_type, old, new, reason, now, lasted)
+            )
 
     def _tell(self, change: StateChange) -> None:
         for listener in self._listeners:
             try:
                 listener(change)
             except Exception:
-                log.exception("a listener of %s %r failed on %s", self.resource_type, self.resource_id, change.new.name)
+                log.exception(
+                    "a listener of %s %r failed on %s",
+                    self.resource_type,
+                    self.resource_id,
+                    change.new.name,
+                )
         publish(change)
 
     def add_listener(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` after each change; the returned function removes it (twice is fine)."""
         if not callable(listener):
-            raise TypeError(f"{self.resource_type} {self.resource_id!r}: listener must be callable, got {listener!r}")
+            raise TypeError(
+                f"{self.resource_type} {self.resource_id!r}: listener must be callable, got"
+                f" {listener!r}"
+            )
         self._listeners += (listener,)
 
         def remove() -> None:

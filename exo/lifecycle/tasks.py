@@ -1,6 +1,7 @@
 """Background tasks of one owner: named, ordered by priority at shutdown, never failing in silence.
 
-Knows nothing of resources beyond their id. A task starts outside any hook and outside any other managed task.
+Knows nothing of resources beyond their id. A task starts outside any hook and outside any other
+managed task.
 """
 
 from __future__ import annotations
@@ -31,9 +32,13 @@ HISTORY: Final = 64
 TaskFactory: TypeAlias = "Callable[[], Coroutine[Any, Any, Any] | Awaitable[Any]]"
 ErrorHandler: TypeAlias = "Callable[[BaseException], None]"
 
-# The id of the managed task that runs in this context, and whatever it calls: what a shutdown from inside it must
-# spare. An id, not the handle: a task's context that holds its own handle would be a cycle per task.
-_running: Final[contextvars.ContextVar[str | None]] = contextvars.ContextVar("exo_task", default=None)
+# The id of the managed task that runs in this context, and whatever it calls: what a shutdown from
+# inside it must
+# spare. An id, not the handle: a task's context that holds its own handle would be a cycle per
+# task.
+_running: Final[contextvars.ContextVar[str | None]] = contextvars.ContextVar(
+    "exo_task", default=None
+)
 _numbers: Final = itertools.count(1)
 
 
@@ -69,7 +74,9 @@ class TaskHandle:
         self._task: asyncio.Task[Any] | None = None
 
     def __repr__(self) -> str:
-        return f"TaskHandle({self.id!r}, {self.priority.name}, {'done' if self.done() else 'running'})"
+        return (
+            f"TaskHandle({self.id!r}, {self.priority.name}, {'done' if self.done() else 'running'})"
+        )
 
     def done(self) -> bool:
         return self._task is not None and self._task.done()
@@ -139,16 +146,22 @@ class TaskManager:
     ) -> TaskHandle:
         """Start `factory()` in the background, at once. Two tasks may share a name.
 
-        A failure is logged, counted and given to `on_error`. Raises `ResourceClosed` after `shutdown`, TypeError for a
-        coroutine in place of the function that makes it, RuntimeError without a running event loop.
+        A failure is logged, counted and given to `on_error`. Raises `ResourceClosed` after
+        `shutdown`, TypeError for a coroutine in place of the function that makes it, RuntimeError
+        without a running event loop.
         """
         arguments.text(f"task manager of {self.owner!r}", "name", name)
         if not callable(factory):
             if inspect.iscoroutine(factory):
                 factory.close()
-            raise TypeError(f"task {name!r} of {self.owner!r}: pass the function, not {type(factory).__name__}")
+            raise TypeError(
+                f"task {name!r} of {self.owner!r}: pass the function, not {type(factory).__name__}"
+            )
         if not isinstance(priority, TaskPriority):
-            raise TypeError(f"task {name!r} of {self.owner!r}: priority must be a TaskPriority, got {priority!r}")
+            raise TypeError(
+                f"task {name!r} of {self.owner!r}: priority must be a TaskPriority, got"
+                f" {priority!r}"
+            )
         if self._closed:
             raise ResourceClosed(
                 f"task {name!r}: {self.owner!r} is shut down and starts no new task",
@@ -159,7 +172,9 @@ class TaskManager:
         handle = TaskHandle(name, priority)
         context = clean_context()
         context.run(_running.set, handle.id)
-        task = loop.create_task(_run(self.owner, name, factory), name=f"{self.owner}:{handle.id}", context=context)
+        task = loop.create_task(
+            _run(self.owner, name, factory), name=f"{self.owner}:{handle.id}", context=context
+        )
         handle._task = task
         self._handles[handle.id] = handle
         self._started += 1
@@ -168,21 +183,31 @@ class TaskManager:
         return handle
 
     async def cancel_task(self, task: TaskHandle | str, *, timeout: float | None = None) -> bool:
-        """Cancel one task, or all of one name, and wait for their end; whether there was anything to cancel."""
-        chosen = [h for h in self._handles.values() if (h.name == task if isinstance(task, str) else h is task)]
+        """Cancel one task, or all of one name, and wait for their end; whether there was anything
+        to cancel.
+        """
+        chosen = [
+            h
+            for h in self._handles.values()
+            if (h.name == task if isinstance(task, str) else h is task)
+        ]
         for handle in chosen:
             handle.cancel()
         await self._gone([h for h in chosen if h.id != _running.get()], timeout)
         return bool(chosen)
 
     async def cancel_all_tasks(self, wait: bool = True, timeout: float | None = None) -> int:
-        """Cancel everything, LOW first and CRITICAL last, tasks started meanwhile included; how many.
+        """Cancel everything, LOW first and CRITICAL last, tasks started meanwhile included; how
+        many.
 
-        Each priority ends before the next is cancelled, within its share of `timeout` seconds; what ignores its
-        cancellation is then abandoned, counted and named in the log. The task that calls this is spared.
+        Each priority ends before the next is cancelled, within its share of `timeout` seconds; what
+        ignores its cancellation is then abandoned, counted and named in the log. The task that
+        calls this is spared.
         """
         if timeout is not None:
-            timeout = arguments.seconds(f"task manager of {self.owner!r}", "timeout", timeout, zero=True)
+            timeout = arguments.seconds(
+                f"task manager of {self.owner!r}", "timeout", timeout, zero=True
+            )
         deadline = None if timeout is None else time.monotonic() + timeout
         seen: set[str] = set()
         while batch := self._lowest(seen):
@@ -223,9 +248,15 @@ class TaskManager:
             handle = tasks[task]
             if self._handles.pop(handle.id, None) is not None:
                 self._ended["abandoned"] += 1
-                log.error("task %r of %r ignores its cancellation and is left behind", handle.id, self.owner)
+                log.error(
+                    "task %r of %r ignores its cancellation and is left behind",
+                    handle.id,
+                    self.owner,
+                )
 
-    def _finish(self, handle: TaskHandle, task: asyncio.Task[Any], on_error: ErrorHandler | None) -> None:
+    def _finish(
+        self, handle: TaskHandle, task: asyncio.Task[Any], on_error: ErrorHandler | None
+    ) -> None:
         was_abandoned = self._handles.pop(handle.id, None) is None
         if self._history is None:
             self._history = deque(maxlen=HISTORY)
@@ -247,8 +278,12 @@ class TaskManager:
 
 
 async def _run(owner: str, name: str, factory: TaskFactory) -> Any:
-    # The factory is called here, so that a task cancelled before its first step leaves no coroutine un-awaited.
+    # The factory is called here, so that a task cancelled before its first step leaves no coroutine
+    # un-awaited.
     made = factory()
     if not inspect.isawaitable(made):
-        raise TypeError(f"task {name!r} of {owner!r}: the factory must return a coroutine, got {type(made).__name__}")
+        raise TypeError(
+            f"task {name!r} of {owner!r}: the factory must return a coroutine, got"
+            f" {type(made).__name__}"
+        )
     return await made

@@ -1,4 +1,5 @@
-"""`Discovery`: who else is there. It owns the peer handles: makes, connects, replaces and closes them.
+"""`Discovery`: who else is there. It owns the peer handles: makes, connects, replaces and closes
+them.
 
 Others use the handles and must not keep one beyond the next `on_change`. Knows no transport.
 """
@@ -41,7 +42,9 @@ class Discovery(AsyncResource, ABC):
         await self.cleanup()
 
     async def discover_peers(self, wait_for_peers: int = 0) -> list[PeerHandle]:
-        """The connected peers, by id; first waits until there are `wait_for_peers` (bound it with a time-out)."""
+        """The connected peers, by id; first waits until there are `wait_for_peers` (bound it with a
+        time-out).
+        """
         await self.ensure_ready()
         return await self._discover_peers(wait_for_peers)
 

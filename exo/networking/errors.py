@@ -1,4 +1,5 @@
-"""Errors of the network parts, by whose fault they are. Knows no gRPC (see `grpc/status.py` for its codes).
+"""Errors of the network parts, by whose fault they are. Knows no gRPC (see `grpc/status.py` for its
+codes).
 
 ResourceUnavailable (exo.lifecycle)
 +-- PeerLost              also a ConnectionError: the stream broke, or heartbeats stopped
@@ -18,13 +19,17 @@ class PeerLost(ResourceUnavailable, ConnectionError):
     """The peer cannot be reached any more: what was sent and not answered may not have arrived."""
 
     def __init__(self, peer_id: str, reason: str, *, state: ResourceState | None = None) -> None:
-        super().__init__(f"peer {peer_id!r} is lost: {reason}", resource_id=f"peer-{peer_id}", state=state)
+        super().__init__(
+            f"peer {peer_id!r} is lost: {reason}", resource_id=f"peer-{peer_id}", state=state
+        )
         self.peer_id = peer_id
         self.reason = reason
 
 
 class PeerRefused(PeerLost):
-    """The hello failed: another cluster, protocol, model or secret. Trying again soon is of no use."""
+    """The hello failed: another cluster, protocol, model or secret.
+    Trying again soon is of no use.
+    """
 
 
 class PeerStuck(PeerLost):

@@ -1,7 +1,9 @@
-"""The hello between two nodes: records, the checks both sides make, and the shared-secret proof. Pure.
+"""The hello between two nodes: records, the checks both sides make, and the shared-secret proof.
+Pure.
 
-Handshake of every stream: client `Hello` -> server challenge (nonce and the server's proof) -> client proof ->
-server welcome (its offer) or refusal. Without a secret the proofs are empty and say nothing.
+Handshake of every stream: client `Hello` -> server challenge (nonce and the server's proof) ->
+client proof -> server welcome (its offer) or refusal. Without a secret the proofs are empty and say
+nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Membership:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """What the connecting node says of itself. Cluster, protocol, secret and identity are checked by then."""
+    """What the connecting node says of itself. Cluster, protocol, secret and identity are checked
+    by then.
+    """
 
     cluster: str
     protocol: int
@@ -40,7 +44,9 @@ class Hello:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HelloReply:
-    """`reason` is "" where the peer is accepted, else it is sent to the peer and logged on both sides."""
+    """`reason` is "" where the peer is accepted, else it is sent to the peer and logged on both
+    sides.
+    """
 
     offer: NodeOffer
     reason: str = ""
@@ -50,25 +56,41 @@ class HelloReply:
         return not self.reason
 
 
-def refusal(membership: Membership, own: NodeOffer, cluster: str, protocol: int, peer: NodeOffer) -> str:
-    """Why `own` must not talk to `peer`; "" where it may. An unknown model hash ("") matches any."""
+def refusal(
+    membership: Membership, own: NodeOffer, cluster: str, protocol: int, peer: NodeOffer
+) -> str:
+    """Why `own` must not talk to `peer`; "" where it may. An unknown model hash ("") matches
+    any.
+    """
     if protocol != membership.protocol:
-        return f"protocol version {protocol}, this node speaks {membership.protocol}: run the same release on both"
+        return (
+            f"protocol version {protocol}, this node speaks {membership.protocol}: run the same"
+            " release on both"
+        )
     if cluster != membership.cluster:
         return f"cluster {cluster!r}, this node belongs to {membership.cluster!r}"
     if peer.node_id == own.node_id:
         if peer.incarnation == own.incarnation:
             return "self"
-        return f"node id {own.node_id!r} is taken by another process: give each node its own --node-id"
+        return (
+            f"node id {own.node_id!r} is taken by another process: give each node its own --node-id"
+        )
     if peer.model_id != own.model_id:
         return f"model {peer.model_id!r}, this node serves {own.model_id!r}"
     if peer.model_hash and own.model_hash and peer.model_hash != own.model_hash:
-        return f"model {own.model_id!r} has content {peer.model_hash[:12]} there and {own.model_hash[:12]} here"
+        return (
+            f"model {own.model_id!r} has content {peer.model_hash[:12]} there and"
+            f" {own.model_hash[:12]} here"
+        )
     return ""
 
 
-def proof(secret: bytes, role: str, client_nonce: bytes, server_nonce: bytes, identity: str) -> bytes:
-    """HMAC-SHA256 over both nonces and the prover's id; `role` keeps one side's proof from serving the other."""
+def proof(
+    secret: bytes, role: str, client_nonce: bytes, server_nonce: bytes, identity: str
+) -> bytes:
+    """HMAC-SHA256 over both nonces and the prover's id; `role` keeps one side's proof from serving
+    the other.
+    """
     if not secret:
         return b""
     parts = (role.encode(), client_nonce, server_nonce, identity.encode())

@@ -1,8 +1,11 @@
-"""When is a peer slow, when is it lost? Timings and the counting of silence. Pure: time is handed in.
+"""When is a peer slow, when is it lost? Timings and the counting of silence. Pure: time is handed
+in.
 
-A peer that is silent is asked at its port: the kernel of a machine that is there answers even if the process is
-busy or stopped. No answer: lost. An answer: slow, and only after `stuck_after` lost as well. Silence is counted in
-ticks of our own loop, so that a stall of ours is never taken for silence of theirs.
+A peer that is silent is asked at its port: the kernel of a machine that is there answers even if
+    the process is
+busy or stopped. No answer: lost. An answer: slow, and only after `stuck_after` lost as well.
+Silence is counted in ticks of our own loop, so that a stall of ours is never taken for silence of
+theirs.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Seconds. heartbeat + silent_after + tick + probe_timeout is how long a loss can go unnoticed: under 2."""
+    """Seconds. heartbeat + silent_after + tick + probe_timeout is how long a loss can go unnoticed:
+    under 2.
+    """
 
     heartbeat: float = 0.3
     tick: float = 0.1

@@ -1,4 +1,5 @@
-"""What travels the ring, as frozen records. Pure: no sockets, no protobuf (see `grpc/codec.py` for the bytes).
+"""What travels the ring, as frozen records. Pure: no sockets, no protobuf (see `grpc/codec.py` for
+the bytes).
 
 Direction: entry -> first stage -> ... -> last stage -> (token) -> first stage and entry.
 """
@@ -17,11 +18,14 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Open:
-    """A sequence begins (or is replayed) on every stage of `epoch`; sent down the ring before its first `Forward`.
+    """A sequence begins (or is replayed) on every stage of `epoch`; sent down the ring before its
+    first `Forward`.
 
-    tokens: prompt and what was produced so far: the last stage needs them for penalties and constraints.
+    tokens: prompt and what was produced so far: the last stage needs them for penalties and
+        constraints.
     prompt_length: how many of `tokens` are prompt.
-    max_length: tokens, prompt included, that the sequence can grow to; stages admit it by that. 0: unknown.
+    max_length: tokens, prompt included, that the sequence can grow to; stages admit it by that. 0:
+        unknown.
     The first stage begins with `tokens` of its own accord: no `Forward` comes from the entry.
     """
 
@@ -36,7 +40,8 @@ class Open:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Forward:
-    """Hidden states (T, hidden) float32, or token ids (T,) int64 for the first stage, from `position` on.
+    """Hidden states (T, hidden) float32, or token ids (T,) int64 for the first stage, from
+    `position` on.
 
     sample: the last stage samples after this one (the last chunk of a prefill, or a decode step).
     """
@@ -50,7 +55,9 @@ class Forward:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """The last stage chose `token` for `position`. Goes to the entry and, as the next step, to the first stage."""
+    """The last stage chose `token` for `position`. Goes to the entry and, as the next step, to the
+    first stage.
+    """
 
     sequence_id: str
     epoch: str

@@ -1,7 +1,8 @@
 """`PeerHandle`: this node's way to one peer, for one connection's life. Knows no transport.
 
-`initialize` connects and says hello. A handle whose peer is lost stays lost: `send` raises `PeerLost`, and the
-discovery that made the handle closes it and makes another one when the peer is back.
+`initialize` connects and says hello. A handle whose peer is lost stays lost: `send` raises
+`PeerLost`, and the discovery that made the handle closes it and makes another one when the peer is
+back.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class PeerHandle(AsyncResource, ABC):
         """The stream is up and the hello was accepted. True for a slow peer as well."""
 
     async def answers(self) -> bool:
-        """Whether anything takes connections at its address. Needs no `initialize` and changes no state."""
+        """Whether anything takes connections at its address. Needs no `initialize` and changes no
+        state.
+        """
         return True
 
     @abstractmethod
@@ -72,18 +75,22 @@ class PeerHandle(AsyncResource, ABC):
         """Seconds from the last answered heartbeat to its answer."""
 
     def refuse_when(self, check: Callable[[str], str]) -> None:
-        """`check(node_id)` is asked in mid-hello, once the peer's id is known; a reason ends it with `PeerRefused`."""
+        """`check(node_id)` is asked in mid-hello, once the peer's id is known; a reason ends it
+        with `PeerRefused`.
+        """
         self._refuse_when = check
 
     @abstractmethod
     def on_lost(self, callback: Callable[[str, str], None]) -> Callable[[], None]:
-        """`callback(peer_id, reason)` once, when the peer is lost (not when the handle is closed); returns undo."""
+        """`callback(peer_id, reason)` once, when the peer is lost (not when the handle is closed);
+        returns undo.
+        """
 
     async def send(self, message: Message) -> None:
         """Queue one message; they arrive in order. Waits while the peer is behind (back-pressure).
 
-        Raises `PeerLost` once the peer is lost, `BadMessage` for a message that no peer would take, and
-        `ResourceClosed` after `cleanup`. Cancelling a waiting send sends nothing.
+        Raises `PeerLost` once the peer is lost, `BadMessage` for a message that no peer would take,
+        and `ResourceClosed` after `cleanup`. Cancelling a waiting send sends nothing.
         """
         if (lost := self.lost()) is not None:
             raise lost.with_traceback(None)
@@ -91,13 +98,17 @@ class PeerHandle(AsyncResource, ABC):
         await self._send(message)
 
     def send_now(self, message: Message) -> bool:
-        """Queue one message if that needs no waiting; False where `send` must be awaited. Raises as `send` does."""
+        """Queue one message if that needs no waiting; False where `send` must be awaited. Raises as
+        `send` does.
+        """
         if (lost := self.lost()) is not None:
             raise lost.with_traceback(None)
         return self.state is ResourceState.READY and self._send_now(message)
 
     async def hello(self) -> NodeOffer:
-        """Ask the peer for its offer now. Raises `PeerLost`; `ResourceTimeout` after 5 s without an answer."""
+        """Ask the peer for its offer now. Raises `PeerLost`; `ResourceTimeout` after 5 s without an
+        answer.
+        """
         if (lost := self.lost()) is not None:
             raise lost.with_traceback(None)
         await self.ensure_ready()

@@ -1,7 +1,9 @@
-"""`PeerPool`: keeps one connected handle for every candidate that a discovery names. Knows no transport.
+"""`PeerPool`: keeps one connected handle for every candidate that a discovery names. Knows no
+transport.
 
-Each candidate has one task: connect, wait until the peer is lost, close the handle, wait a little, connect anew.
-A handle is made and closed here and nowhere else. This node itself, met under whatever address, is left out.
+Each candidate has one task: connect, wait until the peer is lost, close the handle, wait a little,
+connect anew. A handle is made and closed here and nowhere else. This node itself, met under
+whatever address, is left out.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from exo.utils.circuit_breaker import CircuitBreaker, CircuitOpen
 
 log = logging.getLogger(__name__)
 
-# Between attempts, in seconds: a connection that broke is back before anybody plans anew, a dead peer costs little.
+# Between attempts, in seconds: a connection that broke is back before anybody plans anew, a dead
+# peer costs little.
 FIRST_DELAY = 0.01
 LAST_DELAY = 0.7
 # A connection that lived for less counts as a failed attempt.
@@ -31,7 +34,8 @@ STEADY = 5.0
 # A refusal will not change by itself within a moment.
 REFUSED_DELAY = 2.0
 MAX_CANDIDATES = 256
-# A peer that got stuck twice in a row is left alone for this long: each time it comes and goes costs a new plan.
+# A peer that got stuck twice in a row is left alone for this long: each time it comes and goes
+# costs a new plan.
 STUCK_PAUSE = 10.0
 
 Lost = TypeVar("Lost", bound=PeerLost)
@@ -53,7 +57,8 @@ class PeerPool:
         self._tasks = tasks
         self._keepers: dict[Candidate, TaskHandle] = {}
         self._connected: dict[str, PeerHandle] = {}
-        self._owner: dict[str, Candidate] = {}  # connected or about to be: no second connection to the same node
+        # Connected or about to be: no second connection to the same node.
+        self._owner: dict[str, Candidate] = {}
         self._learned: dict[Candidate, str] = {}  # whose address it was the last time
         self._listeners: list[ChangeListener] = []
         self._changed = asyncio.Event()
@@ -83,7 +88,9 @@ class PeerPool:
         return self.peers()
 
     async def update(self, candidates: Iterable[Candidate], *, keep_connected: bool) -> None:
-        """Make these the candidates. keep_connected: one that is connected stays until it is lost, listed or not."""
+        """Make these the candidates. keep_connected: one that is connected stays until it is lost,
+        listed or not.
+        """
         wanted = {each for each in candidates if each.node_id != self._own_id}
         if len(wanted) > MAX_CANDIDATES:
             log.warning("%d candidates, only %d are tried", len(wanted), MAX_CANDIDATES)
@@ -107,7 +114,9 @@ class PeerPool:
         async def keep() -> None:
             await self._keep(candidate)
 
-        self._keepers[candidate] = self._tasks.start_task(f"peer {candidate.address}:{candidate.port}", keep)
+        self._keepers[candidate] = self._tasks.start_task(
+            f"peer {candidate.address}:{candidate.port}", keep
+        )
 
     async def _dismiss(self, candidate: Candidate) -> None:
         keeper = self._keepers.pop(candidate, None)
@@ -118,7 +127,10 @@ class PeerPool:
 
     async def _keep(self, candidate: Candidate) -> None:
         breaker = CircuitBreaker(
-            f"peer {candidate.address}:{candidate.port}", failures=2, reset_after=STUCK_PAUSE, counts=(PeerStuck,)
+            f"peer {candidate.address}:{candidate.port}",
+            failures=2,
+            reset_after=STUCK_PAUSE,
+            counts=(PeerStuck,),
         )
         delay = FIRST_DELAY
         while True:
@@ -141,9 +153,12 @@ class PeerPool:
             await asyncio.sleep(delay * random.uniform(0.7, 1.3))
 
     async def _one_life(self, candidate: Candidate) -> float:
-        """Connect, stay until the peer is lost, close; seconds it lived. Raises `PeerStuck` where that was the end."""
+        """Connect, stay until the peer is lost, close; seconds it lived. Raises `PeerStuck` where
+        that was the end.
+        """
         handle = self._create(candidate.node_id, candidate.address, candidate.port)
-        if not await handle.answers():  # asked first: a handle that starts and fails every second fills the log
+        # Asked first: a handle that starts and fails every second fills the log.
+        if not await handle.answers():
             raise PeerLost(handle.id(), f"nothing answers at {handle.addr()}")
         handle.refuse_when(lambda node_id: self._claim(candidate, node_id))
         try:

@@ -1,4 +1,6 @@
-"""`PooledDiscovery`: a discovery that only has to say where peers may be; the pool connects. Knows no transport."""
+"""`PooledDiscovery`: a discovery that only has to say where peers may be; the pool connects. Knows
+no transport.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`SendQueue`: what is to be sent to one peer, bounded in number and bytes. Pure asyncio; knows no transport."""
+"""`SendQueue`: what is to be sent to one peer, bounded in number and bytes. Pure asyncio; knows no
+transport.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class SendQueue:
             self._add(data)
 
     def put_now(self, data: bytes) -> bool:
-        """Whether it was taken: there is room, and nobody waits for it. Raises what `close` was given."""
+        """Whether it was taken: there is room, and nobody waits for it. Raises what `close` was
+        given.
+        """
         if self._closed is not None:
             raise self._closed.with_traceback(None)
         if self._turn.locked() or not self._fits(len(data)):
@@ -81,4 +85,6 @@ class SendQueue:
 
     def _fits(self, size: int) -> bool:
         # A message larger than the whole allowance still goes, alone.
-        return not self._items or (len(self._items) < self._max_items and self._bytes + size <= self._max_bytes)
+        return not self._items or (
+            len(self._items) < self._max_items and self._bytes + size <= self._max_bytes
+        )

@@ -1,4 +1,6 @@
-"""`Server`: where peers reach this node, and `RingHandler`: who is told what they say. Knows no transport."""
+"""`Server`: where peers reach this node, and `RingHandler`: who is told what they say. Knows no
+transport.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,17 @@ from exo.topology.offer import NodeOffer
 
 
 class RingHandler(Protocol):
-    """The node behind the network parts. The plain methods are called on the event loop and must not block."""
+    """The node behind the network parts. The plain methods are called on the event loop and must
+    not block.
+    """
 
     def own_offer(self) -> NodeOffer:
         """This node as of now; it goes into every hello and heartbeat."""
         ...
 
     def on_hello(self, hello: Hello) -> HelloReply:
-        """A peer whose cluster, protocol, model, secret and identity are right wants in; a reason refuses it.
+        """A peer whose cluster, protocol, model, secret and identity are right wants in; a reason
+        refuses it.
 
         Called for each stream the peer opens: it must have no other effect.
         """
@@ -30,10 +35,12 @@ class RingHandler(Protocol):
         ...
 
     async def on_message(self, peer_id: str, message: Message) -> None:
-        """One message of `peer_id`, in the order sent. While this waits, the peer's stream waits (back-pressure).
+        """One message of `peer_id`, in the order sent. While this waits, the peer's stream waits
+        (back-pressure).
 
-        Raising `WrongEpoch` answers `FAILED_PRECONDITION` with the epoch here, any other error `INTERNAL`; the stream
-        goes on, and the sender's own handler is given a `Failed` (retryable for a wrong epoch) for that sequence.
+        Raising `WrongEpoch` answers `FAILED_PRECONDITION` with the epoch here, any other error
+        `INTERNAL`; the stream goes on, and the sender's own handler is given a `Failed` (retryable
+        for a wrong epoch) for that sequence.
         """
         ...
 
@@ -43,7 +50,9 @@ class RingHandler(Protocol):
 
 
 class Server(AsyncResource, ABC):
-    """Accepts peers. `port` 0 asks the system for one; `port` is the real one after `initialize`."""
+    """Accepts peers. `port` 0 asks the system for one; `port` is the real one after
+    `initialize`.
+    """
 
     RESOURCE_TYPE: ClassVar[str] = "server"
 

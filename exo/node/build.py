@@ -1,4 +1,6 @@
-"""`build_node`: the parts that the settings ask for, put together. The only place that chooses implementations."""
+"""`build_node`: the parts that the settings ask for, put together. The only place that chooses
+implementations.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,17 @@ from exo.topology import NodeOffer
 
 
 def build_node(settings: NodeSettings) -> Node:
-    """Nothing is opened yet: `initialize` does that. Raises `InvalidRequest` or `ValueError` naming a wrong setting."""
+    """Nothing is opened yet: `initialize` does that. Raises `InvalidRequest` or `ValueError` naming
+    a wrong setting.
+    """
     engine = create_pool(settings.engine)
     name = engine_name(settings)
     ring = Ring(first_offer(settings, name))
     membership = Membership(cluster=settings.cluster, secret=settings.secret)
     tls = _tls(settings)
-    server = GRPCServer(settings.node_id, settings.host, settings.grpc_port, ring, membership, tls=tls)
+    server = GRPCServer(
+        settings.node_id, settings.host, settings.grpc_port, ring, membership, tls=tls
+    )
 
     def connect(node_id: str | None, address: str, port: int) -> PeerHandle:
         return GRPCPeerHandle(node_id, address, port, handler=ring, membership=membership, tls=tls)
@@ -45,7 +51,9 @@ def build_node(settings: NodeSettings) -> Node:
         settings.node_id,
         server,
         engine,
-        _discovery(settings, membership, ring.own_offer().incarnation, connect, lambda: server.port),
+        _discovery(
+            settings, membership, ring.own_offer().incarnation, connect, lambda: server.port
+        ),
         _downloader(settings),
         ring=ring,
         read_model=functools.partial(_read, settings, name),
@@ -61,7 +69,9 @@ def engine_name(settings: NodeSettings) -> str:
 
 
 def first_offer(settings: NodeSettings, engine: str) -> NodeOffer:
-    """What the node says of itself before it knows its memory and ports. The incarnation is the time of the start."""
+    """What the node says of itself before it knows its memory and ports. The incarnation is the
+    time of the start.
+    """
     return NodeOffer(
         node_id=settings.node_id,
         incarnation=time.time_ns(),
@@ -90,7 +100,9 @@ def _downloader(settings: NodeSettings) -> ShardDownloader:
     from exo.download.hub_downloader import HubShardDownloader
 
     cache = settings.cache_dir or default_cache_dir()
-    return HubShardDownloader(cache, revision=settings.hub_revision, token=settings.hub_token, offline=settings.offline)
+    return HubShardDownloader(
+        cache, revision=settings.hub_revision, token=settings.hub_token, offline=settings.offline
+    )
 
 
 def default_cache_dir() -> Path:
@@ -127,12 +139,19 @@ def _discovery(
     match settings.discovery:
         case "udp":
             return UDPDiscovery(
-                settings.node_id, port, connect, membership, port=settings.discovery_port, incarnation=incarnation
+                settings.node_id,
+                port,
+                connect,
+                membership,
+                port=settings.discovery_port,
+                incarnation=incarnation,
             )
         case "manual":
             assert settings.discovery_config is not None  # checked by the settings
             return ManualDiscovery(settings.node_id, settings.discovery_config, connect)
         case "dns":
-            return DnsDiscovery(settings.node_id, settings.discovery_name, connect, port=settings.grpc_port)
+            return DnsDiscovery(
+                settings.node_id, settings.discovery_name, connect, port=settings.grpc_port
+            )
         case "none":
             return NoDiscovery(settings.node_id, connect)

@@ -31,12 +31,16 @@ def topology(ring: Ring) -> dict[str, Any]:
             }
             for offer in known.nodes()
         ],
-        "edges": [{"from": one, "to": two, **_latency(ring, one, two)} for one, two in known.edges()],
+        "edges": [
+            {"from": one, "to": two, **_latency(ring, one, two)} for one, two in known.edges()
+        ],
     }
 
 
 def _address(ring: Ring, offer: NodeOffer) -> str:
-    """What the node says of itself, else where this node reaches it: few say anything outside Kubernetes."""
+    """What the node says of itself, else where this node reaches it: few say anything outside
+    Kubernetes.
+    """
     if offer.address:
         host = f"[{offer.address}]" if ":" in offer.address else offer.address
         return f"{host}:{offer.grpc_port}"
@@ -65,7 +69,9 @@ def ring(ring: Ring, model_id: str, n_layers: int) -> dict[str, Any]:
 
 
 def _stages(ring: Ring, plan: RingPlan) -> list[dict[str, Any]]:
-    """planned_mib: what the stage's layers take by plan. hop_ms: from this node's own stage to the next."""
+    """planned_mib: what the stage's layers take by plan. hop_ms: from this node's own stage to the
+    next.
+    """
     own, model = ring.own_offer().node_id, ring.footprint
     shown = []
     for index, stage in enumerate(plan.stages):
@@ -83,7 +89,9 @@ def _stages(ring: Ring, plan: RingPlan) -> list[dict[str, Any]]:
 
 
 def _hop(ring: Ring, following: str) -> dict[str, float]:
-    """Half a heartbeat's round trip to the stage that follows, the first one for the last; none in a ring of one."""
+    """Half a heartbeat's round trip to the stage that follows, the first one for the last; none in
+    a ring of one.
+    """
     handle = ring.view.handles.get(following)
     seconds = handle.latency() if handle is not None else None
     return {} if seconds is None else {"hop_ms": round(seconds * 500, 3)}

@@ -1,4 +1,6 @@
-"""`LocalModel`: the node's model as a resource: found or fetched when it initializes, then there to be asked."""
+"""`LocalModel`: the node's model as a resource: found or fetched when it initializes, then there to
+be asked.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,18 @@ ReadModel = Callable[[ModelSource], ServedModel]
 
 
 class LocalModel(AsyncResource):
-    """`read` blocks and runs in a thread. `progress`: what a load that runs has done, in percent."""
+    """`read` blocks and runs in a thread. `progress`: what a load that runs has done,
+    in percent.
+    """
 
     RESOURCE_TYPE: ClassVar[str] = "model"
 
-    def __init__(self, name: str, downloader: ShardDownloader, engine: InferenceEngine, read: ReadModel) -> None:
-        super().__init__(resource_id=f"model-{name}", display_name=f"Model {name}", initialize_timeout=3600.0)
+    def __init__(
+        self, name: str, downloader: ShardDownloader, engine: InferenceEngine, read: ReadModel
+    ) -> None:
+        super().__init__(
+            resource_id=f"model-{name}", display_name=f"Model {name}", initialize_timeout=3600.0
+        )
         self._name = name
         self._downloader = downloader
         self._engine = engine
@@ -61,7 +69,9 @@ class LocalModel(AsyncResource):
             self.progress = f"loading layers {shard.start_layer}-{shard.end_layer}"
             if hasattr(self._engine, "on_progress"):
                 self._engine.on_progress = self._on_progress
-            await (self._engine.add_checkpoint if beside else self._engine.load_checkpoint)(shard, path)
+            await (self._engine.add_checkpoint if beside else self._engine.load_checkpoint)(
+                shard, path
+            )
         finally:
             self.progress = None
 

@@ -1,7 +1,9 @@
-"""`Node`: the parts of one node as one resource, and the `Backend` and `NodeView` that the API works with.
+"""`Node`: the parts of one node as one resource, and the `Backend` and `NodeView` that the API
+works with.
 
-Its parts start in the order of their dependencies and close in reverse: downloader and engine -> model and stage ->
-server -> discovery -> ring. Closing first stops admission and waits for running requests (see `drain`).
+Its parts start in the order of their dependencies and close in reverse: downloader and engine ->
+model and stage -> server -> discovery -> ring. Closing first stops admission and waits for running
+requests (see `drain`).
 """
 
 from __future__ import annotations
@@ -46,9 +48,11 @@ from exo.utils.health_check import HealthMonitor
 
 log = logging.getLogger(__name__)
 TOPOLOGY_SECONDS = 2.0
-# Nodes that start together find each other within this: planning alone first would load layers twice.
+# Nodes that start together find each other within this: planning alone first would load layers
+# twice.
 GATHER_SECONDS = 0.5
-# How often each part is asked for its health: a fault is to be seen in readiness within a few seconds.
+# How often each part is asked for its health: a fault is to be seen in readiness within a few
+# seconds.
 CHECK_SECONDS = 1.0
 # What the drain leaves of the time to close the parts in.
 CLOSING_SECONDS = 30.0
@@ -59,7 +63,9 @@ PROCESS_MIB = 200
 
 
 class Node(AsyncResource):
-    """`ring` is the handler that server and discovery were built with; see `exo.node.build.build_node`."""
+    """`ring` is the handler that server and discovery were built with; see
+    `exo.node.build.build_node`.
+    """
 
     RESOURCE_TYPE: ClassVar[str] = "node"
 
@@ -95,11 +101,17 @@ class Node(AsyncResource):
         self.model = LocalModel(settings.model, shard_downloader, inference_engine, read_model)
         self.links = Outboxes(_id, ring.deliver, ring.undelivered)
         self.stage = Stage(
-            _id, inference_engine, self.links.post, self._sampler, limits, PassWatchdog(settings.stuck_seconds)
+            _id,
+            inference_engine,
+            self.links.post,
+            self._sampler,
+            limits,
+            PassWatchdog(settings.stuck_seconds),
         )
         self.entry = Frontend(
             _id,
-            f"{_id[:64]}.{ring.own_offer().incarnation:x}",  # an id on the wire has 128 characters at most
+            # An id on the wire has 128 characters at most.
+            f"{_id[:64]}.{ring.own_offer().incarnation:x}",
             self.links.post,
             ring,
             self._transcript,
@@ -122,7 +134,9 @@ class Node(AsyncResource):
         self.monitor.add_readiness("forward passes", lambda: self.stage.watch.reason or None)
 
     def _compose(self) -> ResourceGroup:
-        parts = ResourceGroup(resource_id=f"parts-{self.id}", display_name=f"Parts of node {self.id}")
+        parts = ResourceGroup(
+            resource_id=f"parts-{self.id}", display_name=f"Parts of node {self.id}"
+        )
         parts.add(self.shard_downloader, name="downloader")
         parts.add(self.inference_engine, name="engine")
         parts.add(self.model, name="model", depends_on=("downloader", "engine"))
@@ -132,7 +146,7 @@ class Node(AsyncResource):
         parts.add(self.discovery, name="discovery", depends_on=("server",))
         return parts
 
-    # -- life -------------------------------------------------------------------------------------------------------
+    # -- life --------------------------------------------------------------------------------------
 
     async def start(self, wait_for_peers: int = 0) -> None:
         """The seed's name for `initialize`; also waits until that many peers are connected."""
@@ -148,7 +162,9 @@ class Node(AsyncResource):
         self._drained_by = None
         self.ring.begin()
         self.entry.admit_again()
-        self.device_capabilities = await asyncio.to_thread(device_capabilities, self.settings.memory_mib)
+        self.device_capabilities = await asyncio.to_thread(
+            device_capabilities, self.settings.memory_mib
+        )
         await self.monitor.initialize()
         await self.parts.initialize()
         await self._join_ring()
@@ -167,10 +183,16 @@ class Node(AsyncResource):
             grpc_port=self.server.port,
         )
         footprint = self.model.served.footprint
-        self.ring.serve(footprint, ShardManager(
-            self._load, self.inference_engine.drop_shard, footprint,
-            several=self.inference_engine.holds_several, free_mib=free_memory_mib,
-        ))  # fmt: skip
+        self.ring.serve(
+            footprint,
+            ShardManager(
+                self._load,
+                self.inference_engine.drop_shard,
+                footprint,
+                several=self.inference_engine.holds_several,
+                free_mib=free_memory_mib,
+            ),
+        )
         self._forget_peers = self.discovery.on_change(self.ring.on_peers)
         if self.settings.discovery != "none":
             await asyncio.sleep(GATHER_SECONDS)
@@ -183,10 +205,14 @@ class Node(AsyncResource):
     async def _load(self, shard: Shard, *, beside: bool) -> None:
         await self.model.load(shard, beside=beside)
         # `auto` settles on one engine only when it has seen the checkpoint.
-        self.ring.view.change(engine=getattr(self.inference_engine, "active", None) or self.ring.own_offer().engine)
+        self.ring.view.change(
+            engine=getattr(self.inference_engine, "active", None) or self.ring.own_offer().engine
+        )
 
     async def drain(self) -> None:
-        """Admit nothing more, tell the peers, wait for what runs: at most `drain_seconds`. May be called twice."""
+        """Admit nothing more, tell the peers, wait for what runs: at most `drain_seconds`. May be
+        called twice.
+        """
         if self._drained_by is None:
             self._drained_by = _now() + self.settings.drain_seconds
             log.info("node %s drains: %d requests run", self.id, self.entry.live)
@@ -195,7 +221,9 @@ class Node(AsyncResource):
         if not await self.entry.wait_empty(self._drained_by - _now()):
             log.warning("node %s: %d requests were not over in time", self.id, self.entry.live)
         if not await self.ring.wait_released(self._drained_by - _now()):
-            log.warning("node %s: its peers still run %d sequences on it", self.id, self.stage.live())
+            log.warning(
+                "node %s: its peers still run %d sequences on it", self.id, self.stage.live()
+            )
 
     async def _do_cleanup(self) -> None:
         if self.ring.is_initialized:
@@ -208,21 +236,26 @@ class Node(AsyncResource):
         for close in (self.ring.cleanup, self.parts.cleanup, self.monitor.cleanup):
             try:
                 await close()
-            except Exception as error:  # noqa: BLE001 - the rest is closed all the same, and all of it is raised
+            # The rest is closed all the same, and all of it is raised.
+            except Exception as error:  # noqa: BLE001
                 errors.append(error)
         if errors:
             raise ExceptionGroup(f"node {self.id!r}: cleanup", errors)
 
     async def _do_health_check(self) -> bool:
-        """As healthy as its parts. An ailing part only degrades the node: it recovers or not, the others go on."""
+        """As healthy as its parts. An ailing part only degrades the node: it recovers or not, the
+        others go on.
+        """
         parts = (self.server, self.discovery, self.inference_engine, self.stage)
         healthy = await asyncio.gather(*(part.check_health() for part in parts))
         ailing = [part.resource_id for part, well in zip(parts, healthy, strict=True) if not well]
         if ailing:
-            raise ResourceDegraded(f"not healthy: {', '.join(ailing)}", resource_id=self.resource_id, state=self.state)
+            raise ResourceDegraded(
+                f"not healthy: {', '.join(ailing)}", resource_id=self.resource_id, state=self.state
+            )
         return True
 
-    # -- peers and topology -----------------------------------------------------------------------------------------
+    # -- peers and topology ------------------------------------------------------------------------
 
     @property
     def peers(self) -> list[PeerHandle]:
@@ -235,7 +268,9 @@ class Node(AsyncResource):
         return before != set(self.ring.view.handles)
 
     async def collect_topology(self, visited: set[str] | None = None) -> Topology:
-        """From the newest offers: peers send theirs with every heartbeat, so nobody has to be asked."""
+        """From the newest offers: peers send theirs with every heartbeat, so nobody has to be
+        asked.
+        """
         self.topology = self.ring.view.topology()
         return self.topology
 
@@ -245,7 +280,7 @@ class Node(AsyncResource):
             await self.update_peers(0)
             await self.collect_topology()
 
-    # -- Backend ----------------------------------------------------------------------------------------------------
+    # -- Backend -----------------------------------------------------------------------------------
 
     def models(self) -> list[dict[str, Any]]:
         served = self.model.served
@@ -262,7 +297,10 @@ class Node(AsyncResource):
         ]
 
     async def render_chat(
-        self, model_id: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
+        self,
+        model_id: str,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
     ) -> tuple[int, ...]:
         tokenizer = self.model.require(model_id).require_tokenizer()
         return await asyncio.to_thread(encode_messages, tokenizer, messages, tools)
@@ -275,12 +313,16 @@ class Node(AsyncResource):
         tokenizer = self.model.require(model_id).tokenizer
         return b"" if tokenizer is None else tokenizer.token_bytes(token, skip_special=False)
 
-    async def process_tokens(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
+    async def process_tokens(
+        self, request: GenerationRequest
+    ) -> AsyncGenerator[GenerationChunk, None]:
         """See `Backend.process_tokens`."""
         checked, schema = self._check(request), request.params.json_schema
         if schema is not None:
             served = self.model.require(request.model_id)
-            await asyncio.to_thread(check_schema, served.tokenizer, schema, served.ends, served.vocab)
+            await asyncio.to_thread(
+                check_schema, served.tokenizer, schema, served.ends, served.vocab
+            )
         async with contextlib.aclosing(self.entry.generate(checked)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -292,7 +334,9 @@ class Node(AsyncResource):
         request_id: str | None = None,
         inference_state: dict[str, Any] | None = None,
     ) -> np.ndarray[Any, Any]:
-        """The whole answer as token ids; `inference_state["max_tokens"]` bounds it (128 where it is not given)."""
+        """The whole answer as token ids; `inference_state["max_tokens"]` bounds it (128 where it is
+        not given).
+        """
         await self.ensure_ready()
         tokens: list[int] = []
         request = GenerationRequest(
@@ -328,14 +372,18 @@ class Node(AsyncResource):
         if schema is None:
             return SequenceSampler(opened)
         if served is None or served.tokenizer is None or not is_available():
-            raise InvalidRequest("this stage cannot constrain answers to a JSON schema", field="response_format")
-        return SequenceSampler(opened, JsonConstraint(served.tokenizer, schema, served.ends, served.vocab))
+            raise InvalidRequest(
+                "this stage cannot constrain answers to a JSON schema", field="response_format"
+            )
+        return SequenceSampler(
+            opened, JsonConstraint(served.tokenizer, schema, served.ends, served.vocab)
+        )
 
     def _transcript(self, request: GenerationRequest) -> Transcript:
         served = self.model.require(request.model_id)
         return Transcript(request, detokenizer(served.tokenizer), served.ends)
 
-    # -- NodeView ---------------------------------------------------------------------------------------------------
+    # -- NodeView ----------------------------------------------------------------------------------
 
     @property
     def node_id(self) -> str:
@@ -346,7 +394,9 @@ class Node(AsyncResource):
 
     def describe_ring(self) -> dict[str, Any]:
         served = self.model.served
-        return describe.ring(self.ring, served.model_id if served else "", served.n_layers if served else 0)
+        return describe.ring(
+            self.ring, served.model_id if served else "", served.n_layers if served else 0
+        )
 
     def describe_requests(self) -> list[dict[str, Any]]:
         return self.entry.describe() if self.entry.live else []
@@ -358,7 +408,9 @@ class Node(AsyncResource):
 
 
 def offered_mib(capabilities: DeviceCapabilities) -> int:
-    """What is left for the model once the process itself has its share; a cap of the user's counts as it is."""
+    """What is left for the model once the process itself has its share; a cap of the user's counts
+    as it is.
+    """
     most = capabilities.host_memory_mib
     if capabilities.cgroup_limit_mib is not None:
         most = min(most, capabilities.cgroup_limit_mib)

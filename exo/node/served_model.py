@@ -1,4 +1,6 @@
-"""`ServedModel`: what the node knows of its model beside the weights: shape, memory, tokenizer, ends. Reads files."""
+"""`ServedModel`: what the node knows of its model beside the weights: shape, memory, tokenizer,
+ends. Reads files.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from exo.topology import ModelFootprint
 log = logging.getLogger(__name__)
 # Bytes of memory per weight, by engine: float32; 8 bit with its scales; none.
 WEIGHT_BYTES: Final[Mapping[str, float]] = {"numpy": 4.0, "onnx": 1.2, "dummy": 0.0}
-# KV cache (float32) that the plan sets aside for each layer, in tokens; engines use more where there is room.
+# KV cache (float32) that the plan sets aside for each layer, in tokens; engines use more where
+# there is room.
 RESERVED_TOKENS: Final = 2048
 
 
@@ -40,12 +43,16 @@ class ServedModel:
 
     def require_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
-            raise InvalidRequest(f"model {self.model_id!r} has no tokenizer: it takes token ids only", field="model")
+            raise InvalidRequest(
+                f"model {self.model_id!r} has no tokenizer: it takes token ids only", field="model"
+            )
         return self.tokenizer
 
 
 class ShapeOnly(Checkpoint):
-    """A Hugging Face folder whose weights are not here yet: what it says of itself, and no tensors."""
+    """A Hugging Face folder whose weights are not here yet: what it says of itself,
+    and no tensors.
+    """
 
     FORMAT: ClassVar[Literal["safetensors"]] = "safetensors"
 
@@ -126,7 +133,8 @@ def footprint(model_id: str, config: ModelConfig, engine: str, model_hash: str) 
     return ModelFootprint.uniform(
         model_id,
         config.n_layers,
-        max(1, int(weights * per_weight) + cache),  # layers that weigh nothing could not be shared out evenly
+        # Layers that weigh nothing could not be shared out evenly.
+        max(1, int(weights * per_weight) + cache),
         first_bytes=table,
         last_bytes=table,
         shared_bytes=table if config.tied else 0,
@@ -136,7 +144,9 @@ def footprint(model_id: str, config: ModelConfig, engine: str, model_hash: str) 
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """Tells models apart at the price of a header: the table of tensors, and the settings that fit in a line each."""
+    """Tells models apart at the price of a header: the table of tensors, and the settings that fit
+    in a line each.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for name, info in sorted(checkpoint.tensors.items()):
         digest.update(f"{name} {info.shape} {info.dtype} {info.n_bytes}\n".encode())
@@ -146,4 +156,6 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def _short(value: Any) -> str:
-    return repr(value)[:200] if isinstance(value, str | int | float | bool) else type(value).__name__
+    return (
+        repr(value)[:200] if isinstance(value, str | int | float | bool) else type(value).__name__
+    )

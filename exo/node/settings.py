@@ -1,6 +1,8 @@
-"""`NodeSettings`: everything a node is built from, checked once. Reads no environment: the CLI does.
+"""`NodeSettings`: everything a node is built from, checked once. Reads no environment: the CLI
+does.
 
-Each field is the setting of the same name (`node_id` is `--node-id`, `EXO_NODE_ID`), unless its comment says else.
+Each field is the setting of the same name (`node_id` is `--node-id`, `EXO_NODE_ID`), unless its
+comment says else.
 """
 
 from __future__ import annotations
@@ -27,15 +29,20 @@ def default_node_id() -> str:
 class NodeSettings:
     """Raises `ValueError` whose message begins with the name of the field that is wrong.
 
-    memory_mib: `--memory`; cap of what the node offers, None: what the machine or its cgroup allows.
+    memory_mib: `--memory`; cap of what the node offers, None: what the machine or its cgroup
+        allows.
     advertise_host: the address peers are told; "": found by the peers themselves.
     api_port: only told to peers and shown; the CLI's API server listens there.
     secret: the shared secret of the cluster's hello; b"": none asked for.
     tls_cert, tls_key, tls_ca: PEM files for mutual TLS between nodes; all three or none.
-    tls_check_identity: a peer's certificate must name its node id; else any of the authority's speaks for any node.
-    max_requests: live and waiting sequences this node takes as entry; more is answered `Overloaded`.
-    recovery_seconds: how long a stream waits for a ring that can go on before it ends with `RingUnavailable`.
-    stuck_seconds: without progress of a forward pass, beyond what passes usually take, after which this node is stuck.
+    tls_check_identity: a peer's certificate must name its node id; else any of the authority's
+        speaks for any node.
+    max_requests: live and waiting sequences this node takes as entry; more is answered
+        `Overloaded`.
+    recovery_seconds: how long a stream waits for a ring that can go on before it ends with
+        `RingUnavailable`.
+    stuck_seconds: without progress of a forward pass, beyond what passes usually take, after which
+        this node is stuck.
     """
 
     node_id: str = field(default_factory=default_node_id)
@@ -58,7 +65,8 @@ class NodeSettings:
     drain_seconds: float = 30.0
     memory_mib: int | None = None
     context_length: int | None = None  # None: the model's own, bounded by what memory allows
-    pinned: tuple[int, int] | None = None  # `--layers 0-14`: first and last layer of this node, both included
+    # `--layers 0-14`: first and last layer of this node, both included.
+    pinned: tuple[int, int] | None = None
     models_dir: Path | None = None
     cache_dir: Path | None = None
     hub_token: str | None = field(default=None, repr=False)
@@ -71,7 +79,9 @@ class NodeSettings:
 
     def __post_init__(self) -> None:
         if not _NODE_ID.fullmatch(self.node_id):
-            raise ValueError(f"node_id: {self.node_id!r} must be 1 to 128 letters, digits, '.', '_' or '-'")
+            raise ValueError(
+                f"node_id: {self.node_id!r} must be 1 to 128 letters, digits, '.', '_' or '-'"
+            )
         if not self.model:
             raise ValueError("model: is empty; name a bundled model, a path or hf:OWNER/REPO")
         if not 1 <= len(self.cluster) <= 128:
@@ -105,11 +115,14 @@ class NodeSettings:
             raise ValueError("discovery_name: dns discovery needs the name of a headless Service")
 
     def _check_tls(self) -> None:
-        given = [name for name in ("tls_cert", "tls_key", "tls_ca") if getattr(self, name) is not None]
+        given = [
+            name for name in ("tls_cert", "tls_key", "tls_ca") if getattr(self, name) is not None
+        ]
         if given and len(given) < 3:
             missing = next(name for name in ("tls_cert", "tls_key", "tls_ca") if name not in given)
             raise ValueError(f"{missing}: mutual TLS needs tls_cert, tls_key and tls_ca")
         if self.tls_check_identity and not given:
             raise ValueError(
-                "tls_check_identity: identities are in certificates; set the folder of those (tls-dir) too"
+                "tls_check_identity: identities are in certificates; set the folder of those"
+                " (tls-dir) too"
             )

@@ -1,7 +1,7 @@
 """Structured logs on standard error: JSON lines or a console. Every state transition is one event.
 
-structlog does the work, for our own loggers and for those of the standard library alike. Context (a request id) is
-bound with `structlog.contextvars`, so that tasks do not overwrite each other's.
+structlog does the work, for our own loggers and for those of the standard library alike. Context (a
+request id) is bound with `structlog.contextvars`, so that tasks do not overwrite each other's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _LEVEL_OF: Final = {_S.DEGRADED: logging.WARNING, _S.ERROR: logging.ERROR}
 _remove_listener: Callable[[], None] | None = None
 
 
-def configure_logging(format: Format = "console", level: str = "info", stream: TextIO | None = None) -> None:
+def configure_logging(
+    format: Format = "console", level: str = "info", stream: TextIO | None = None
+) -> None:
     """Set up the process's logging; may be called again. ValueError names a bad format or level."""
     if format not in ("json", "console"):
         raise ValueError(f"log-format: {format!r} is neither json nor console")
@@ -46,7 +48,10 @@ def configure_logging(format: Format = "console", level: str = "info", stream: T
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(format, target)],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(format, target),
+            ],
         )
     )
     structlog.configure(
@@ -79,7 +84,11 @@ def log_event(event: LifecycleEvent) -> None:
             log.info("recovered", resource_id=event.resource_id, resource_type=event.resource_type)
         case HookRun():
             log.debug(
-                "hook", resource_id=event.resource_id, hook=event.hook, outcome=event.outcome, duration=event.seconds
+                "hook",
+                resource_id=event.resource_id,
+                hook=event.hook,
+                outcome=event.outcome,
+                duration=event.seconds,
             )
         case DegradationChange():
             log.log(
@@ -91,13 +100,17 @@ def log_event(event: LifecycleEvent) -> None:
                 reason=event.reason,
             )
         case TaskEnded(outcome="failed"):
-            log.error("task failed", resource_id=event.owner, task=event.name, error=repr(event.error))
+            log.error(
+                "task failed", resource_id=event.owner, task=event.name, error=repr(event.error)
+            )
         case _:
             pass
 
 
 def transition(change: StateChange) -> dict[str, Any]:
-    """The fields of a transition's log line; `duration`: seconds spent in the state that was left."""
+    """The fields of a transition's log line; `duration`: seconds spent in the state that was
+    left.
+    """
     return {
         "resource_id": change.resource_id,
         "resource_type": change.resource_type,
@@ -110,11 +123,14 @@ def transition(change: StateChange) -> dict[str, Any]:
 
 def _renderers(format: Format, stream: TextIO) -> list[Processor]:
     if format == "console":
-        # The pretty formatter takes seconds per traceback, on the event loop, and prints the values of variables.
+        # The pretty formatter takes seconds per traceback, on the event loop, and prints the values
+        # of variables.
         plain = structlog.dev.plain_traceback
         return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
     return [
-        structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
+        structlog.processors.ExceptionRenderer(
+            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        ),
         _printable,
         # Whatever cannot be written as JSON is written as its text: a log call never fails.
         structlog.processors.JSONRenderer(default=repr, skipkeys=True),

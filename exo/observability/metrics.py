@@ -1,7 +1,7 @@
 """Prometheus metrics of the lifecycle, on a registry of one's own choosing.
 
-Events (transitions, hook runs, tasks) are counted as they happen; the state of each resource is read at scrape time
-from the weak registry, so a resource that is gone leaves no series behind.
+Events (transitions, hook runs, tasks) are counted as they happen; the state of each resource is
+read at scrape time from the weak registry, so a resource that is gone leaves no series behind.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 
 
 class ResourceStates(Collector):
-    """`exo_resource_state{resource_id,resource_type,state}`: 1 for the present state of each live resource, else 0."""
+    """`exo_resource_state{resource_id,resource_type,state}`: 1 for the present state of each live
+    resource, else 0.
+    """
 
     def collect(self) -> Iterator[Metric]:
         states = GaugeMetricFamily(
@@ -33,19 +35,27 @@ class ResourceStates(Collector):
             labels=("resource_id", "resource_type", "state"),
         )
         # Two live resources may carry one id (a closed one and its successor): the youngest speaks.
-        for (name, kind), state in {(r.resource_id, r.resource_type): r.state for r in live_resources()}.items():
+        for (name, kind), state in {
+            (r.resource_id, r.resource_type): r.state for r in live_resources()
+        }.items():
             for each in ResourceState:
                 states.add_metric((name, kind, each.value), float(each is state))
         yield states
-        counts = GaugeMetricFamily("exo_resources", "Live resources by type and state", labels=("type", "state"))
-        for (kind, value), number in Tally((r.resource_type, r.state.value) for r in live_resources()).items():
+        counts = GaugeMetricFamily(
+            "exo_resources", "Live resources by type and state", labels=("type", "state")
+        )
+        for (kind, value), number in Tally(
+            (r.resource_type, r.state.value) for r in live_resources()
+        ).items():
             counts.add_metric((kind, value), number)
         yield counts
         yield _degradations()
 
 
 def _degradations() -> Metric:
-    shown = GaugeMetricFamily("exo_degraded", "1 for each named degradation", labels=("name", "to", "resource_id"))
+    shown = GaugeMetricFamily(
+        "exo_degraded", "1 for each named degradation", labels=("name", "to", "resource_id")
+    )
     for made in degradations():
         shown.add_metric((made.name, made.to, made.resource_id), 1.0)
     return shown
@@ -58,7 +68,10 @@ class LifecycleMetrics:
         self.registry = registry
         kind = ("resource_type",)
         self._transitions = Counter(
-            "exo_resource_transitions", "State transitions", (*kind, "from_state", "to_state"), registry=registry
+            "exo_resource_transitions",
+            "State transitions",
+            (*kind, "from_state", "to_state"),
+            registry=registry,
         )
         self._hooks = Histogram(
             "exo_resource_hook_seconds",
@@ -67,12 +80,21 @@ class LifecycleMetrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self._restarts = Counter("exo_resource_restarts", "Successful recoveries", kind, registry=registry)
-        self._tasks_started = Counter("exo_tasks_started", "Background tasks started", ("owner",), registry=registry)
-        self._tasks_ended = Counter(
-            "exo_tasks_ended", "Background tasks ended, by outcome", ("owner", "outcome"), registry=registry
+        self._restarts = Counter(
+            "exo_resource_restarts", "Successful recoveries", kind, registry=registry
         )
-        self._tasks_running = Gauge("exo_tasks_running", "Background tasks running", ("owner",), registry=registry)
+        self._tasks_started = Counter(
+            "exo_tasks_started", "Background tasks started", ("owner",), registry=registry
+        )
+        self._tasks_ended = Counter(
+            "exo_tasks_ended",
+            "Background tasks ended, by outcome",
+            ("owner", "outcome"),
+            registry=registry,
+        )
+        self._tasks_running = Gauge(
+            "exo_tasks_running", "Background tasks running", ("owner",), registry=registry
+        )
         self._states = ResourceStates()
         registry.register(self._states)
         self._remove: Callable[[], None] = add_global_listener(self.count)
@@ -80,9 +102,13 @@ class LifecycleMetrics:
     def count(self, event: LifecycleEvent) -> None:
         match event:
             case StateChange():
-                self._transitions.labels(event.resource_type, event.old.value, event.new.value).inc()
+                self._transitions.labels(
+                    event.resource_type, event.old.value, event.new.value
+                ).inc()
             case HookRun():
-                self._hooks.labels(event.resource_type, event.hook, event.outcome).observe(event.seconds)
+                self._hooks.labels(event.resource_type, event.hook, event.outcome).observe(
+                    event.seconds
+                )
             case Recovered():
                 self._restarts.labels(event.resource_type).inc()
             case TaskStarted():
@@ -109,7 +135,9 @@ def install(registry: CollectorRegistry = REGISTRY) -> LifecycleMetrics:
 
 
 def render(accept: str = "", registry: CollectorRegistry = REGISTRY) -> tuple[bytes, str]:
-    """The body of `/metrics` and its content type, in the format that the request's `Accept` header asks for."""
+    """The body of `/metrics` and its content type, in the format that the request's `Accept` header
+    asks for.
+    """
     install(registry)
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type

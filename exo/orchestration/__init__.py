@@ -1,1 +1,3 @@
-"""Former home of `exo.node`, `exo.ring` and `exo.pipeline`; keeps the path of `Node` for code outside."""
+"""Former home of `exo.node`, `exo.ring` and `exo.pipeline`; keeps the path of `Node` for code
+outside.
+"""

@@ -1,4 +1,5 @@
-"""One forward pass on an engine, with the failures sorted out per sequence. Knows no messages and no peers.
+"""One forward pass on an engine, with the failures sorted out per sequence. Knows no messages and
+no peers.
 
 Also the sampling of its rows: on the event loop where that is a trifle, else in a thread.
 """
@@ -19,9 +20,11 @@ from exo.pipeline.assignment import Assignment
 from exo.pipeline.scheduler import Work
 
 Array = np.ndarray[Any, Any]
-# An argmax over this many logits (ten rows of 49152) takes well under 0.1 ms: less than the round trip to a thread.
+# An argmax over this many logits (ten rows of 49152) takes well under 0.1 ms: less than the round
+# trip to a thread.
 INLINE_LOGITS = 1 << 19
-# What choosing costs for each logit, in argmaxes: the largest one, a draw, and what calls a library or sorts all.
+# What choosing costs for each logit, in argmaxes: the largest one, a draw, and what calls a library
+# or sorts all.
 ARGMAX, DRAW, SLOW = 1, 8, 1000
 
 
@@ -35,7 +38,9 @@ class Choice:
 
 
 class TokenSampler(Protocol):
-    """Chooses the tokens of one sequence, which it knows; the same logits and position give the same choice."""
+    """Chooses the tokens of one sequence, which it knows; the same logits and position give the
+    same choice.
+    """
 
     @property
     def cost(self) -> int:
@@ -43,7 +48,9 @@ class TokenSampler(Protocol):
         ...
 
     def choose(self, logits: Array, position: int) -> Choice:
-        """logits: float32 (vocab,) after the token at `position - 1`. The choice joins the sequence's history."""
+        """logits: float32 (vocab,) after the token at `position - 1`. The choice joins the
+        sequence's history.
+        """
         ...
 
 
@@ -51,15 +58,19 @@ def step_of(work: Work, assignment: Assignment) -> Step:
     values = work.piece.values
     if not isinstance(values, np.ndarray):
         values = np.asarray(values, dtype=np.int64)
-    rows: Literal["last", "none"] = "last" if work.piece.sample or not assignment.is_last else "none"
+    rows: Literal["last", "none"] = (
+        "last" if work.piece.sample or not assignment.is_last else "none"
+    )
     return Step(work.lane_id, values, work.piece.position, rows)
 
 
-async def run_pass(engine: InferenceEngine, shard: Shard, steps: Sequence[Step]) -> list[Array | Exception]:
+async def run_pass(
+    engine: InferenceEngine, shard: Shard, steps: Sequence[Step]
+) -> list[Array | Exception]:
     """One result per step, in order: its array, or why this step alone failed.
 
-    A lost sequence leaves the batch and the others run; after any other failure each step runs alone, so that a
-    sequence that breaks the engine takes no other with it.
+    A lost sequence leaves the batch and the others run; after any other failure each step runs
+    alone, so that a sequence that breaks the engine takes no other with it.
     """
     results: dict[str, Array | Exception] = {}
     left = list(steps)
@@ -73,7 +84,8 @@ async def run_pass(engine: InferenceEngine, shard: Shard, steps: Sequence[Step])
                 break
             results[error.request_id] = error
             left = [step for step in left if step not in lost]
-        except Exception as error:  # noqa: BLE001 - an engine may raise anything; it is reported per sequence
+        # An engine may raise anything; it is reported per sequence.
+        except Exception as error:  # noqa: BLE001
             if len(left) == 1:
                 results[left[0].request_id] = error
                 break
@@ -81,7 +93,9 @@ async def run_pass(engine: InferenceEngine, shard: Shard, steps: Sequence[Step])
                 results[step.request_id] = (await run_pass(engine, shard, [step]))[0]
             break
         else:
-            results.update((step.request_id, array) for step, array in zip(left, arrays, strict=True))
+            results.update(
+                (step.request_id, array) for step, array in zip(left, arrays, strict=True)
+            )
             break
     return [results[step.request_id] for step in steps]
 

@@ -1,8 +1,10 @@
-"""`Outboxes`: messages to nodes by id, without waiting. To this node directly; to a peer through an outbox and its handle.
+"""`Outboxes`: messages to nodes by id, without waiting. To this node directly; to a peer through an
+outbox and its handle.
 
-What the handle takes at once goes there directly; the rest waits in an outbox, which one task per peer empties in
-order. It is bounded: a peer that takes nothing any more loses the messages, and whoever sent them is told by
-`undelivered`.
+What the handle takes at once goes there directly; the rest waits in an outbox, which one task per
+peer empties in
+order. It is bounded: a peer that takes nothing any more loses the messages, and whoever sent them
+is told by `undelivered`.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ class _Outbox:
 
 
 class Outboxes(AsyncResource):
-    """deliver(sender, message): what reaches this node itself; undelivered(node_id, message, reason): what got lost."""
+    """deliver(sender, message): what reaches this node itself; undelivered(node_id, message,
+    reason): what got lost.
+    """
 
     RESOURCE_TYPE: ClassVar[str] = "links"
 
@@ -79,7 +83,9 @@ class Outboxes(AsyncResource):
         return 0 if outbox is None else outbox.bytes
 
     def update(self, handles: list[PeerHandle]) -> None:
-        """The peers connected now. What waits for one that is gone, or came back as another handle, is lost."""
+        """The peers connected now. What waits for one that is gone, or came back as another handle,
+        is lost.
+        """
         current = {handle.id(): handle for handle in handles}
         for node_id, outbox in list(self._outboxes.items()):
             if current.get(node_id) is not outbox.handle:
@@ -88,7 +94,9 @@ class Outboxes(AsyncResource):
             if node_id not in self._outboxes and self.is_usable:
                 outbox = self._outboxes[node_id] = _Outbox(handle)
                 self._task_manager.start_task(
-                    f"send {node_id}", functools.partial(self._send, outbox), priority=TaskPriority.HIGH
+                    f"send {node_id}",
+                    functools.partial(self._send, outbox),
+                    priority=TaskPriority.HIGH,
                 )
 
     def post(self, node_id: str, message: Message) -> None:
@@ -143,7 +151,9 @@ class Outboxes(AsyncResource):
 
 
 def _takes(handle: PeerHandle, message: Message) -> bool:
-    """Where it fails, the outbox's task meets the same failure, and reports it when the caller is done."""
+    """Where it fails, the outbox's task meets the same failure, and reports it when the caller is
+    done.
+    """
     try:
         return handle.send_now(message)
     except Exception:  # noqa: BLE001

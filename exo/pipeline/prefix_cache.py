@@ -1,7 +1,9 @@
-"""`PrefixCache`: what an earlier sequence has computed (the same system prompt, the turns before) is not computed again.
+"""`PrefixCache`: what an earlier sequence has computed (the same system prompt, the turns before)
+is not computed again.
 
-Where this node has all layers: the stages of a longer ring would have to agree on how much they still know. Asks the
-engine for those that the scheduler has admitted; owns neither, and knows no messages, no peers and no passes.
+Where this node has all layers: the stages of a longer ring would have to agree on how much they
+still know. Asks the engine for those that the scheduler has admitted; owns neither, and knows no
+messages, no peers and no passes.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ from exo.pipeline.stage_sequence import StageSequence
 
 
 class PrefixCache:
-    def __init__(self, engine: InferenceEngine, scheduler: Scheduler, lanes: Mapping[str, StageSequence]) -> None:
+    def __init__(
+        self, engine: InferenceEngine, scheduler: Scheduler, lanes: Mapping[str, StageSequence]
+    ) -> None:
         self._engine, self._scheduler, self._lanes = engine, scheduler, lanes
 
     async def reuse(self) -> None:
         """For each sequence admitted since; between passes only."""
-        # Again until none is left: one admitted while the engine was asked for another must not run before it is asked
-        # for itself, as asking begins a sequence anew.
+        # Again until none is left: one admitted while the engine was asked for another must not run
+        # before it is asked for itself, as asking begins a sequence anew.
         while admitted := self._scheduler.take_admitted():
             for lane_id in admitted:
                 await self._reuse(lane_id)

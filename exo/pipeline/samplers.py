@@ -19,7 +19,9 @@ class Constraint(Protocol):
 
 
 class SequenceSampler:
-    """Same parameters, history and logits: same choice, on whatever node (the random number is counter based)."""
+    """Same parameters, history and logits: same choice, on whatever node (the random number is
+    counter based).
+    """
 
     def __init__(self, opened: Open, constraint: Constraint | None = None) -> None:
         self._params = opened.params
@@ -35,14 +37,18 @@ class SequenceSampler:
     def choose(self, logits: Array, position: int) -> Choice:
         """Raises `ValueError` for a position that is not the next one."""
         if position != len(self._history):
-            raise ValueError(f"position {position} is to be sampled, {len(self._history)} tokens are known")
+            raise ValueError(
+                f"position {position} is to be sampled, {len(self._history)} tokens are known"
+            )
         if self._plain:
             choice = Choice(int(logits.argmax()))
             check_number(float(logits[choice.token]))
             self._history.append(choice.token)
             return choice
         allowed = None if self._constraint is None else self._constraint.allowed()
-        token, logprob, top = sample(logits, self._params, self._history, self._prompt_length, position, allowed)
+        token, logprob, top = sample(
+            logits, self._params, self._history, self._prompt_length, position, allowed
+        )
         if self._constraint is not None:
             self._constraint.accept(token)
         self._history.append(token)

@@ -1,10 +1,12 @@
-"""`Scheduler`: which sequences run in the next forward pass of one stage. Pure: no clock, no awaits, no tensors.
+"""`Scheduler`: which sequences run in the next forward pass of one stage. Pure: no clock, no
+awaits, no tensors.
 
-Theory of operation. Each sequence is a lane with a queue of pieces (a slice of the prompt, or one token). A pass takes
-either one-token pieces of many lanes (decode: one batched matmul) or some chunks of longer ones (prefill); where both
-wait, the kinds alternate, so that a decode step waits for at most one chunk. Lanes are served least recently first:
-nobody starves. A lane is admitted while the tokens it may grow to fit the KV budget; the others wait, fair between
-entry nodes (round robin), first come first served within one.
+Theory of operation. Each sequence is a lane with a queue of pieces (a slice of the prompt, or one
+token). A pass takes either one-token pieces of many lanes (decode: one batched matmul) or some
+chunks of longer ones (prefill); where both wait, the kinds alternate, so that a decode step waits
+for at most one chunk. Lanes are served least recently first: nobody starves. A lane is admitted
+while the tokens it may grow to fit the KV budget; the others wait, fair between entry nodes (round
+robin), first come first served within one.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from exo.inference.errors import Overloaded
 class Limits:
     """capacity_tokens: KV budget; max_lanes: sequences that fit in it at once.
     chunk_tokens: longest prefill of one lane in a pass; pass_tokens: of all lanes.
-    micro_batch: below this many decoding lanes a pass takes all of them; above, `stages` passes share them, so that
-    every stage of a longer ring has work (a smaller batch costs about as much as a larger one: weights are read once).
-    max_waiting: lanes that wait for memory; max_per_owner: lanes of one entry, so that none takes all the places.
+    micro_batch: below this many decoding lanes a pass takes all of them; above, `stages` passes
+    share them, so that every stage of a longer ring has work (a smaller batch costs about as much
+    as a larger one: weights are read once).
+    max_waiting: lanes that wait for memory; max_per_owner: lanes of one entry, so that none takes
+        all the places.
     """
 
     capacity_tokens: int = 1 << 20
@@ -37,7 +41,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """`values` (token ids or hidden rows; whatever has a length and slices) go in from `position` on."""
+    """`values` (token ids or hidden rows; whatever has a length and slices) go in from `position`
+    on.
+    """
 
     position: int
     values: Any
@@ -62,7 +68,9 @@ class _Lane:
 
 
 def opening_pieces(tokens: tuple[int, ...], prompt_length: int, *, by_step: bool) -> list[Piece]:
-    """What a sequence begins with: all of it as a prompt or, where `by_step`, what it has produced as it was then."""
+    """What a sequence begins with: all of it as a prompt or, where `by_step`, what it has produced
+    as it was then.
+    """
     prompt = max(1, prompt_length) if by_step else len(tokens)
     pieces = [tokens[:prompt], *((token,) for token in tokens[prompt:])]
     starts = [0, *range(prompt, len(tokens))]
@@ -96,9 +104,12 @@ class Scheduler:
 
     def resize(self, capacity_tokens: int, max_lanes: int) -> None:
         """The engine holds other layers now: its room is another."""
-        self.limits = replace(self.limits, capacity_tokens=max(1, capacity_tokens), max_lanes=max(1, max_lanes))
+        self.limits = replace(
+            self.limits, capacity_tokens=max(1, capacity_tokens), max_lanes=max(1, max_lanes)
+        )
         for lane in (lane for lanes in self._waiting.values() for lane in lanes):
-            lane.reserve = min(lane.reserve, self.limits.capacity_tokens)  # else it would wait for ever, first in line
+            # Else it would wait for ever, first in line.
+            lane.reserve = min(lane.reserve, self.limits.capacity_tokens)
         self._admit_waiting()
 
     @property
@@ -112,12 +123,16 @@ class Scheduler:
     @property
     def is_partial(self) -> bool:
         """Whether the next pass would decode only some of the sequences that run."""
-        return not self._prefilling and 0 < len(self._decoding) < min(len(self._running), self.limits.max_batch)
+        return not self._prefilling and 0 < len(self._decoding) < min(
+            len(self._running), self.limits.max_batch
+        )
 
     def is_running(self, lane_id: str) -> bool:
         return lane_id in self._running
 
-    def open(self, lane_id: str, *, owner: str, group: str, reserve: int, wait: bool = True) -> None:
+    def open(
+        self, lane_id: str, *, owner: str, group: str, reserve: int, wait: bool = True
+    ) -> None:
         """A new lane. `wait` False admits it at once (the first stage has admitted it already).
 
         Raises `Overloaded` when too many wait, `ValueError` for a lane that is there already.
@@ -168,7 +183,9 @@ class Scheduler:
         return [lane_id for lane_id in admitted if lane_id in self._running]
 
     def skip(self, lane_id: str, tokens: int) -> None:
-        """The first `tokens` of a lane that has not run yet need no pass: the engine knows them already."""
+        """The first `tokens` of a lane that has not run yet need no pass: the engine knows them
+        already.
+        """
         lane = self._lanes[lane_id]
         first = lane.pieces[0]
         lane.pieces[0] = Piece(first.position + tokens, first.values[tokens:], first.sample)
@@ -177,7 +194,9 @@ class Scheduler:
         self._ready(lane)
 
     def next_batch(self, stages: int = 1) -> list[Work]:
-        """What the next pass runs; [] when nothing is ready. `stages`: of the ring, for micro-batches."""
+        """What the next pass runs; [] when nothing is ready. `stages`: of the ring, for
+        micro-batches.
+        """
         if not self.has_work:
             return []
         decode = bool(self._decoding) and not (self._prefilling and self._decoded_last)
@@ -210,11 +229,15 @@ class Scheduler:
         return batch
 
     def _take(self, lane: _Lane, tokens: int) -> Work:
-        """A rest of one token goes along: alone it would be a step of decoding, which engines may round otherwise."""
+        """A rest of one token goes along: alone it would be a step of decoding, which engines may
+        round otherwise.
+        """
         piece = lane.pieces.popleft()
         tokens = max(tokens, 2) if len(piece.values) > 1 else tokens
         if len(piece.values) > tokens + 1:
-            lane.pieces.appendleft(Piece(piece.position + tokens, piece.values[tokens:], piece.sample))
+            lane.pieces.appendleft(
+                Piece(piece.position + tokens, piece.values[tokens:], piece.sample)
+            )
             piece = Piece(piece.position, piece.values[:tokens], False)
         if lane.pieces:
             self._ready(lane)
@@ -230,7 +253,8 @@ class Scheduler:
 
     def _fits(self, lane: _Lane) -> bool:
         return (
-            self.reserved + lane.reserve <= self.limits.capacity_tokens and len(self._running) < self.limits.max_lanes
+            self.reserved + lane.reserve <= self.limits.capacity_tokens
+            and len(self._running) < self.limits.max_lanes
         )
 
     def _admit(self, lane: _Lane) -> None:

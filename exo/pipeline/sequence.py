@@ -1,4 +1,6 @@
-"""`OwnedSequence`: one request at its entry node: what was produced, where it runs now, and how it goes on. No I/O."""
+"""`OwnedSequence`: one request at its entry node: what was produced, where it runs now, and how it
+goes on. No I/O.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,15 @@ class Phase(StrEnum):
 
 
 class OwnedSequence:
-    """`key` is unique in the cluster; `lane_id` besides differs for each attempt, so that no stage mixes them up.
+    """`key` is unique in the cluster; `lane_id` besides differs for each attempt, so that no stage
+    mixes them up.
 
     Times are those of the event loop's clock, in seconds.
     """
 
-    def __init__(self, key: str, request: GenerationRequest, is_end: Callable[[int, int], bool], now: float) -> None:
+    def __init__(
+        self, key: str, request: GenerationRequest, is_end: Callable[[int, int], bool], now: float
+    ) -> None:
         self.key = key
         self.request = request
         self.opened_at = self.progress_at = self.waiting_since = self.placed_at = now
@@ -66,7 +71,9 @@ class OwnedSequence:
         )
 
     def accept(self, token: Token, now: float) -> bool:
-        """Take the token if it is the next one; False for one that is not (a late one of an abandoned attempt)."""
+        """Take the token if it is the next one; False for one that is not (a late one of an
+        abandoned attempt).
+        """
         if self.phase is not Phase.RUNNING or token.position != self.length:
             return False
         self.produced.append(token.token)
@@ -97,7 +104,8 @@ class OwnedSequence:
 
 
 def is_entry_of(node_id: str, lane_id: str) -> bool:
-    """Whether the lane's id was given out by that node: `NODE.INCARNATION/NUMBER/ATTEMPT` (see `Frontend`'s prefix).
+    """Whether the lane's id was given out by that node: `NODE.INCARNATION/NUMBER/ATTEMPT` (see
+    `Frontend`'s prefix).
 
     Ids can be guessed. Without this check a peer could open or close what is another's.
     """

@@ -1,7 +1,9 @@
-"""`Stage`: this node's layers at work, in every epoch it serves. Owns the lanes, their KV and the forward passes.
+"""`Stage`: this node's layers at work, in every epoch it serves. Owns the lanes, their KV and the
+forward passes.
 
-Messages come in through plain methods (they never wait); one task runs pass after pass. Knows peers only as ids in
-an `Assignment` and reaches them through `post`. A message is checked against the epoch, the sender's place in it and
+Messages come in through plain methods (they never wait); one task runs pass after pass. Knows peers
+only as ids in an `Assignment` and reaches them through `post`. A message is checked against the
+epoch, the sender's place in it and
 the position expected: a hostile peer loses its own sequences, nobody else's.
 """
 
@@ -71,12 +73,14 @@ class Stage(AsyncResource):
         self._task: TaskHandle | None = None
         self._sampling: Worker | None = None
 
-    # -- life -------------------------------------------------------------------------------------------------------
+    # -- life --------------------------------------------------------------------------------------
 
     async def _do_initialize(self) -> None:
         self.watch.forget()
         self._sampling = Worker(f"sampling-{self._node_id}")
-        self._task = self._task_manager.start_task("forward_passes", self._run, priority=TaskPriority.HIGH)
+        self._task = self._task_manager.start_task(
+            "forward_passes", self._run, priority=TaskPriority.HIGH
+        )
 
     async def _do_cleanup(self) -> None:
         for epoch in list(self._epochs):
@@ -88,13 +92,19 @@ class Stage(AsyncResource):
         self._sampling = self._task = None
 
     async def _do_health_check(self) -> bool:
-        """A pass that hangs only degrades: nothing here could bring it back, and it may still end."""
+        """A pass that hangs only degrades: nothing here could bring it back,
+        and it may still end.
+        """
         if self.watch.reason:
-            raise ResourceDegraded(self.watch.reason, resource_id=self.resource_id, state=self.state)
+            raise ResourceDegraded(
+                self.watch.reason, resource_id=self.resource_id, state=self.state
+            )
         return self._task is not None and not self._task.done()
 
     def look(self, now: float) -> None:
-        """Call about once a second: whether what there is to do goes on. `now`: monotonic seconds."""
+        """Call about once a second: whether what there is to do goes on. `now`:
+        monotonic seconds.
+        """
         busy = self._in_hand or self._scheduler.has_work
         self.watch.tick(now, busy=busy, mark=self._passes + self._engine.marks)
 
@@ -103,7 +113,7 @@ class Stage(AsyncResource):
         """Whether sequences wait here for memory."""
         return self._scheduler.waiting > 0
 
-    # -- epochs -----------------------------------------------------------------------------------------------------
+    # -- epochs ------------------------------------------------------------------------------------
 
     @property
     def epochs(self) -> dict[str, Assignment]:
@@ -123,11 +133,14 @@ class Stage(AsyncResource):
         """The engine holds other layers than before: its room is another."""
         limits = self._scheduler.limits
         self._scheduler.resize(
-            self._engine.kv_tokens_total or limits.capacity_tokens, self._engine.max_sequences or limits.max_lanes
+            self._engine.kv_tokens_total or limits.capacity_tokens,
+            self._engine.max_sequences or limits.max_lanes,
         )
 
     def retire(self, epoch: str, reason: str) -> None:
-        """Accept nothing of this epoch any more; its sequences are freed and their entries told to go on elsewhere."""
+        """Accept nothing of this epoch any more; its sequences are freed and their entries told to
+        go on elsewhere.
+        """
         if self._epochs.pop(epoch, None) is None:
             return
         for lane in [lane for lane in self._lanes.values() if lane.assignment.epoch == epoch]:
@@ -146,32 +159,42 @@ class Stage(AsyncResource):
     def passes(self) -> int:
         return self._passes
 
-    # -- messages ---------------------------------------------------------------------------------------------------
+    # -- messages ----------------------------------------------------------------------------------
 
     def open(self, sender: str, message: Open) -> None:
         """Raises `WrongEpoch`."""
         assignment = self._assignment(message.epoch)
-        if sender not in ((message.entry, self._node_id) if assignment.is_first else (assignment.previous,)):
+        if sender not in (
+            (message.entry, self._node_id) if assignment.is_first else (assignment.previous,)
+        ):
             return log.warning("%s may not open %s here", sender, message.sequence_id)
         if message.sequence_id in self._closed or message.sequence_id in self._lanes:
             return None
         reserve = max(message.max_length, len(message.tokens))
         limit = reserve if message.max_length else MAX_LENGTH
-        pieces = opening_pieces(message.tokens, message.prompt_length, by_step=self._engine.replays_by_step)
-        lane = StageSequence(message.sequence_id, message.entry, assignment, 0, limit, pieces[0].values, None)
+        pieces = opening_pieces(
+            message.tokens, message.prompt_length, by_step=self._engine.replays_by_step
+        )
+        lane = StageSequence(
+            message.sequence_id, message.entry, assignment, 0, limit, pieces[0].values, None
+        )
         try:
             if assignment.is_last:
                 lane.sampler = self._samplers(message)
             self._scheduler.open(
-                lane.sequence_id, owner=lane.entry, group=lane.assignment.epoch, reserve=reserve + GRAIN,
+                lane.sequence_id,
+                owner=lane.entry,
+                group=lane.assignment.epoch,
+                reserve=reserve + GRAIN,
                 wait=assignment.is_first,
-            )  # fmt: skip
+            )
         except (Overloaded, InvalidRequest, ValueError) as error:
             return self._answer(lane, error)
         self._lanes[lane.sequence_id] = lane
         if assignment.next is not None:
             self._post(assignment.next, message)
-        if assignment.is_first and lane.sequence_id in self._lanes:  # else the next stage is not connected
+        # Else the next stage is not connected.
+        if assignment.is_first and lane.sequence_id in self._lanes:
             lane.expected = len(message.tokens)
             for piece in pieces:
                 self._push(lane, piece)
@@ -182,7 +205,9 @@ class Stage(AsyncResource):
         lane = self._lanes.get(message.sequence_id)
         if lane is None or sender != assignment.previous or lane.assignment is not assignment:
             if message.sequence_id not in self._closed:
-                log.warning("%s sent a forward of %s, which is unknown here", sender, message.sequence_id)
+                log.warning(
+                    "%s sent a forward of %s, which is unknown here", sender, message.sequence_id
+                )
             return
         if message.position != lane.expected:
             error = SequenceLost(lane.sequence_id, expected=message.position, held=lane.expected)
@@ -227,7 +252,9 @@ class Stage(AsyncResource):
             self._post(lane.assignment.next, lane.close())
 
     def fail_through(self, node_id: str, reason: str) -> None:
-        """A stream from or to this stage's node broke: what was under way on it is lost, and nobody else may notice."""
+        """A stream from or to this stage's node broke: what was under way on it is lost, and nobody
+        else may notice.
+        """
         for lane in [lane for lane in self._lanes.values() if node_id in lane.assignment.nodes]:
             self._fail(lane, reason, retryable=True)
 
@@ -237,7 +264,7 @@ class Stage(AsyncResource):
         if lane is not None:
             self._fail(lane, reason, retryable=retryable)
 
-    # -- passes -----------------------------------------------------------------------------------------------------
+    # -- passes ------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         while True:
@@ -252,13 +279,16 @@ class Stage(AsyncResource):
                 if batch:  # while this waited, those that were ready may have been closed
                     await self._pass_or_fail(batch)
                 await self._release_closed()
-                await asyncio.sleep(0)  # an engine that never waits must not keep the event loop to itself
+                # An engine that never waits must not keep the event loop to itself.
+                await asyncio.sleep(0)
 
     async def _wait_for_more(self) -> None:
-        """Stages that share their cores gain nothing from working at once: let their batches grow into one.
+        """Stages that share their cores gain nothing from working at once: let their batches grow
+        into one.
 
-        What was one batch comes back as one, so this waits only until the groups have met; and never for longer than
-        a round of passes takes, which is what a sequence that is still being prefilled would cost the others.
+        What was one batch comes back as one, so this waits only until the groups have met; and
+        never for longer than a round of passes takes, which is what a sequence that is still being
+        prefilled would cost the others.
         """
         try:
             async with asyncio.timeout(min(TOGETHER_SECONDS, self._stages() * self._pass_seconds)):
@@ -290,7 +320,9 @@ class Stage(AsyncResource):
         self._passes += 1
         self.watch.begin(sum(len(work.piece.values) for work in batch))
         begun = time.perf_counter()
-        results = await run_pass(self._engine, assignment.shard, [step_of(work, assignment) for work in batch])
+        results = await run_pass(
+            self._engine, assignment.shard, [step_of(work, assignment) for work in batch]
+        )
         took = time.perf_counter() - begun
         self.watch.end(took)
         self._pass_seconds += 0.2 * (took - self._pass_seconds)
@@ -333,7 +365,7 @@ class Stage(AsyncResource):
         for target in dict.fromkeys((lane.entry, lane.assignment.first)):
             self._post(target, token)
 
-    # -- lanes ------------------------------------------------------------------------------------------------------
+    # -- lanes -------------------------------------------------------------------------------------
 
     def _assignment(self, epoch: str) -> Assignment:
         assignment = self._epochs.get(epoch)
@@ -344,7 +376,9 @@ class Stage(AsyncResource):
     def _push(self, lane: StageSequence, piece: Piece) -> None:
         if piece.position + len(piece.values) > lane.limit:
             # Memory was set aside for what it said: more would be taken from the others.
-            return self._fail(lane, f"longer than the {lane.limit} tokens it was opened for", retryable=False)
+            return self._fail(
+                lane, f"longer than the {lane.limit} tokens it was opened for", retryable=False
+            )
         self._scheduler.push(lane.sequence_id, piece)
         self._wake.set()
 

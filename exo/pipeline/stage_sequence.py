@@ -1,4 +1,6 @@
-"""`StageSequence`: one sequence on one stage, and what the stage says of it. The stage owns what it means. No I/O."""
+"""`StageSequence`: one sequence on one stage, and what the stage says of it. The stage owns what it
+means. No I/O.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ TOMBSTONES: Final = 4096
 
 @dataclass(slots=True, eq=False)
 class StageSequence:
-    """expected: position of the next token or forward that is in order; limit: what it said it can grow to.
+    """expected: position of the next token or forward that is in order; limit: what it said it can
+    grow to.
 
     tokens: those read as a prompt.
     """
@@ -36,21 +39,31 @@ class StageSequence:
     def forward(self, piece: Piece, hidden: Array) -> Forward:
         values = np.ascontiguousarray(hidden, dtype=np.float32)
         return Forward(
-            sequence_id=self.sequence_id, epoch=self.assignment.epoch, position=piece.position, values=values,
+            sequence_id=self.sequence_id,
+            epoch=self.assignment.epoch,
+            position=piece.position,
+            values=values,
             sample=piece.sample,
-        )  # fmt: skip
+        )
 
     def token(self, position: int, choice: Choice) -> Token:
         return Token(
-            sequence_id=self.sequence_id, epoch=self.assignment.epoch, position=position, token=choice.token,
-            logprob=choice.logprob, top_logprobs=choice.top_logprobs,
-        )  # fmt: skip
+            sequence_id=self.sequence_id,
+            epoch=self.assignment.epoch,
+            position=position,
+            token=choice.token,
+            logprob=choice.logprob,
+            top_logprobs=choice.top_logprobs,
+        )
 
     def failed(self, node_id: str, reason: str, *, retryable: bool) -> Failed:
         return Failed(
-            sequence_id=self.sequence_id, epoch=self.assignment.epoch, node=node_id, reason=reason[:1000],
+            sequence_id=self.sequence_id,
+            epoch=self.assignment.epoch,
+            node=node_id,
+            reason=reason[:1000],
             retryable=retryable,
-        )  # fmt: skip
+        )
 
     def close(self) -> Close:
         return Close(sequence_id=self.sequence_id, epoch=self.assignment.epoch)

@@ -1,4 +1,6 @@
-"""Between tokens and text at the entry node: the tokenizer's parts, and what stands in where a model has none. Pure."""
+"""Between tokens and text at the entry node: the tokenizer's parts, and what stands in where a
+model has none. Pure.
+"""
 
 from __future__ import annotations
 

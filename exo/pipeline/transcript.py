@@ -1,4 +1,6 @@
-"""`Transcript`: the tokens of one answer as chunks of text, up to its end. Pure; lives at the entry node."""
+"""`Transcript`: the tokens of one answer as chunks of text, up to its end. Pure; lives at the entry
+node.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ class Detokenizer(Protocol):
 class Transcript:
     """`ends`: ids that end the answer and are not part of it."""
 
-    def __init__(self, request: GenerationRequest, detokenizer: Detokenizer, ends: frozenset[int]) -> None:
+    def __init__(
+        self, request: GenerationRequest, detokenizer: Detokenizer, ends: frozenset[int]
+    ) -> None:
         self._request = request
         self._detokenizer = detokenizer
         self._stops = StopMatcher(request.stop)
@@ -54,9 +58,13 @@ class Transcript:
         text += "" if stopped else self._stops.flush()
         return self._chunk(text, None, reason)
 
-    def _chunk(self, text: str, token: Token | None, reason: FinishReason | None) -> GenerationChunk:
+    def _chunk(
+        self, text: str, token: Token | None, reason: FinishReason | None
+    ) -> GenerationChunk:
         chosen = (
-            None if token is None or token.logprob is None else TokenLogprob(token=token.token, logprob=token.logprob)
+            None
+            if token is None or token.logprob is None
+            else TokenLogprob(token=token.token, logprob=token.logprob)
         )
         top = token.top_logprobs if token is not None else ()
         return GenerationChunk(

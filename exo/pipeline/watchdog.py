@@ -1,17 +1,22 @@
-"""`PassWatchdog`: whether the work that a stage has in hand goes on, or hangs. Pure: no clock, no engine, time is handed in.
+"""`PassWatchdog`: whether the work that a stage has in hand goes on, or hangs. Pure: no clock, no
+engine, time is handed in.
 
-A pass may take what it takes: what it took before, by rows and in all, sets how long one may go without a sign of
-progress. Silence is counted in ticks of the node's own loop, so that a stopped process or a stalled loop is never
-taken for a stuck engine. What was stuck counts as well again only after some quiet: a plan is dear to change.
+A pass may take what it takes: what it took before, by rows and in all, sets how long one may go
+without a sign of progress. Silence is counted in ticks of the node's own loop, so that a stopped
+process or a stalled loop is never
+taken for a stuck engine. What was stuck counts as well again only after some quiet: a plan is dear
+    to change.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-# Over what passes take, so that a busy machine, a swapped-out page or a cold cache makes nobody stuck.
+# Over what passes take, so that a busy machine, a swapped-out page or a cold cache makes nobody
+# stuck.
 TIMES_USUAL: Final = 10.0
-# Before the first pass nothing is known, and weights may still be on a slow disk: this many times the patience.
+# Before the first pass nothing is known, and weights may still be on a slow disk: this many times
+# the patience.
 TIMES_FIRST: Final = 10.0
 # What counts as usual falls by this with each pass: one slow pass is not remembered for ever.
 FADE: Final = 0.95
@@ -20,7 +25,9 @@ LONGEST_TICK: Final = 2.0
 
 
 class PassWatchdog:
-    """patience: seconds without a sign of progress, on top of what passes usually take, after which it is stuck."""
+    """patience: seconds without a sign of progress, on top of what passes usually take, after which
+    it is stuck.
+    """
 
     def __init__(self, patience: float = 30.0) -> None:
         self._patience = patience
@@ -45,7 +52,9 @@ class PassWatchdog:
 
     @property
     def usual_ms(self) -> int:
-        """The same for others to know: a power of two, and at most four times too high, so that it changes rarely."""
+        """The same for others to know: a power of two, and at most four times too high, so that it
+        changes rarely.
+        """
         level = 1 << max(4, (int(1000 * self._longest) - 1).bit_length()) if self._longest else 0
         if level > self._told_ms or 4 * level < self._told_ms:
             self._told_ms = level
@@ -85,5 +94,9 @@ class PassWatchdog:
             self.reason = ""
 
     def _why(self) -> str:
-        usual = f"passes took up to {self.usual:.2g} s before" if self.usual else "no pass was over before"
+        usual = (
+            f"passes took up to {self.usual:.2g} s before"
+            if self.usual
+            else "no pass was over before"
+        )
         return f"a forward pass has made no progress for {self.allowed:.3g} s ({usual})"

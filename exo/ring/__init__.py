@@ -1,1 +1,3 @@
-"""The control plane: who is a member, which plan is in force, and which layers this node holds for it."""
+"""The control plane: who is a member, which plan is in force, and which layers this node holds for
+it.
+"""

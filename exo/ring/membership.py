@@ -1,8 +1,10 @@
 """Who plans together: from what a node sees to the members that see each other. Pure.
 
-Two nodes count as connected when each reports the other. Where a link is cut between some of them only, the members
-are a clique picked greedily by id, so that nodes with the same information pick the same one; a node left out finds
-that its ring never forms, and says so. A clique is never two: an epoch serves only when all its stages adopted it.
+Two nodes count as connected when each reports the other. Where a link is cut between some of them
+only, the members are a clique picked greedily by id, so that nodes with the same information pick
+the same one; a node left out finds
+that its ring never forms, and says so. A clique is never two: an epoch serves only when all its
+    stages adopted it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from exo.topology import ModelFootprint, NodeOffer, NodeState, NoPlan, RingPlan
 
 
 def members(own_id: str, offers: Mapping[str, NodeOffer]) -> list[NodeOffer]:
-    """offers: newest offer by node id, the own one among them. Sorted by id; always with the own one."""
+    """offers: newest offer by node id, the own one among them. Sorted by id; always with the own
+    one.
+    """
 
     def linked(one: str, two: str) -> bool:
         return two in offers[one].peers and one in offers[two].peers
@@ -28,7 +32,8 @@ def members(own_id: str, offers: Mapping[str, NodeOffer]) -> list[NodeOffer]:
 
 
 def able(view: list[NodeOffer]) -> list[NodeOffer]:
-    """The view without the nodes that say of themselves that they are stuck: through those nothing comes.
+    """The view without the nodes that say of themselves that they are stuck: through those nothing
+    comes.
 
     Nobody else's word counts for this, or a node could put another out of the ring.
     """
@@ -36,7 +41,8 @@ def able(view: list[NodeOffer]) -> list[NodeOffer]:
 
 
 def without_slow(view: list[NodeOffer]) -> list[NodeOffer]:
-    """The view without the nodes that all others call slow; the same view where that would leave fewer than two.
+    """The view without the nodes that all others call slow; the same view where that would leave
+    fewer than two.
 
     With two nodes nobody can tell which one is slow: both stay.
     """
@@ -53,7 +59,8 @@ def _is_slow(node_id: str, view: Iterable[NodeOffer]) -> bool:
 
 
 def without_newcomers(view: list[NodeOffer]) -> list[NodeOffer]:
-    """Where a ring serves already, the view without the nodes that have yet to fetch and load their layers.
+    """Where a ring serves already, the view without the nodes that have yet to fetch and load their
+    layers.
 
     They say that they are ready by being `SERVING`: nobody's stream waits for their download.
     """
@@ -71,7 +78,8 @@ def plan_members(
     model: ModelFootprint,
     partition: Callable[[Iterable[NodeOffer], ModelFootprint], RingPlan],
 ) -> RingPlan:
-    """The plan of the view: without newcomers and slow nodes where the rest can hold the model. Raises `NoPlan`.
+    """The plan of the view: without newcomers and slow nodes where the rest can hold the model.
+    Raises `NoPlan`.
 
     Never with nodes that are stuck.
     """
@@ -100,7 +108,9 @@ def _plan_able(
 
 
 def unconfirmed(plan: RingPlan, offers: Mapping[str, NodeOffer]) -> list[str]:
-    """The stages that have not adopted this plan's epoch (as far as their newest offers tell), in ring order."""
+    """The stages that have not adopted this plan's epoch (as far as their newest offers tell), in
+    ring order.
+    """
     return [
         stage.node_id
         for stage in plan.stages

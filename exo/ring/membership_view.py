@@ -1,4 +1,6 @@
-"""`MembershipView`: who is connected now, what each says of itself, and what this node says of itself. No I/O, no decisions."""
+"""`MembershipView`: who is connected now, what each says of itself, and what this node says of
+itself. No I/O, no decisions.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,16 @@ from exo.topology import NodeOffer, Topology
 # A peer counts as slow after it was so for this long, and as quick again after as long without.
 SLOW_SECONDS = 5.0
 QUICK_SECONDS = 15.0
-# A peer's streams break one after the other: the handle of a peer that was lost counts as gone this long, unless a
-# new one takes its place.
+# A peer's streams break one after the other: the handle of a peer that was lost counts as gone this
+# long, unless a new one takes its place.
 GONE_SECONDS = 1.0
 LOCAL = ("127.", "[::1]", "localhost:")
 
 
 class MembershipView:
-    """`own` is this node's offer without its peers; `offers` are the newest of the connected peers."""
+    """`own` is this node's offer without its peers; `offers` are the newest of the connected
+    peers.
+    """
 
     def __init__(self, own: NodeOffer) -> None:
         self._own = own
@@ -28,7 +32,8 @@ class MembershipView:
         self.offers: dict[str, NodeOffer] = {}
         self._slow: set[str] = set()
         self._lost: dict[str, tuple[PeerHandle, float]] = {}
-        self._changing: dict[str, float] = {}  # since when a peer's speed differs from what it counts as
+        # Since when a peer's speed differs from what it counts as.
+        self._changing: dict[str, float] = {}
 
     @property
     def own_id(self) -> str:
@@ -55,9 +60,13 @@ class MembershipView:
         return {node_id: offer.incarnation for node_id, offer in self.all_offers().items()}
 
     def connect(self, handles: Iterable[PeerHandle]) -> list[str]:
-        """These are the peers now; the ids of those that are gone, or came back as another process."""
+        """These are the peers now; the ids of those that are gone,
+        or came back as another process.
+        """
         current = {
-            handle.id(): handle for handle in handles if handle.id() != self.own_id and not self._is_lost(handle)
+            handle.id(): handle
+            for handle in handles
+            if handle.id() != self.own_id and not self._is_lost(handle)
         }
         gone = [node_id for node_id in self.handles if node_id not in current]
         for node_id, handle in current.items():
@@ -65,12 +74,16 @@ class MembershipView:
             if offer is not None and self.hear(offer, known=True):
                 gone.append(node_id)
         self.handles = current
-        self.offers = {node_id: offer for node_id, offer in self.offers.items() if node_id in current}
+        self.offers = {
+            node_id: offer for node_id, offer in self.offers.items() if node_id in current
+        }
         self._own = replace(self._own, peers=tuple(sorted(current)))
         return gone
 
     def hear(self, offer: NodeOffer, *, known: bool = False) -> bool:
-        """A peer's newest offer; whether it is another process than before. Offers of the unconnected do not count."""
+        """A peer's newest offer; whether it is another process than before. Offers of the
+        unconnected do not count.
+        """
         if offer.node_id == self.own_id or not (known or offer.node_id in self.handles):
             return False
         before = self.offers.get(offer.node_id)
@@ -80,10 +93,14 @@ class MembershipView:
         return before is not None and before.incarnation != offer.incarnation
 
     def unheard(self, node_id: str) -> None:
-        """The peer's way to this node broke: until its next offer it does not count as hearing this node."""
+        """The peer's way to this node broke: until its next offer it does not count as hearing this
+        node.
+        """
         offer = self.offers.get(node_id)
         if offer is not None:
-            self.offers[node_id] = replace(offer, peers=tuple(each for each in offer.peers if each != self.own_id))
+            self.offers[node_id] = replace(
+                offer, peers=tuple(each for each in offer.peers if each != self.own_id)
+            )
 
     def lose(self, node_id: str) -> bool:
         """The peer is lost; whether it was there."""

@@ -1,9 +1,11 @@
-"""`Ring`: who is there, what that changes, and what messages mean here. It is what peers talk to (`RingHandler`).
+"""`Ring`: who is there, what that changes, and what messages mean here. It is what peers talk to
+(`RingHandler`).
 
-Theory of operation. Each change of the view is followed by one step of the `Rollout`: members that see each other ->
-plan -> layers -> adopted -> in force. Until a plan is in force nobody opens a sequence on it, and a stage refuses
-messages of epochs that it does not serve. So two halves of a split ring never serve one sequence. Earlier epochs stay
-served while they have sequences and this node still holds their layers.
+Theory of operation. Each change of the view is followed by one step of the `Rollout`: members that
+see each other -> plan -> layers -> adopted -> in force. Until a plan is in force nobody opens a
+sequence on it, and a stage refuses messages of epochs that it does not serve. So two halves of a
+split ring never serve one sequence. Earlier epochs stay served while they have sequences and this
+node still holds their layers.
 """
 
 from __future__ import annotations
@@ -42,12 +44,17 @@ TRY_AGAIN = 30.0
 
 
 class Ring(AsyncResource):
-    """Build it first (server and discovery need it as their handler), then `attach` the rest and `serve` a model."""
+    """Build it first (server and discovery need it as their handler), then `attach` the rest and
+    `serve` a model.
+    """
 
     RESOURCE_TYPE: ClassVar[str] = "ring"
 
     def __init__(self, offer: NodeOffer, strategy: PartitioningStrategy | None = None) -> None:
-        super().__init__(resource_id=f"ring-{offer.node_id}", display_name=f"Ring as seen by node {offer.node_id}")
+        super().__init__(
+            resource_id=f"ring-{offer.node_id}",
+            display_name=f"Ring as seen by node {offer.node_id}",
+        )
         self.view = MembershipView(offer)
         self._strategy = strategy or RingMemoryWeightedPartitioningStrategy()
         self._adoption: Rollout | None = None
@@ -63,28 +70,42 @@ class Ring(AsyncResource):
         self._links, self._stage, self._entry = links, stage, entry
 
     def begin(self) -> None:
-        """Before each life of the node, while no peer can see it: to them a second life is another process."""
-        self.view.change(state=NodeState.JOINING, epoch="", incarnation=self.view.own_offer().incarnation + 1)
+        """Before each life of the node, while no peer can see it: to them a second life is another
+        process.
+        """
+        self.view.change(
+            state=NodeState.JOINING, epoch="", incarnation=self.view.own_offer().incarnation + 1
+        )
 
     def serve(self, model: ModelFootprint, holder: ShardManager) -> None:
-        """What is to be planned, and what holds this node's part of it. Raises `RuntimeError` before `attach`."""
+        """What is to be planned, and what holds this node's part of it. Raises `RuntimeError`
+        before `attach`.
+        """
         if self._stage is None or self._entry is None:
             raise RuntimeError("attach the parts first")
         self._adoption = Rollout(
-            self.view, self._stage, self._entry, model, holder,
-            partition=self._strategy.partition, changed=self._changed, change_offer=self._change_offer,
-        )  # fmt: skip
+            self.view,
+            self._stage,
+            self._entry,
+            model,
+            holder,
+            partition=self._strategy.partition,
+            changed=self._changed,
+            change_offer=self._change_offer,
+        )
         self.view.change(model_id=model.model_id, model_hash=model.model_hash)
         self._changed.set()
 
-    # -- life -------------------------------------------------------------------------------------------------------
+    # -- life --------------------------------------------------------------------------------------
 
     async def _do_initialize(self) -> None:
         if self._links is None or self._adoption is None:
             raise RuntimeError("attach the parts and serve a model first")
         self._steps = 0
         self._changed.set()
-        self._task_manager.start_task("reconcile", self._reconcile_forever, priority=TaskPriority.HIGH)
+        self._task_manager.start_task(
+            "reconcile", self._reconcile_forever, priority=TaskPriority.HIGH
+        )
         self._task_manager.start_task("sweep", self._sweep_forever)
 
     async def _do_cleanup(self) -> None:
@@ -131,7 +152,7 @@ class Ring(AsyncResource):
         while self._steps == 0:
             await self._moved.wait()
 
-    # -- RingHandler ------------------------------------------------------------------------------------------------
+    # -- RingHandler -------------------------------------------------------------------------------
 
     def own_offer(self) -> NodeOffer:
         return self.view.own_offer()
@@ -143,8 +164,13 @@ class Ring(AsyncResource):
         before = self.view.offers.get(offer.node_id)
         if self.view.hear(offer):
             self._lose(offer.node_id, "it was restarted")
-        elif before is not None and self.view.own_id in before.peers and self.view.own_id not in offer.peers:
-            # Nothing of it reaches this node, though the way there may be whole: nobody else would say so.
+        elif (
+            before is not None
+            and self.view.own_id in before.peers
+            and self.view.own_id not in offer.peers
+        ):
+            # Nothing of it reaches this node, though the way there may be whole: nobody else would
+            # say so.
             self._interrupt(offer.node_id, "it has lost this node")
         if offer.stuck and before is not None and not before.stuck:
             self._set_aside(offer.node_id, offer.stuck)
@@ -156,8 +182,10 @@ class Ring(AsyncResource):
     def on_peer_lost(self, peer_id: str, reason: str) -> None:
         handle = self.view.handles.get(peer_id)
         if handle is not None and handle.is_connected():
-            # Its stream to us broke, ours to it did not (yet): what was under way is lost, the peer may not be. Nothing
-            # new begins there before it has noticed as well: it forgets what this node has on it when it does.
+            # Its stream to us broke, ours to it did not (yet): what was under way is lost, the peer
+            # may not be. Nothing
+            # new begins there before it has noticed as well: it forgets what this node has on it
+            # when it does.
             self.view.unheard(peer_id)
             self._interrupt(peer_id, reason)
         elif self.view.lose(peer_id):
@@ -192,7 +220,9 @@ class Ring(AsyncResource):
                     self._stage.open(sender, message)
             case Close():
                 is_entry = is_entry_of(sender, message.sequence_id)
-                (self._stage.close if is_entry else self._stage.close_behind)(sender, message.sequence_id)
+                (self._stage.close if is_entry else self._stage.close_behind)(
+                    sender, message.sequence_id
+                )
             case Failed():
                 self._entry.failed(sender, message)
                 assignment = self._stage.epochs.get(message.epoch)
@@ -206,7 +236,11 @@ class Ring(AsyncResource):
         self._stage.fail(message.sequence_id, reason, retryable=True)
         # The entry may have sent it to a first stage elsewhere: then no stage here knows it.
         failed = Failed(
-            sequence_id=message.sequence_id, epoch=message.epoch, node=self.view.own_id, reason=reason, retryable=True
+            sequence_id=message.sequence_id,
+            epoch=message.epoch,
+            node=self.view.own_id,
+            reason=reason,
+            retryable=True,
         )
         self._entry.failed(self.view.own_id, failed)
 
@@ -222,7 +256,9 @@ class Ring(AsyncResource):
             self._adoption.lose(node_id, reason)
         if self._stage is not None and self._entry is not None:
             self._stage.forget_entry(node_id)
-            self._stage.fail_through(node_id, f"node {self.view.own_id!r} lost node {node_id!r}: {reason}")
+            self._stage.fail_through(
+                node_id, f"node {self.view.own_id!r} lost node {node_id!r}: {reason}"
+            )
             self._entry.replay_on([node_id], f"node {node_id!r} is lost: {reason}")
 
     def _set_aside(self, node_id: str, reason: str) -> None:
@@ -233,7 +269,7 @@ class Ring(AsyncResource):
         if self._entry is not None:
             self._entry.replay_on([node_id], f"node {node_id!r} is stuck: {reason}")
 
-    # -- reconcile --------------------------------------------------------------------------------------------------
+    # -- reconcile ---------------------------------------------------------------------------------
 
     async def _reconcile_forever(self) -> None:
         assert self._adoption is not None
@@ -255,7 +291,9 @@ class Ring(AsyncResource):
             self._tell()
 
     def _bow_out(self) -> None:
-        """A node that cannot load its layers offers nothing for a while: the others plan without it."""
+        """A node that cannot load its layers offers nothing for a while: the others plan without
+        it.
+        """
         memory = self.view.own_offer().memory_mib
         self._change_offer(memory_mib=0)
 
@@ -268,7 +306,9 @@ class Ring(AsyncResource):
             self._task_manager.start_task("offer memory again", offer_again)
 
     def leave(self) -> None:
-        """This node drains: it is left out of new plans and keeps what it serves until nobody needs it."""
+        """This node drains: it is left out of new plans and keeps what it serves until nobody needs
+        it.
+        """
         self._left_planned = False
         self._change_offer(state=NodeState.LEAVING)
         self._changed.set()
@@ -276,11 +316,13 @@ class Ring(AsyncResource):
     async def wait_released(self, timeout: float) -> bool:
         """Until no peer needs this node's layers any more; whether that came about in time.
 
-        Where the others cannot hold the model without this node, until none of their sequences runs here.
+        Where the others cannot hold the model without this node, until none of their sequences runs
+        here.
         """
         try:
             async with asyncio.timeout(max(0.0, timeout)):
-                while not self._is_released():  # noqa: ASYNC110 - three parts change it, and it is over soon
+                # Three parts change it, and it is over soon.
+                while not self._is_released():  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
         except TimeoutError:
             return False
@@ -292,10 +334,15 @@ class Ring(AsyncResource):
         if self._stage.live() > 0:
             return False
         adopted, plan = self._adoption.adopted, self._adoption.plan
-        if _runs_on(adopted, self.view.own_id) and not self._changed.is_set() and self._left_planned:
+        if (
+            _runs_on(adopted, self.view.own_id)
+            and not self._changed.is_set()
+            and self._left_planned
+        ):
             return True
         if _runs_on(plan, self.view.own_id):
-            return False  # where the next one is not in force yet, the others still open sequences on this
+            # Where the next one is not in force yet, the others still open sequences on this.
+            return False
         mine = self._stage.epochs
         return not any(offer.epoch in mine for offer in self.view.offers.values())
 
@@ -303,20 +350,23 @@ class Ring(AsyncResource):
         if not self.view.change(**fields):
             return
         for node_id, handle in self.view.handles.items():  # do not wait for the next heartbeat
-            self._task_manager.start_task(f"announce to {node_id}", functools.partial(_announce, handle))
+            self._task_manager.start_task(
+                f"announce to {node_id}", functools.partial(_announce, handle)
+            )
 
     def _tell(self) -> None:
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
-    # -- sweep ------------------------------------------------------------------------------------------------------
+    # -- sweep -------------------------------------------------------------------------------------
 
     async def _sweep_forever(self) -> None:
         while True:
             await asyncio.sleep(SWEEP)
             try:
                 self._sweep()
-            except Exception:  # the next one may work: without any, a silent stage would go unnoticed
+            # The next one may work: without any, a silent stage would go unnoticed.
+            except Exception:
                 log.exception("a sweep failed")
 
     def _sweep(self) -> None:

@@ -1,10 +1,12 @@
-"""`Rollout`: how this node gets from the view to the plan it serves, and to the plan in force. Knows no messages.
+"""`Rollout`: how this node gets from the view to the plan it serves, and to the plan in force.
+Knows no messages.
 
-Theory of operation. A step plans (pure, the same on every node), makes the engine hold this node's layers, serves the
-plan's epoch and says so in the offer: the plan is *adopted*. It is *in force* here once every stage says that it has
-adopted it. New layers are loaded beside the old ones where both fit, and until the new plan is in force everything
-goes on by the old one; sequences that run on it then end there. Where they do not fit the old epochs end first: their
-sequences wait for the load and are replayed.
+Theory of operation. A step plans (pure, the same on every node), makes the engine hold this node's
+layers, serves the plan's epoch and says so in the offer: the plan is *adopted*. It is *in force*
+here once every stage says that it has adopted it. New layers are loaded beside the old ones where
+both fit, and until the new plan is in force everything goes on by the old one; sequences that run
+on it then end there. Where they do not fit the old epochs end first: their sequences wait for the
+    load and are replayed.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from exo.ring.shard_manager import ShardManager
 from exo.topology import ModelFootprint, NodeOffer, NodeState, NoPlan, RingPlan
 
 log = logging.getLogger(__name__)
-# Changes come in bursts (three nodes start at once): wait this long for the next before planning. Seconds.
+# Changes come in bursts (three nodes start at once): wait this long for the next before planning.
+# Seconds.
 SETTLE = 0.05
 Partition = Callable[[Iterable[NodeOffer], ModelFootprint], RingPlan]
 
@@ -38,7 +41,9 @@ class _Superseded(Exception):
 
 
 class Rollout:
-    """changed: set whenever the view has changed. change_offer: changes the own offer and tells the peers."""
+    """changed: set whenever the view has changed. change_offer: changes the own offer and tells the
+    peers.
+    """
 
     def __init__(
         self,
@@ -77,7 +82,7 @@ class Rollout:
         """A step failed: until the next one this is why there is no plan."""
         self._reason = f"the plan could not be adopted: {error}"
 
-    # -- steps ------------------------------------------------------------------------------------------------------
+    # -- steps -------------------------------------------------------------------------------------
 
     async def step(self) -> bool:
         """Follow the view; whether that came to an end before the view asked for something else.
@@ -101,15 +106,21 @@ class Rollout:
         return True
 
     def _wanted(self) -> tuple[RingPlan, bool]:
-        """What the view asks for; whether this node is to be counted in only once it is loaded. Raises `NoPlan`."""
+        """What the view asks for; whether this node is to be counted in only once it is loaded.
+        Raises `NoPlan`.
+        """
         seen = membership.members(self._view.own_id, self._view.all_offers())
         plan = membership.plan_members(seen, self.model, self._partition)
-        if membership.is_newcomer(self._view.own_offer()) and not is_member(plan, self._view.own_id):
+        if membership.is_newcomer(self._view.own_offer()) and not is_member(
+            plan, self._view.own_id
+        ):
             return self._partition(membership.without_slow(membership.able(seen)), self.model), True
         return plan, False
 
     async def _prepare(self, plan: RingPlan) -> None:
-        """The others serve already: load what will be this node's share, then tell them to count it in."""
+        """The others serve already: load what will be this node's share, then tell them to count it
+        in.
+        """
         assignment = Assignment.of(plan, self._view.own_id)
         if assignment is not None:
             await self._hold(assignment.shard)
@@ -146,11 +157,13 @@ class Rollout:
         offers, own = self._view.all_offers(), self._view.own_id
         nodes = [] if plan is None else [stage.node_id for stage in plan.stages]
         return plan is not None and all(
-            node_id in offers and not offers[node_id].stuck and (node_id == own or own in offers[node_id].peers)
+            node_id in offers
+            and not offers[node_id].stuck
+            and (node_id == own or own in offers[node_id].peers)
             for node_id in nodes
         )
 
-    # -- layers -----------------------------------------------------------------------------------------------------
+    # -- layers ------------------------------------------------------------------------------------
 
     async def _hold(self, shard: Shard) -> None:
         """Make the engine hold the shard: beside what it holds if it can, else in place of that."""
@@ -169,12 +182,16 @@ class Rollout:
             raise CannotHold(f"layers {_span(shard)}: {error}") from error
 
     async def _make_room(self, shard: Shard) -> str:
-        """Why the shard does not fit beside what is held, once earlier epochs have made room; "" where it does.
+        """Why the shard does not fit beside what is held, once earlier epochs have made room; ""
+        where it does.
 
-        Their sequences are replayed on the plan in force, which has its layers here: a prefill, no load.
+        Their sequences are replayed on the plan in force, which has its layers here: a prefill, no
+            load.
         """
         await self._drop_unused()
-        earlier = [epoch for epoch in self._stage.epochs if self.plan is None or epoch != self.plan.epoch]
+        earlier = [
+            epoch for epoch in self._stage.epochs if self.plan is None or epoch != self.plan.epoch
+        ]
         offered = self._view.own_offer().memory_mib
         while self.holder.held and (lack := self.holder.lack(shard, offered, self._stage.reserved)):
             if not earlier:
@@ -193,7 +210,9 @@ class Rollout:
         self._change_offer(epoch="")
 
     async def _load(self, shard: Shard, *, beside: bool) -> None:
-        """Raises `_Superseded` as soon as the view asks for another shard: nobody is to wait for this one then."""
+        """Raises `_Superseded` as soon as the view asks for another shard: nobody is to wait for
+        this one then.
+        """
         loading = asyncio.ensure_future(self.holder.hold(shard, beside=beside))
         seen = False
         try:
@@ -236,7 +255,7 @@ class Rollout:
         if await self.holder.keep(used or self.holder.held[-1:]):
             self._stage.fit()
 
-    # -- in force ---------------------------------------------------------------------------------------------------
+    # -- in force ----------------------------------------------------------------------------------
 
     def _put_in_force(self, plan: RingPlan) -> None:
         offers = self._view.all_offers()
@@ -259,7 +278,9 @@ class Rollout:
             return
         offers = self._view.all_offers()
         idle = [
-            each.node_id for each in self.plan.stages if each.node_id not in offers or not offers[each.node_id].epoch
+            each.node_id
+            for each in self.plan.stages
+            if each.node_id not in offers or not offers[each.node_id].epoch
         ]
         if idle:
             self.plan = None
@@ -279,7 +300,11 @@ class Rollout:
         if self.plan is None:
             return
         keep = {plan.epoch for plan in (self.plan, self.adopted) if plan is not None}
-        idle = {epoch for epoch in self._stage.epochs if epoch not in keep and self._stage.live(epoch) == 0}
+        idle = {
+            epoch
+            for epoch in self._stage.epochs
+            if epoch not in keep and self._stage.live(epoch) == 0
+        }
         for epoch in idle & self._idle:
             self._stage.retire(epoch, "a newer plan is in force")
             self._changed.set()  # a step gives the layers back

@@ -1,7 +1,8 @@
-"""`ShardManager`: which layers this node's engine holds, whether others fit beside them, and why some could not be loaded.
+"""`ShardManager`: which layers this node's engine holds, whether others fit beside them, and why
+some could not be loaded.
 
-Knows no plan and no peers. Memory is judged twice: by what was planned (what the node offers), and by what is free
-now (what the container's limit leaves this process, or the machine has available).
+Knows no plan and no peers. Memory is judged twice: by what was planned (what the node offers), and
+by what is free now (what the container's limit leaves this process, or the machine has available).
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ class Load(Protocol):
 
 
 class ShardManager:
-    """drop: give a shard back. free_mib: what this process may still take. several: whether `beside` works at all."""
+    """drop: give a shard back. free_mib: what this process may still take. several: whether
+    `beside` works at all.
+    """
 
     def __init__(
         self,
@@ -81,16 +84,23 @@ class ShardManager:
 
 
 def missing_mib(
-    model: ModelFootprint, held: Collection[Shard], new: Shard, offered_mib: int, free_mib: int, tokens: int = 0
+    model: ModelFootprint,
+    held: Collection[Shard],
+    new: Shard,
+    offered_mib: int,
+    free_mib: int,
+    tokens: int = 0,
 ) -> int:
     """MiB that are missing to load `new` beside `held`; 0 or less: it fits.
 
-    An engine takes up to half of what is free for its KV: the new one leaves the old ones' sequences room to grow in
-    where that is at most the other half.
+    An engine takes up to half of what is free for its KV: the new one leaves the old ones'
+    sequences room to grow in where that is at most the other half.
     """
     own = _bytes(model, new)
     planned = own + sum(_bytes(model, shard) for shard in held)
-    growth = tokens * model.token_bytes * max((shard.get_layer_count() for shard in held), default=0)
+    growth = (
+        tokens * model.token_bytes * max((shard.get_layer_count() for shard in held), default=0)
+    )
     return -(-max(planned - offered_mib * MIB, own + 2 * growth - free_mib * MIB) // MIB)
 
 

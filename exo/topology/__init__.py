@@ -3,7 +3,10 @@
 from exo.topology.device_capabilities import DeviceCapabilities, device_capabilities
 from exo.topology.footprint import ModelFootprint
 from exo.topology.offer import NodeOffer, NodeState
-from exo.topology.partitioning_strategy import PartitioningStrategy, RingMemoryWeightedPartitioningStrategy
+from exo.topology.partitioning_strategy import (
+    PartitioningStrategy,
+    RingMemoryWeightedPartitioningStrategy,
+)
 from exo.topology.plan import PlanStage, RingPlan
 from exo.topology.ring_plan import NoPlan, plan_ring
 from exo.topology.topology import Topology

@@ -1,6 +1,7 @@
 """What this machine lets the node use: memory and cores, as the container's cgroup bounds them.
 
-Reads files under /proc and /sys only; the arithmetic is in the pure functions. Knows nothing of models.
+Reads files under /proc and /sys only; the arithmetic is in the pure functions. Knows nothing of
+models.
 """
 
 from __future__ import annotations
@@ -33,9 +34,14 @@ def usable_memory_mib(host_mib: int, cgroup_limit_mib: int | None, cap_mib: int 
 
 
 def device_capabilities(
-    memory_cap_mib: int | None = None, *, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")
+    memory_cap_mib: int | None = None,
+    *,
+    proc: Path = Path("/proc"),
+    cgroup: Path = Path("/sys/fs/cgroup"),
 ) -> DeviceCapabilities:
-    """Read this machine. Raises `ValueError` for a negative cap; unreadable files count as no limit."""
+    """Read this machine. Raises `ValueError` for a negative cap; unreadable files count as no
+    limit.
+    """
     host = _host_memory_mib(proc)
     limit = _cgroup_limit_mib(proc, cgroup)
     return DeviceCapabilities(
@@ -48,11 +54,17 @@ def device_capabilities(
 
 def available_memory_mib(proc: Path = Path("/proc")) -> int:
     """What the machine could give without swapping; its containers' limits aside."""
-    return _meminfo_mib(proc, "MemAvailable:") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // MIB
+    return (
+        _meminfo_mib(proc, "MemAvailable:")
+        or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // MIB
+    )
 
 
 def _host_memory_mib(proc: Path) -> int:
-    return _meminfo_mib(proc, "MemTotal:") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB
+    return (
+        _meminfo_mib(proc, "MemTotal:")
+        or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB
+    )
 
 
 def _meminfo_mib(proc: Path, field: str) -> int | None:
@@ -80,7 +92,14 @@ def _cores(proc: Path, cgroup: Path) -> int:
 
 def _cgroup_folders(proc: Path, cgroup: Path) -> list[Path]:
     """The process's own cgroup v2 folder and all above it: each of them may limit."""
-    own = next((line[3:] for line in _read(proc / "self" / "cgroup").splitlines() if line.startswith("0::")), "/")
+    own = next(
+        (
+            line[3:]
+            for line in _read(proc / "self" / "cgroup").splitlines()
+            if line.startswith("0::")
+        ),
+        "/",
+    )
     parts = [part for part in own.split("/") if part not in ("", "..")]
     return [cgroup.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
 

@@ -12,7 +12,8 @@ class ModelFootprint:
     layer_bytes: one number per layer: weights plus the KV cache reserved for it.
     first_bytes: what the stage with the first layer holds besides (token embedding).
     last_bytes: what the stage with the last layer holds besides (norm and output head).
-    shared_bytes: the part of both that is held once where one stage has both ends (tied embeddings).
+    shared_bytes: the part of both that is held once where one stage has both ends (tied
+        embeddings).
     token_bytes: what one more token of a sequence takes in each layer.
     Raises `ValueError` naming the field.
     """
@@ -33,7 +34,10 @@ class ModelFootprint:
         if self.token_bytes < 0:
             raise ValueError("token_bytes: a token cannot take less than 0 bytes")
         if not 0 <= self.shared_bytes <= min(self.first_bytes, self.last_bytes):
-            raise ValueError(f"shared_bytes: {self.shared_bytes} is more than first_bytes or last_bytes, or negative")
+            raise ValueError(
+                f"shared_bytes: {self.shared_bytes} is more than first_bytes or last_bytes, or"
+                " negative"
+            )
 
     @classmethod
     def uniform(

@@ -1,6 +1,8 @@
-"""`NodeOffer`: what one node tells the others about itself, in its hello and in every heartbeat. Pure.
+"""`NodeOffer`: what one node tells the others about itself, in its hello and in every heartbeat.
+Pure.
 
-Knows no sockets and no clock: how offers travel is `exo.networking`'s, what follows from them `plan_ring`'s.
+Knows no sockets and no clock: how offers travel is `exo.networking`'s, what follows from them
+    `plan_ring`'s.
 """
 
 from __future__ import annotations
@@ -22,12 +24,16 @@ class NodeState(StrEnum):
 class NodeOffer:
     """One node's share of the membership view.
 
-    memory_mib: usable memory, already the least of cgroup limit, host RAM and `--memory`; 0 offers nothing.
-    incarnation: differs for each start of the process, so that a restart is never taken for the same node.
+    memory_mib: usable memory, already the least of cgroup limit, host RAM and `--memory`; 0 offers
+        nothing.
+    incarnation: differs for each start of the process, so that a restart is never taken for the
+        same node.
     epoch: of the ring plan this node has adopted, "" for none.
     peers: ids of the nodes it is connected to; slow: those among them that answer late.
-    stuck: why its own forward passes make no progress, "" while they do: it is planned without, on its own word.
-    pass_ms: what a forward pass takes there, roughly, 0 where it has not told; queued: sequences wait there for memory.
+    stuck: why its own forward passes make no progress, "" while they do: it is planned without, on
+        its own word.
+    pass_ms: what a forward pass takes there, roughly, 0 where it has not told; queued: sequences
+        wait there for memory.
     pinned: first and last layer that the operator fixed for this node.
     Raises `ValueError` naming the field.
     """
@@ -53,7 +59,9 @@ class NodeOffer:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.node_id) <= MAX_ID_LENGTH:
-            raise ValueError(f"node_id: {len(self.node_id)} characters, must be 1 to {MAX_ID_LENGTH}")
+            raise ValueError(
+                f"node_id: {len(self.node_id)} characters, must be 1 to {MAX_ID_LENGTH}"
+            )
         for name in ("incarnation", "memory_mib", "cores", "pass_ms"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise ValueError(f"{name}: {getattr(self, name)} must be 0 or more and below 2**63")
@@ -62,7 +70,9 @@ class NodeOffer:
                 raise ValueError(f"{name}: {getattr(self, name)} is no port (0 to 65535)")
         for name in ("address", "model_id", "model_hash", "epoch", "engine", "stuck"):
             if len(getattr(self, name)) > 4 * MAX_ID_LENGTH:
-                raise ValueError(f"{name}: {len(getattr(self, name))} characters, at most {4 * MAX_ID_LENGTH}")
+                raise ValueError(
+                    f"{name}: {len(getattr(self, name))} characters, at most {4 * MAX_ID_LENGTH}"
+                )
         for name in ("peers", "slow"):
             self._check_ids(name, getattr(self, name))
         if self.pinned is not None and not 0 <= self.pinned[0] <= self.pinned[1] < 2**31:

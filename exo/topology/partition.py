@@ -1,8 +1,10 @@
-"""Contiguous layers onto an ordered row of nodes, in proportion to their memory. Pure arithmetic, exact.
+"""Contiguous layers onto an ordered row of nodes, in proportion to their memory. Pure arithmetic,
+exact.
 
-Bottleneck partition of a sequence by dynamic programming (the "linear partition problem"), in two passes: first the
-least possible fullest share t, then, among the partitions whose shares are all at most t, the most even one. Rather
-than by layer count it goes by bytes, so that embedding and head weigh on the ends that hold them.
+Bottleneck partition of a sequence by dynamic programming (the "linear partition problem"), in two
+passes: first the least possible fullest share t, then, among the partitions whose shares are all at
+most t, the most even one. Rather than by layer count it goes by bytes, so that embedding and head
+weigh on the ends that hold them.
 """
 
 from __future__ import annotations
@@ -30,8 +32,11 @@ class Costs:
         return total + (self._model.last_bytes if last else 0)
 
 
-def partition(costs: Costs, start: int, end: int, memory: Sequence[int]) -> list[tuple[int, int]] | None:
-    """One range of layers per node, in order, none empty, covering `start..end`; None where it cannot fit.
+def partition(
+    costs: Costs, start: int, end: int, memory: Sequence[int]
+) -> list[tuple[int, int]] | None:
+    """One range of layers per node, in order, none empty, covering `start..end`; None where it
+    cannot fit.
 
     memory: bytes of each node, in ring order; at most as many nodes as layers.
     """
@@ -48,7 +53,9 @@ def partition(costs: Costs, start: int, end: int, memory: Sequence[int]) -> list
 def _solve(
     costs: Costs, start: int, count: int, memory: Sequence[int], *, limit: float, power: bool
 ) -> tuple[float, list[tuple[int, int]]] | None:
-    """Least maximum share (`power` False) or least sum of squared shares, no share above `limit`."""
+    """Least maximum share (`power` False) or least sum of squared shares,
+    no share above `limit`.
+    """
     best = [math.inf] * (count + 1)
     best[0] = 0.0
     cuts: list[list[int]] = []

@@ -16,7 +16,9 @@ class PlanStage:
 
 @dataclass(frozen=True, slots=True)
 class RingPlan:
-    """Ordered stages that cover each layer of `model_id` once; `epoch` is a hash of all the rest."""
+    """Ordered stages that cover each layer of `model_id` once;
+    `epoch` is a hash of all the rest.
+    """
 
     model_id: str
     n_layers: int

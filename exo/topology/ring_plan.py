@@ -1,4 +1,5 @@
-"""`plan_ring`: from the membership view and the model to the ring plan, or the reason why there is none. Pure.
+"""`plan_ring`: from the membership view and the model to the ring plan, or the reason why there is
+none. Pure.
 
 Deterministic: every node that sees the same view computes the same plan and the same epoch.
 """
@@ -20,7 +21,9 @@ MIB = 1024 * 1024
 
 
 class NoPlan(Exception):
-    """The view cannot hold the model; the message is the sum. `missing_mib` 0: memory is not what is missing."""
+    """The view cannot hold the model; the message is the sum. `missing_mib` 0: memory is not what
+    is missing.
+    """
 
     def __init__(self, message: str, *, missing_mib: int = 0) -> None:
         super().__init__(message)
@@ -28,9 +31,11 @@ class NoPlan(Exception):
 
 
 def plan_ring(view: Iterable[NodeOffer], model: ModelFootprint) -> RingPlan:
-    """Each layer exactly once, no stage without layers, surplus nodes standby, pinned layers where they are pinned.
+    """Each layer exactly once, no stage without layers, surplus nodes standby, pinned layers where
+    they are pinned.
 
-    Leaving nodes and nodes of another model are left out. Raises `NoPlan`, and `ValueError` for an id seen twice.
+    Leaving nodes and nodes of another model are left out. Raises `NoPlan`, and `ValueError` for an
+    id seen twice.
     """
     offers = tuple(sorted(view, key=lambda offer: offer.node_id))
     _check_unique(offers)
@@ -43,12 +48,22 @@ def plan_ring(view: Iterable[NodeOffer], model: ModelFootprint) -> RingPlan:
 
 
 def epoch_of(
-    model: ModelFootprint, stages: Sequence[PlanStage], standby: Sequence[str], incarnations: dict[str, int]
+    model: ModelFootprint,
+    stages: Sequence[PlanStage],
+    standby: Sequence[str],
+    incarnations: dict[str, int],
 ) -> str:
-    """16 hex digits of SHA-256 over the plan and each member's incarnation: a restarted node makes a new epoch."""
-    named = [[stage.node_id, incarnations[stage.node_id], stage.start_layer, stage.end_layer] for stage in stages]
+    """16 hex digits of SHA-256 over the plan and each member's incarnation: a restarted node makes
+    a new epoch.
+    """
+    named = [
+        [stage.node_id, incarnations[stage.node_id], stage.start_layer, stage.end_layer]
+        for stage in stages
+    ]
     waiting = [[node_id, incarnations[node_id]] for node_id in standby]
-    text = json.dumps([model.model_id, model.model_hash, model.n_layers, named, waiting], separators=(",", ":"))
+    text = json.dumps(
+        [model.model_id, model.model_hash, model.n_layers, named, waiting], separators=(",", ":")
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -58,7 +73,9 @@ _Node = tuple[str, int, int, tuple[int, int] | None]  # id, incarnation, MiB, pi
 @lru_cache(maxsize=64)
 def _plan(nodes: tuple[_Node, ...], model: ModelFootprint) -> RingPlan:
     if not nodes:
-        raise NoPlan(f"no node can take layers of {model.model_id!r}: all are leaving, or there is none")
+        raise NoPlan(
+            f"no node can take layers of {model.model_id!r}: all are leaving, or there is none"
+        )
     pinned = _pins(nodes, model)
     free = [(node[0], node[2] * MIB) for node in nodes if node[3] is None and node[2] > 0]
     free.sort(key=lambda node: (-node[1], node[0]))
@@ -81,14 +98,17 @@ def _check_unique(offers: Sequence[NodeOffer]) -> None:
 
 
 def _pins(nodes: Sequence[_Node], model: ModelFootprint) -> dict[str, tuple[int, int]]:
-    """Pinned ranges by node; of nodes pinned to the same range the first by id serves, the others stand by."""
+    """Pinned ranges by node; of nodes pinned to the same range the first by id serves, the others
+    stand by.
+    """
     pins: dict[str, tuple[int, int]] = {}
     for node_id, _, memory, layers in nodes:
         if layers is None:
             continue
         if layers[1] >= model.n_layers:
             raise NoPlan(
-                f"node {node_id!r} is pinned to {_named(layers)}, {model.model_id!r} has 0-{model.n_layers - 1}"
+                f"node {node_id!r} is pinned to {_named(layers)}, {model.model_id!r} has"
+                f" 0-{model.n_layers - 1}"
             )
         if layers in pins.values():
             continue
@@ -101,8 +121,9 @@ def _pins(nodes: Sequence[_Node], model: ModelFootprint) -> dict[str, tuple[int,
         missing = _mib(model.range_bytes(*layers)) - memory
         if missing > 0:
             raise NoPlan(
-                f"node {node_id!r} is pinned to {_named(layers)} of {model.model_id!r}, which {_take(layers)} "
-                f"{_mib(model.range_bytes(*layers))} MiB, and offers {memory} MiB: needs {missing} MiB more",
+                f"node {node_id!r} is pinned to {_named(layers)} of {model.model_id!r}, which"
+                f" {_take(layers)} {_mib(model.range_bytes(*layers))} MiB, and offers {memory} MiB:"
+                f" needs {missing} MiB more",
                 missing_mib=missing,
             )
         pins[node_id] = layers
@@ -127,7 +148,9 @@ def _deal(
     dealt: list[list[tuple[str, int]]] = [[] for _ in gaps]
     for node in free if gaps else ():
         held = [sum(memory for _, memory in members) for members in dealt]
-        order = [(held[at] / max(1, costs.of(*gap)), -costs.of(*gap), at) for at, gap in enumerate(gaps)]
+        order = [
+            (held[at] / max(1, costs.of(*gap)), -costs.of(*gap), at) for at, gap in enumerate(gaps)
+        ]
         dealt[min(order)[2]].append(node)
     return dealt
 
@@ -139,14 +162,20 @@ def _fill(
     nodes: Sequence[_Node],
     model: ModelFootprint,
 ) -> list[PlanStage]:
-    """The gap's layers onto its members: all of them if it can be, else as many of the largest as it takes."""
+    """The gap's layers onto its members: all of them if it can be, else as many of the largest as
+    it takes.
+    """
     for count in range(min(len(members), gap[1] - gap[0] + 1), 0, -1):
         chosen = list(members[:count])
-        # The last stage holds the head as well: where the smallest node cannot, the second largest does.
+        # The last stage holds the head as well: where the smallest node cannot, the second largest
+        # does.
         for order in (chosen, [chosen[0], *chosen[2:], *chosen[1:2]]):
             ranges = partition(costs, *gap, [memory for _, memory in order])
             if ranges is not None:
-                return [PlanStage(node_id, *layers) for (node_id, _), layers in zip(order, ranges, strict=True)]
+                return [
+                    PlanStage(node_id, *layers)
+                    for (node_id, _), layers in zip(order, ranges, strict=True)
+                ]
     raise _shortage(gap, members, costs, nodes, model)
 
 
@@ -160,7 +189,11 @@ def _shortage(
     needed = _mib(costs.of(*gap))
     offered = sum(memory for _, memory in members) // MIB
     whole = gap == (0, model.n_layers - 1)
-    what = f"{model.model_id!r} takes" if whole else f"{_named(gap)} of {model.model_id!r} {_take(gap)}"
+    what = (
+        f"{model.model_id!r} takes"
+        if whole
+        else f"{_named(gap)} of {model.model_id!r} {_take(gap)}"
+    )
     if whole:
         shown = [(node_id, memory) for node_id, _, memory, _ in nodes]
     else:

@@ -1,4 +1,6 @@
-"""`Topology`: the nodes this node knows of and who is connected to whom. A value: every change makes a new one."""
+"""`Topology`: the nodes this node knows of and who is connected to whom. A value: every change
+makes a new one.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Topology:
         return replace(self, offers={**self.offers, offer.node_id: offer})
 
     def without(self, node_id: str) -> Topology:
-        return replace(self, offers={key: offer for key, offer in self.offers.items() if key != node_id})
+        return replace(
+            self, offers={key: offer for key, offer in self.offers.items() if key != node_id}
+        )
 
     def nodes(self) -> list[NodeOffer]:
         return [self.offers[key] for key in sorted(self.offers)]
@@ -31,11 +35,16 @@ class Topology:
     def edges(self) -> list[tuple[str, str]]:
         """Known connections between known nodes, as the nodes themselves report them."""
         return sorted(
-            (offer.node_id, peer) for offer in self.offers.values() for peer in offer.peers if peer in self.offers
+            (offer.node_id, peer)
+            for offer in self.offers.values()
+            for peer in offer.peers
+            if peer in self.offers
         )
 
     def is_complete(self) -> bool:
-        """Whether every node reports to be connected to every other: then all of them see the same view."""
+        """Whether every node reports to be connected to every other: then all of them see the same
+        view.
+        """
         return len(self.edges()) == len(self.offers) * (len(self.offers) - 1)
 
     def to_dict(self) -> dict[str, object]:

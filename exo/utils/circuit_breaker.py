@@ -1,4 +1,6 @@
-"""`CircuitBreaker`: stop calling what keeps failing, and find out with one call at a time when it works again."""
+"""`CircuitBreaker`: stop calling what keeps failing, and find out with one call at a time when it
+works again.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ class CircuitOpen(Exception):
 class CircuitBreaker:
     """Opens after `failures` in a row; after `reset_after` seconds lets a single probe through.
 
-    counts: the errors that speak against the callee; others, and cancellation, say nothing about it.
+    counts: the errors that speak against the callee; others, and cancellation, say nothing about
+        it.
     clock: monotonic seconds, for tests.
     """
 
@@ -78,7 +81,8 @@ class CircuitBreaker:
             self._failed(probe)
             raise
         except BaseException as error:
-            # Cancelled, or an error that is not the callee's: no news of it. A probe's seat is free again.
+            # Cancelled, or an error that is not the callee's: no news of it. A probe's seat is free
+            # again.
             if not isinstance(error, asyncio.CancelledError) and not probe:
                 self._failures = 0
             raise
@@ -96,7 +100,9 @@ class CircuitBreaker:
             return False
         assert self._opened_at is not None
         if state is BreakerState.OPEN or self._probing:
-            raise CircuitOpen(self.name, max(0.0, self._opened_at + self._reset_after - self._clock()))
+            raise CircuitOpen(
+                self.name, max(0.0, self._opened_at + self._reset_after - self._clock())
+            )
         self._probing = True
         return True
 
@@ -105,7 +111,10 @@ class CircuitBreaker:
         if probe or (self._opened_at is None and self._failures >= self._limit):
             self._opened_at = self._clock()
             log.warning(
-                "%s failed %d times in a row: not called for %.1f s", self.name, self._failures, self._reset_after
+                "%s failed %d times in a row: not called for %.1f s",
+                self.name,
+                self._failures,
+                self._reset_after,
             )
 
     def _succeeded(self) -> None:

@@ -1,4 +1,5 @@
-"""What an error means and what to do about it: classification, retry, circuit breaking, named degradations.
+"""What an error means and what to do about it: classification, retry, circuit breaking, named
+degradations.
 
 Knows no transport: packages add their own errors with `classify_as`. Retry is tenacity's.
 """
@@ -101,20 +102,25 @@ _MRO_TABLE: Final[dict[type[BaseException], Classification]] = {
 
 
 def classify_as(kind: type[BaseException], classification: Classification) -> None:
-    """Say what errors of `kind` (and of its subclasses) mean; for packages that define their own."""
+    """Say what errors of `kind` (and of its subclasses) mean;
+    for packages that define their own.
+    """
     if not (isinstance(kind, type) and issubclass(kind, BaseException)):
         raise TypeError(f"kind must be an exception class, got {kind!r}")
     _MRO_TABLE[kind] = classification
 
 
 def classify(error: BaseException) -> Classification:
-    """By the nearest class in the table. A group is as bad as its worst, retryable when all of it is."""
+    """By the nearest class in the table. A group is as bad as its worst, retryable when all of it
+    is.
+    """
     if isinstance(error, BaseExceptionGroup):
         parts = [classify(part) for part in error.exceptions]
         worst = max(parts, key=lambda part: part.severity)
         return Classification(worst.severity, worst.fault, all(part.retryable for part in parts))
     if isinstance(error, ResourceInitializationError) and error.__cause__ is not None:
-        # The init hook's own error tells whose fault it was; trying again may help only where it would there.
+        # The init hook's own error tells whose fault it was; trying again may help only where it
+        # would there.
         cause = classify(error.__cause__)
         return Classification(max(cause.severity, Severity.ERROR), cause.fault, cause.retryable)
     return next(_MRO_TABLE[kind] for kind in type(error).__mro__ if kind in _MRO_TABLE)
@@ -131,9 +137,12 @@ def retrying(
 ) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
     """Decorate an async operation: try again on the listed errors, after a random pause that grows.
 
-    on: only these are retried; cancellation never is. idempotent: say `True` to vouch that doing it twice is harmless.
-    base, most: the pause before try n is uniform in 0..min(most, base * 2**(n - 1)) seconds ("full jitter").
-    timeout: seconds for all tries together, pauses included; TimeoutError then. The last error is raised as it is.
+    on: only these are retried; cancellation never is. idempotent: say `True` to vouch that doing it
+        twice is harmless.
+    base, most: the pause before try n is uniform in 0..min(most, base * 2**(n - 1)) seconds ("full
+        jitter").
+    timeout: seconds for all tries together, pauses included; TimeoutError then. The last error is
+        raised as it is.
 
     Plain functions that return an awaitable (a lambda around a coroutine) are awaited too.
     """
@@ -176,9 +185,11 @@ async def with_fallbacks(
     on: Iterable[type[Exception]],
     resource: AsyncResource | None = None,
 ) -> T:
-    """The result of the first way that works; one that is not the first is declared as the degradation `name`.
+    """The result of the first way that works; one that is not the first is declared as the
+    degradation `name`.
 
-    on: errors that pass on to the next way; any other is raised. When no way works, an ExceptionGroup of all.
+    on: errors that pass on to the next way; any other is raised. When no way works, an
+        ExceptionGroup of all.
     """
     kinds = tuple(on)
     errors: list[Exception] = []
@@ -190,25 +201,37 @@ async def with_fallbacks(
             errors.append(error)
             continue
         if errors:
-            degrade(name, to=way, reason="; ".join(repr(error) for error in errors), resource=resource)
+            degrade(
+                name, to=way, reason="; ".join(repr(error) for error in errors), resource=resource
+            )
         else:
             restore(name, resource=resource)
         return result
     raise ExceptionGroup(
-        f"{name}: none of {', '.join(ways) or 'no ways'} works", errors or [ValueError("no ways given")]
+        f"{name}: none of {', '.join(ways) or 'no ways'} works",
+        errors or [ValueError("no ways given")],
     )
 
 
 def _check_retry(kinds: tuple[type[BaseException], ...], idempotent: object) -> None:
-    if not kinds or not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+    if not kinds or not all(
+        isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds
+    ):
         raise TypeError(f"retrying: on must list the exception classes to retry, got {kinds!r}")
     if any(issubclass(asyncio.CancelledError, kind) for kind in kinds):
-        raise ValueError("retrying: on must not take in cancellation (BaseException, CancelledError)")
+        raise ValueError(
+            "retrying: on must not take in cancellation (BaseException, CancelledError)"
+        )
     if idempotent is not True:
-        raise ValueError("retrying: idempotent=True must be declared; what must not run twice must not be retried")
+        raise ValueError(
+            "retrying: idempotent=True must be declared; what must not run twice must not be"
+            " retried"
+        )
 
 
-async def _awaited(operation: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+async def _awaited(
+    operation: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     result = operation(*args, **kwargs)
     return await result if inspect.isawaitable(result) else result
 
@@ -216,5 +239,10 @@ async def _awaited(operation: Callable[..., Any], args: tuple[Any, ...], kwargs:
 def _say(name: str, tries: int, state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     log.info(
-        "try %d of %d of %s failed, again in %.2f s: %r", state.attempt_number, tries, name, state.upcoming_sleep, error
+        "try %d of %d of %s failed, again in %.2f s: %r",
+        state.attempt_number,
+        tries,
+        name,
+        state.upcoming_sleep,
+        error,
     )

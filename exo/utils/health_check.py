@@ -1,7 +1,9 @@
-"""`HealthMonitor`: checks every registered resource periodically; the only source of what the probes say.
+"""`HealthMonitor`: checks every registered resource periodically; the only source of what the
+probes say.
 
-Owns when checks run and what they add up to. Knows no HTTP and no gRPC. A report is made from the latest results and
-the resources' present states, so asking for one costs microseconds and never waits for a check.
+Owns when checks run and what they add up to. Knows no HTTP and no gRPC. A report is made from the
+latest results and the resources' present states, so asking for one costs microseconds and never
+waits for a check.
 """
 
 from __future__ import annotations
@@ -33,16 +35,20 @@ RECOVER_MOST: Final = 5.0
 
 
 class HealthMonitor(AsyncResource):
-    """Periodic checks with jitter, one in flight per resource; optional recovery from ERROR; three aggregate views.
+    """Periodic checks with jitter, one in flight per resource; optional recovery from ERROR; three
+    aggregate views.
 
-    stall_seconds: how long the event loop may make no progress before the process counts as not live.
+    stall_seconds: how long the event loop may make no progress before the process counts as not
+        live.
     """
 
     RESOURCE_TYPE = "health_monitor"
 
     def __init__(self, *, resource_id: str = "health-monitor", stall_seconds: float = 30.0) -> None:
         super().__init__(resource_id=resource_id)
-        self._stall_seconds = check.seconds(f"HealthMonitor {resource_id!r}", "stall_seconds", stall_seconds)
+        self._stall_seconds = check.seconds(
+            f"HealthMonitor {resource_id!r}", "stall_seconds", stall_seconds
+        )
         self._entries: dict[str, HealthEntry] = {}
         self._conditions: dict[str, Condition] = {}
         self._subscribers: list[Subscriber] = []
@@ -53,12 +59,18 @@ class HealthMonitor(AsyncResource):
     # -- what is watched
 
     def register(
-        self, resource: AsyncResource, *, interval: float = 10.0, required: bool = True, recover: bool = False
+        self,
+        resource: AsyncResource,
+        *,
+        interval: float = 10.0,
+        required: bool = True,
+        recover: bool = False,
     ) -> None:
-        """Check `resource` every `interval` seconds (jittered by a tenth), from now on or from `initialize` on.
+        """Check `resource` every `interval` seconds (jittered by a tenth), from now on or from
+        `initialize` on.
 
-        required: readiness needs it. recover: in ERROR, call its `recover()`, again with growing jittered pauses.
-        Raises ValueError when its id is registered already.
+        required: readiness needs it. recover: in ERROR, call its `recover()`, again with growing
+        jittered pauses. Raises ValueError when its id is registered already.
         """
         who = f"monitor {self.resource_id!r}"
         if not isinstance(resource, AsyncResource):
@@ -78,7 +90,9 @@ class HealthMonitor(AsyncResource):
         self._tell()
 
     def unregister(self, resource: AsyncResource | str) -> bool:
-        """Stop checking it; False when it was not registered. A check that runs now ends by itself, unheard."""
+        """Stop checking it; False when it was not registered. A check that runs now ends by itself,
+        unheard.
+        """
         name = resource if isinstance(resource, str) else resource.resource_id
         entry = self._entries.get(name)
         if entry is None or (not isinstance(resource, str) and entry.resource is not resource):
@@ -91,10 +105,14 @@ class HealthMonitor(AsyncResource):
         return True
 
     def add_readiness(self, name: str, condition: Condition) -> Callable[[], None]:
-        """Make readiness depend on `condition`, which returns why not, or None. Must be quick. Returns a remover."""
+        """Make readiness depend on `condition`, which returns why not, or None. Must be quick.
+        Returns a remover.
+        """
         check.text(f"monitor {self.resource_id!r}", "name", name)
         if name in self._conditions:
-            raise ValueError(f"monitor {self.resource_id!r}: a readiness condition {name!r} is there already")
+            raise ValueError(
+                f"monitor {self.resource_id!r}: a readiness condition {name!r} is there already"
+            )
         self._conditions[name] = condition
 
         def remove() -> None:
@@ -106,7 +124,9 @@ class HealthMonitor(AsyncResource):
         return remove
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Call `subscriber` with a report after each check and each change of state; returns a remover."""
+        """Call `subscriber` with a report after each check and each change of state; returns a
+        remover.
+        """
         self._subscribers.append(subscriber)
 
         def remove() -> None:
@@ -123,10 +143,22 @@ class HealthMonitor(AsyncResource):
         entries = dict(self._entries)
         live = self._reasons_live(now)
         started = {name: reason for name, e in entries.items() if (reason := e.why_not_started())}
-        ready = {name: reason for name, e in entries.items() if e.required and (reason := e.why_not_ready(now))}
-        ready |= {name: reason for name, c in dict(self._conditions).items() if (reason := _ask(name, c)) is not None}
+        ready = {
+            name: reason
+            for name, e in entries.items()
+            if e.required and (reason := e.why_not_ready(now))
+        }
+        ready |= {
+            name: reason
+            for name, c in dict(self._conditions).items()
+            if (reason := _ask(name, c)) is not None
+        }
         if not self.is_usable:
-            started = started if self._has_run() else {**started, self.resource_id: self.state.name.lower()}
+            started = (
+                started
+                if self._has_run()
+                else {**started, self.resource_id: self.state.name.lower()}
+            )
             ready[self.resource_id] = self.state.name.lower()
         return HealthReport(
             resources=MappingProxyType({name: e.health(now) for name, e in entries.items()}),
@@ -160,17 +192,22 @@ class HealthMonitor(AsyncResource):
             self._watch(entry)
 
     async def _do_cleanup(self) -> None:
-        # The checks were background tasks and are gone; the entries stay, so that the last report stays true.
+        # The checks were background tasks and are gone; the entries stay, so that the last report
+        # stays true.
         for entry in self._entries.values():
             entry.task = None
 
     async def _do_health_check(self) -> bool:
-        return all(entry.task is not None and not entry.task.done() for entry in self._entries.values())
+        return all(
+            entry.task is not None and not entry.task.done() for entry in self._entries.values()
+        )
 
     # -- the work
 
     def _watch(self, entry: HealthEntry) -> None:
-        entry.task = self._task_manager.start_task(f"check:{entry.resource.resource_id}", lambda: self._run(entry))
+        entry.task = self._task_manager.start_task(
+            f"check:{entry.resource.resource_id}", lambda: self._run(entry)
+        )
 
     async def _run(self, entry: HealthEntry) -> None:
         while True:
@@ -179,8 +216,11 @@ class HealthMonitor(AsyncResource):
                 if entry.recover and entry.resource.state is ResourceState.ERROR:
                     await self._recover(entry)
             except Exception:
-                # A resource that breaks the contract of check_health is no reason to check it never again.
-                log.exception("the check of %s failed in an unforeseen way", entry.resource.resource_id)
+                # A resource that breaks the contract of check_health is no reason to check it never
+                # again.
+                log.exception(
+                    "the check of %s failed in an unforeseen way", entry.resource.resource_id
+                )
             await asyncio.sleep(entry.interval * random.uniform(0.9, 1.1))
 
     async def _check(self, entry: HealthEntry) -> None:
@@ -191,11 +231,15 @@ class HealthMonitor(AsyncResource):
         healthy = await resource.check_health()
         now = time.monotonic()
         reason = None if healthy else resource.state_reason
-        entry.record(CheckRecord(at=now, healthy=healthy, latency_seconds=now - started, reason=reason))
+        entry.record(
+            CheckRecord(at=now, healthy=healthy, latency_seconds=now - started, reason=reason)
+        )
         self._tell()
 
     async def _recover(self, entry: HealthEntry) -> None:
-        """Until it is up and its check passes. What came back counts as ready only after that check."""
+        """Until it is up and its check passes. What came back counts as ready only after that
+        check.
+        """
         resource = entry.resource
         entry.recovering = True
         attempt = 0
@@ -228,7 +272,9 @@ class HealthMonitor(AsyncResource):
             self._lag = max(0.0, self._beat_at - expected)
 
     def _reasons_live(self, now: float) -> dict[str, str]:
-        """Asked on the event loop's own thread, the loop makes progress; else its heartbeat tells."""
+        """Asked on the event loop's own thread, the loop makes progress;
+        else its heartbeat tells.
+        """
         if not self.is_usable or threading.get_ident() == self._loop_thread:
             return {}
         silent = now - self._beat_at

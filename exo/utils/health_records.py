@@ -1,4 +1,6 @@
-"""The records of health monitoring: one check, one resource, the whole report; and what readiness means for each."""
+"""The records of health monitoring: one check, one resource, the whole report; and what readiness
+means for each.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class CheckRecord:
 
 @dataclass(frozen=True, slots=True)
 class ResourceHealth:
-    """since: monotonic seconds at which the state was entered. reason: why it is not healthy, else None."""
+    """since: monotonic seconds at which the state was entered. reason: why it is not healthy, else
+    None.
+    """
 
     state: ResourceState
     healthy: bool
@@ -97,7 +101,9 @@ class HealthEntry:
         return state is ResourceState.READY
 
     def why_not_started(self) -> str | None:
-        """None once the resource has been up, whatever came after; optional ones never hold a start up."""
+        """None once the resource has been up, whatever came after; optional ones never hold a start
+        up.
+        """
         return None if self.was_up or not self.required else self._reason()
 
     def why_not_ready(self, now: float) -> str | None:
@@ -132,4 +138,8 @@ class HealthEntry:
         what = resource.state.name.lower()
         if error is not None:
             return f"{what}: {str(error) or repr(error)}"
-        return what if resource.state is ResourceState.UNINITIALIZED else f"{what}: {resource.state_reason}"
+        return (
+            what
+            if resource.state is ResourceState.UNINITIALIZED
+            else f"{what}: {resource.state_reason}"
+        )

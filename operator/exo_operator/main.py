@@ -1,4 +1,6 @@
-"""Puts the operator together and runs it: HTTP server, Lease, cache, workers, kopf. The composition root."""
+"""Puts the operator together and runs it: HTTP server, Lease, cache, workers, kopf. The composition
+root.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def configure_logging(level: str, format_: str) -> None:
         structlog.processors.format_exc_info,
     ]
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if format_ == "json" else structlog.dev.ConsoleRenderer()
+        structlog.processors.JSONRenderer()
+        if format_ == "json"
+        else structlog.dev.ConsoleRenderer()
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -131,7 +135,8 @@ async def _lead(
     # The first look at the world comes before the first decision.
     await controller.prime()
     workers = [
-        asyncio.create_task(reconciler.queue.work(reconciler.run), name=f"worker-{i}") for i in range(options.workers)
+        asyncio.create_task(reconciler.queue.work(reconciler.run), name=f"worker-{i}")
+        for i in range(options.workers)
     ]
     workers.append(asyncio.create_task(controller.resync_for_ever(options.resync_s), name="resync"))
     tasks.extend(workers)
@@ -140,7 +145,8 @@ async def _lead(
             registry=handlers.register(controller),
             settings=settings.for_kopf(),
             # Ours, as kopf's own guess needs the numeric user to have a name.
-            identity=options.identity,  # type: ignore[arg-type]  # a NewType that kopf does not export
+            # A NewType that kopf does not export.
+            identity=options.identity,  # type: ignore[arg-type]
             standalone=True,
             clusterwide=not options.namespaces,
             namespaces=options.namespaces,
@@ -150,7 +156,11 @@ async def _lead(
     )
     lost = asyncio.create_task(leadership.lost.wait(), name="lease")
     tasks.append(lost)  # type: ignore[arg-type]  # its result is never read
-    log.info("operator started", namespaces=options.namespaces or "all", node_image=options.defaults.image)
+    log.info(
+        "operator started",
+        namespaces=options.namespaces or "all",
+        node_image=options.defaults.image,
+    )
     # What runs for as long as the operator does: the heartbeat, the election, the workers.
     endless = [task for task in tasks if task.get_name() != lost.get_name()]
     done, _ = await asyncio.wait([watching, lost, *endless], return_when=asyncio.FIRST_COMPLETED)

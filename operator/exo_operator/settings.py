@@ -35,12 +35,18 @@ class Settings:
 
 
 def parse(argv: list[str]) -> Settings:
-    """Read flags; each can also be given as EXO_OPERATOR_<FLAG>. Exits with code 2 on a wrong one."""
-    parser = argparse.ArgumentParser(prog="python -m exo_operator", description="Turns ExoNodes into pods.")
+    """Read flags; each can also be given as EXO_OPERATOR_<FLAG>.
+    Exits with code 2 on a wrong one.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m exo_operator", description="Turns ExoNodes into pods."
+    )
 
     def add(flag: str, default: str, text: str) -> None:
         variable = "EXO_OPERATOR_" + flag.replace("-", "_").upper()
-        parser.add_argument(f"--{flag}", default=os.environ.get(variable, default), help=f"{text} (env {variable})")
+        parser.add_argument(
+            f"--{flag}", default=os.environ.get(variable, default), help=f"{text} (env {variable})"
+        )
 
     add("namespaces", "", "comma-separated namespaces to serve; all where empty")
     add("port", str(contract.OPERATOR_PORT), "port of /metrics, /healthz and /readyz")
@@ -56,7 +62,9 @@ def parse(argv: list[str]) -> Settings:
     options = parser.parse_args(argv)
     try:
         return Settings(
-            namespaces=tuple(name.strip() for name in options.namespaces.split(",") if name.strip()),
+            namespaces=tuple(
+                name.strip() for name in options.namespaces.split(",") if name.strip()
+            ),
             port=int(options.port),
             leader_election=_flag(options.leader_election),
             lease_namespace=options.lease_namespace,
@@ -92,7 +100,9 @@ def own_namespace(default: str = "default") -> str:
 
 
 def for_kopf() -> kopf.OperatorSettings:
-    """kopf's settings: nothing left on objects, bounded requests, no peering, no scanning of CRDs and namespaces."""
+    """kopf's settings: nothing left on objects, bounded requests, no peering, no scanning of CRDs
+    and namespaces.
+    """
     settings = kopf.OperatorSettings()
     settings.peering.standalone = True
     settings.scanning.disabled = True

@@ -1,7 +1,8 @@
-"""`python -m exo_operator drain`: deletes every ExoCluster and ExoNode and waits until they and their pods are gone.
+"""`python -m exo_operator drain`: deletes every ExoCluster and ExoNode and waits until they and
+their pods are gone.
 
-Run before the chart goes. It needs no running operator: the owner references do the rest, and a pod whose machine is
-dead is deleted by force at the end.
+Run before the chart goes. It needs no running operator: the owner references do the rest, and a pod
+whose machine is dead is deleted by force at the end.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ async def main(argv: list[str]) -> int:
 async def drain(
     cluster: Cluster, namespaces: tuple[str, ...], grace: int, timeout: float, *, pause: float = 1.0
 ) -> int:
-    """Delete in the order clusters, nodes, pods; force what is left when most of the time is over."""
+    """Delete in the order clusters, nodes, pods; force what is left when most of the time is
+    over.
+    """
     loop = asyncio.get_running_loop()
     force_at = loop.time() + 0.8 * timeout
     while True:
@@ -73,6 +76,8 @@ async def _delete(cluster: Cluster, obj: Raw, grace: int, forced: bool) -> None:
         return
     seconds = (0 if forced else grace) if obj["kind"] == "Pod" else None
     try:
-        await cluster.delete(obj["kind"], metadata["namespace"], metadata["name"], metadata["uid"], seconds)
+        await cluster.delete(
+            obj["kind"], metadata["namespace"], metadata["name"], metadata["uid"], seconds
+        )
     except ClusterError as error:
         log.warning("not deleted", kind=obj["kind"], name=metadata["name"], error=str(error))

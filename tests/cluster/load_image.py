@@ -1,7 +1,9 @@
-"""load_image.py --nodes a,b IMAGE...: bring images from the Docker engine into kind's nodes, only the layers they lack.
+"""load_image.py --nodes a,b IMAGE...: bring images from the Docker engine into kind's nodes, only
+the layers they lack.
 
-`kind load` sends every layer of an image each time. A change of our code is one small layer of many, so this asks each
-node's containerd what it holds, and sends the rest as an OCI layout. Standard library only.
+`kind load` sends every layer of an image each time. A change of our code is one small layer of
+many, so this asks each node's containerd what it holds, and sends the rest as an OCI layout.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Blob:
 
 @dataclass(frozen=True)
 class Image:
-    """One image as an OCI manifest: its blobs (layers, config, manifest) and the names it goes by."""
+    """One image as an OCI manifest: its blobs (layers, config,
+    manifest) and the names it goes by.
+    """
 
     names: tuple[str, ...]
     blobs: tuple[Blob, ...]
@@ -47,15 +51,23 @@ def of_bytes(data: bytes) -> Blob:
 
 
 def full_name(reference: str) -> str:
-    """The name under which kubelet asks for it: `exo-node:dev` -> `docker.io/library/exo-node:dev`."""
+    """The name under which kubelet asks for it: `exo-node:dev` ->
+    `docker.io/library/exo-node:dev`.
+    """
     first, slash, _ = reference.partition("/")
     if not slash:
         return f"docker.io/library/{reference}"
-    return reference if "." in first or ":" in first or first == "localhost" else f"docker.io/{reference}"
+    return (
+        reference
+        if "." in first or ":" in first or first == "localhost"
+        else f"docker.io/{reference}"
+    )
 
 
 def read_saved(saved: tarfile.TarFile) -> list[Image]:
-    """The images of what `docker save` wrote. Raises ValueError where layers are compressed (engines from 29 on)."""
+    """The images of what `docker save` wrote. Raises ValueError where layers are compressed
+    (engines from 29 on).
+    """
     images = []
     for entry in _json(saved, "manifest.json"):
         config = of_bytes(_bytes(saved, entry["Config"]))
@@ -75,7 +87,9 @@ def read_saved(saved: tarfile.TarFile) -> list[Image]:
 
 
 def _target(info: tarfile.TarInfo) -> str:
-    """The file that a layer shared between images points to: `../ID/layer.tar` from inside a folder."""
+    """The file that a layer shared between images points to: `../ID/layer.tar` from inside a
+    folder.
+    """
     return info.linkname.removeprefix("../")
 
 
@@ -93,18 +107,28 @@ def _manifest(config: Blob, layers: Iterable[Blob]) -> dict[str, Any]:
     return {
         "schemaVersion": 2,
         "mediaType": f"{OCI}.manifest.v1+json",
-        "config": {"mediaType": f"{OCI}.config.v1+json", "digest": config.digest, "size": config.size},
-        "layers": [{"mediaType": f"{OCI}.layer.v1.tar", "digest": b.digest, "size": b.size} for b in layers],
+        "config": {
+            "mediaType": f"{OCI}.config.v1+json",
+            "digest": config.digest,
+            "size": config.size,
+        },
+        "layers": [
+            {"mediaType": f"{OCI}.layer.v1.tar", "digest": b.digest, "size": b.size} for b in layers
+        ],
     }
 
 
 def missing(images: Iterable[Image], held: set[str]) -> list[Blob]:
     """What a node that holds some content still needs, each blob once."""
-    needed = {blob.digest: blob for image in images for blob in image.blobs if blob.digest not in held}
+    needed = {
+        blob.digest: blob for image in images for blob in image.blobs if blob.digest not in held
+    }
     return list(needed.values())
 
 
-def write_layout(out: tarfile.TarFile, images: Iterable[Image], blobs: Iterable[Blob], saved: tarfile.TarFile) -> None:
+def write_layout(
+    out: tarfile.TarFile, images: Iterable[Image], blobs: Iterable[Blob], saved: tarfile.TarFile
+) -> None:
     """An OCI layout that names all images and carries some of their blobs."""
     index = [
         {
@@ -145,7 +169,9 @@ def send(node: str, images: list[Image], path: str) -> int:
     command = ["docker", "exec", "-i", node, *CTR, "images", "import", "--all-platforms", "-"]
     with tarfile.open(path) as saved:  # one reader per thread
         blobs = missing(images, held_by(node))
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as ctr:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as ctr:
             assert ctr.stdin is not None
             assert ctr.stderr is not None
             try:

@@ -1,4 +1,6 @@
-"""Fixtures of the e2e tests: the operator installed by Helm, and a namespace of its own for each test."""
+"""Fixtures of the e2e tests: the operator installed by Helm, and a namespace of its own for each
+test.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.timeout(300))
             if not os.environ.get("EXO_E2E"):
-                item.add_marker(pytest.mark.skip(reason="needs the local Kubernetes cluster: run `make e2e`"))
+                item.add_marker(
+                    pytest.mark.skip(reason="needs the local Kubernetes cluster: run `make e2e`")
+                )
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +32,12 @@ def operator() -> Kube:
 
 @pytest.fixture
 def kube(operator: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
-    """A namespace of the test's own, held to the restricted Pod Security standard, gone afterwards."""
-    name = "e2e-" + request.node.name.removeprefix("test_").split("[")[0].replace("_", "-")[:50].rstrip("-")
+    """A namespace of the test's own, held to the restricted Pod Security standard,
+    gone afterwards.
+    """
+    name = "e2e-" + request.node.name.removeprefix("test_").split("[")[0].replace("_", "-")[
+        :50
+    ].rstrip("-")
     cluster = Kube(name)
     cluster.call("delete", "namespace", name, "--ignore-not-found", "--wait=true", timeout=120)
     cluster.run("create", "namespace", name)

@@ -1,6 +1,7 @@
 """The local cluster comes up from whatever a killed run has left, and `down` leaves nothing.
 
-Acts on a second, small cluster of its own name on the same engine: the one that the other tests use stays as it is.
+Acts on a second, small cluster of its own name on the same engine: the one that the other tests use
+    stays as it is.
 """
 
 from __future__ import annotations
@@ -22,18 +23,29 @@ ENV.pop("KUBECONFIG", None)
 
 def cluster(*verb: str, timeout: float = 400) -> str:
     done = subprocess.run(
-        [str(CLUSTER_DIR / "cluster"), *verb], env=ENV, capture_output=True, text=True, timeout=timeout, check=False
+        [str(CLUSTER_DIR / "cluster"), *verb],
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
     assert done.returncode == 0, f"{verb}: {done.stderr}"
     return done.stdout + done.stderr
 
 
 def up_killed(after_words: str, seconds: float) -> str:
-    """Start `up` and kill its whole process group some time after it has said something; what it had said by then."""
+    """Start `up` and kill its whole process group some time after it has said something; what it
+    had said by then.
+    """
     process = subprocess.Popen(
         [str(CLUSTER_DIR / "cluster"), "up"],
-        env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     assert process.stdout is not None
     said = ""
     while after_words not in said:
@@ -41,14 +53,18 @@ def up_killed(after_words: str, seconds: float) -> str:
         assert line, f"it ended by itself and never said {after_words!r}: {said}"
         said += line
     time.sleep(seconds)
-    assert process.poll() is None, f"it ended by itself within {seconds:.1f} s after {after_words!r}: {said}"
+    assert process.poll() is None, (
+        f"it ended by itself within {seconds:.1f} s after {after_words!r}: {said}"
+    )
     os.killpg(process.pid, signal.SIGKILL)
     rest, _ = process.communicate(timeout=10)
     return said + rest
 
 
 def machine() -> list[str]:
-    done = subprocess.run([str(CLUSTER_DIR / "machine-state")], env=ENV, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [str(CLUSTER_DIR / "machine-state")], env=ENV, capture_output=True, text=True, check=True
+    )
     return done.stdout.splitlines()
 
 
@@ -60,7 +76,9 @@ def scratch() -> Iterator[None]:
 
 
 @pytest.mark.timeout(900)  # four creations of a cluster
-def test_up_killed_at_three_random_moments_then_run_again_succeeds_and_down_leaves_nothing(scratch: None) -> None:
+def test_up_killed_at_three_random_moments_then_run_again_succeeds_and_down_leaves_nothing(
+    scratch: None,
+) -> None:
     before = machine()
     moments = [
         ("", random.uniform(0.2, 2)),
@@ -82,7 +100,11 @@ def test_up_killed_at_three_random_moments_then_run_again_succeeds_and_down_leav
 def test_a_node_that_is_not_ours_is_refused(scratch: None) -> None:
     done = subprocess.run(
         [str(CLUSTER_DIR / "cluster"), "kill-node", "exo-worker2"],
-        env=ENV, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 1
     assert "no such node: exo-worker2" in done.stderr

@@ -26,7 +26,9 @@ def curl(url: str, body: dict[str, object]) -> dict[str, object]:
     return answer
 
 
-def test_the_example_is_ready_within_a_minute_and_answers_through_service_and_port_forward(kube: Kube) -> None:
+def test_the_example_is_ready_within_a_minute_and_answers_through_service_and_port_forward(
+    kube: Kube,
+) -> None:
     name, manifest = example()
     started = time.monotonic()
     kube.apply(manifest)
@@ -85,19 +87,31 @@ def test_a_deleted_exonode_takes_its_pod_and_services_along(kube: Kube) -> None:
         ({"model": {"name": "smollm2-135m"}, "storage": {"size": "-1Gi"}}, ["spec.storage.size"]),
         ({"model": {"name": "smollm2-135m", "path": "/models/x"}}, ["spec.model", "exactly one"]),
         ({"model": {}}, ["spec.model", "exactly one"]),
-        ({"model": {"name": "smollm2-135m"}, "termination": {"drainSeconds": -3}}, ["spec.termination.drainSeconds"]),
+        (
+            {"model": {"name": "smollm2-135m"}, "termination": {"drainSeconds": -3}},
+            ["spec.termination.drainSeconds"],
+        ),
         ({"model": {"name": "smollm2-135m"}, "engine": "cuda"}, ["spec.engine"]),
     ],
-)  # fmt: skip
-def test_an_invalid_manifest_is_refused_naming_the_field(kube: Kube, spec: dict[str, object], names: list[str]) -> None:
-    manifest = {"apiVersion": "exo.dev/v1alpha1", "kind": "ExoNode", "metadata": {"name": "bad"}, "spec": spec}
+)
+def test_an_invalid_manifest_is_refused_naming_the_field(
+    kube: Kube, spec: dict[str, object], names: list[str]
+) -> None:
+    manifest = {
+        "apiVersion": "exo.dev/v1alpha1",
+        "kind": "ExoNode",
+        "metadata": {"name": "bad"},
+        "spec": spec,
+    }
     said = kube.refused(manifest)
     assert [name for name in names if name not in said] == [], said
 
 
 def test_a_name_that_no_pod_could_carry_is_refused_naming_the_field(kube: Kube) -> None:
     manifest = {
-        "apiVersion": "exo.dev/v1alpha1", "kind": "ExoNode",
-        "metadata": {"name": "n" * 64}, "spec": {"model": {"name": "smollm2-135m"}},
-    }  # fmt: skip
+        "apiVersion": "exo.dev/v1alpha1",
+        "kind": "ExoNode",
+        "metadata": {"name": "n" * 64},
+        "spec": {"model": {"name": "smollm2-135m"}},
+    }
     assert "metadata.name" in kube.refused(manifest)

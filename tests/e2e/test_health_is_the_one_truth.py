@@ -15,12 +15,15 @@ FAULTS = "/tmp/faults"
 
 def manifest(name: str, **spec: Any) -> dict[str, Any]:
     return {
-        "apiVersion": "exo.dev/v1alpha1", "kind": "ExoNode", "metadata": {"name": name},
+        "apiVersion": "exo.dev/v1alpha1",
+        "kind": "ExoNode",
+        "metadata": {"name": name},
         "spec": {
             "model": {"name": "smollm2-135m"},
-            "extraEnv": [{"name": "EXO_FAULT_DIR", "value": FAULTS}], **spec,
+            "extraEnv": [{"name": "EXO_FAULT_DIR", "value": FAULTS}],
+            **spec,
         },
-    }  # fmt: skip
+    }
 
 
 def readyz(url: str) -> tuple[int, str]:
@@ -49,7 +52,10 @@ def exec_python(kube: Kube, pod: str, code: str) -> None:
 def inject(kube: Kube, pod: str, kind: str, reason: str) -> None:
     """The file is there with all its text at once: a check may look at any moment."""
     new, fault = f"{FAULTS}/{kind}.new", f"{FAULTS}/{kind}"
-    code = f"import os; os.makedirs('{FAULTS}'); open('{new}', 'w').write('{reason}'); os.rename('{new}', '{fault}')"
+    code = (
+        f"import os; os.makedirs('{FAULTS}'); open('{new}', 'w').write('{reason}');"
+        f" os.rename('{new}', '{fault}')"
+    )
     exec_python(kube, pod, code)
 
 
@@ -63,24 +69,45 @@ def test_a_failing_health_check_takes_the_node_out_within_ten_seconds_and_back(k
         struck = time.monotonic()
 
         def says_why() -> bool:
-            """In one answer: a moment later the engine may be in its first recovery, with other words."""
+            """In one answer: a moment later the engine may be in its first recovery, with other
+            words.
+            """
             status, body = readyz(url)
             return status == 503 and "pulled the plug" in body
 
         kube.until("/readyz 503 that says why", says_why, 10, 0.2)
-        kube.until("pod NotReady", lambda: not pod_ready(kube, "sick"), 10 - (time.monotonic() - struck), 0.2)
-        kube.until("endpoint away", lambda: not ready_endpoints(kube, "sick"), 10 - (time.monotonic() - struck), 0.2)
+        kube.until(
+            "pod NotReady",
+            lambda: not pod_ready(kube, "sick"),
+            10 - (time.monotonic() - struck),
+            0.2,
+        )
+        kube.until(
+            "endpoint away",
+            lambda: not ready_endpoints(kube, "sick"),
+            10 - (time.monotonic() - struck),
+            0.2,
+        )
 
         def told() -> dict[str, Any] | None:
             ready = kube.condition("exonode", "sick", "Ready")
-            return ready if ready.get("status") == "False" and "engine" in ready.get("message", "") else None
+            return (
+                ready
+                if ready.get("status") == "False" and "engine" in ready.get("message", "")
+                else None
+            )
 
-        ready = kube.until("ExoNode Ready False naming the resource", told, 10 - (time.monotonic() - struck), 0.2)
-        print(f"told after {time.monotonic() - struck:.1f} s: {ready['reason']}: {ready['message']}")
+        ready = kube.until(
+            "ExoNode Ready False naming the resource", told, 10 - (time.monotonic() - struck), 0.2
+        )
+        print(
+            f"told after {time.monotonic() - struck:.1f} s: {ready['reason']}: {ready['message']}"
+        )
         exec_python(kube, "sick", f"import os; os.remove('{fault}')")
         kube.ready("exonode", "sick", timeout=15)
         assert readyz(url)[0] == 200
-        # Whoever keeps the endpoints follows the pod, as the operator does, a moment later or earlier.
+        # Whoever keeps the endpoints follows the pod, as the operator does, a moment later or
+        # earlier.
         kube.until("endpoint back", lambda: ready_endpoints(kube, "sick") == 1, 10, 0.2)
     assert kube.restarts("sick") == 0
 
@@ -90,7 +117,9 @@ def test_a_hanging_process_is_restarted_and_a_busy_one_is_not(kube: Kube) -> Non
     kube.ready("exonode", "busy")
     with kube.forward("pod/busy", 52415) as url, concurrent.futures.ThreadPoolExecutor(8) as pool:
         body = chat(max_tokens=200, ignore_eos=True)
-        answers = list(pool.map(lambda _: post(f"{url}/v1/chat/completions", body, timeout=200), range(8)))
+        answers = list(
+            pool.map(lambda _: post(f"{url}/v1/chat/completions", body, timeout=200), range(8))
+        )
     assert [a["usage"]["completion_tokens"] for a in answers] == [200] * 8
     assert kube.restarts("busy") == 0
     assert pod_ready(kube, "busy")
@@ -105,8 +134,14 @@ def test_native_grpc_probes_report_the_same_truth(kube: Kube) -> None:
     kube.apply(manifest("native", probes={"protocol": "GRPC"}))
     kube.ready("exonode", "native")
     container = (kube.pod("native") or {})["spec"]["containers"][0]
-    services = {probe: container[probe]["grpc"]["service"] for probe in container if probe.endswith("Probe")}
-    assert services == {"startupProbe": "started", "readinessProbe": "ready", "livenessProbe": "live"}
+    services = {
+        probe: container[probe]["grpc"]["service"] for probe in container if probe.endswith("Probe")
+    }
+    assert services == {
+        "startupProbe": "started",
+        "readinessProbe": "ready",
+        "livenessProbe": "live",
+    }
     fault = f"{FAULTS}/inference_engine"
     inject(kube, "native", "inference_engine", "gone")
     kube.until("pod NotReady", lambda: not pod_ready(kube, "native"), 12, 0.2)

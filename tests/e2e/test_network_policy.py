@@ -1,4 +1,6 @@
-"""The chart's NetworkPolicy: peers, probes and the API pass, everything else stays out. The cluster enforces it."""
+"""The chart's NetworkPolicy: peers, probes and the API pass, everything else stays out. The cluster
+enforces it.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,11 @@ def policy(operator: Kube) -> Iterator[None]:
 
 def node(name: str, cluster: str) -> dict[str, Any]:
     return {
-        "apiVersion": "exo.dev/v1alpha1", "kind": "ExoNode", "metadata": {"name": name},
+        "apiVersion": "exo.dev/v1alpha1",
+        "kind": "ExoNode",
+        "metadata": {"name": name},
         "spec": {"model": {"name": "smollm2-135m"}, "cluster": cluster},
-    }  # fmt: skip
+    }
 
 
 def reach(kube: Kube, caller: str, address: str, port: int) -> str:

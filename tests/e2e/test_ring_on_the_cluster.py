@@ -15,7 +15,8 @@ NAME = "trio"
 LOAD = """
 import json, os, sys, threading, urllib.request
 url, answers, failed = sys.argv[1], 0, []
-body = json.dumps({"model": "smollm2-135m", "stream": True, "max_tokens": 24, "temperature": 0, "ignore_eos": True,
+body = json.dumps({"model": "smollm2-135m", "stream": True, "max_tokens": 24,
+                   "temperature": 0, "ignore_eos": True,
                    "messages": [{"role": "user", "content": "Count to ten."}]}).encode()
 def client():
     global answers
@@ -46,16 +47,20 @@ PROMPTS = (
 
 def ring(engine: str = "numpy") -> dict[str, Any]:
     return {
-        "apiVersion": "exo.dev/v1alpha1", "kind": "ExoCluster", "metadata": {"name": NAME},
+        "apiVersion": "exo.dev/v1alpha1",
+        "kind": "ExoCluster",
+        "metadata": {"name": NAME},
         "spec": {"model": {"name": "smollm2-135m"}, "nodes": 3, "template": {"engine": engine}},
-    }  # fmt: skip
+    }
 
 
 def single() -> dict[str, Any]:
     return {
-        "apiVersion": "exo.dev/v1alpha1", "kind": "ExoNode", "metadata": {"name": "alone"},
+        "apiVersion": "exo.dev/v1alpha1",
+        "kind": "ExoNode",
+        "metadata": {"name": "alone"},
         "spec": {"model": {"name": "smollm2-135m"}, "engine": "numpy"},
-    }  # fmt: skip
+    }
 
 
 def ask(url: str, prompt: str, tokens: int = 32) -> str:
@@ -105,14 +110,19 @@ def the_nodes_share_a_secret_of_their_own(kube: Kube) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_three_slices_speak_as_one_and_a_lost_machine_loses_no_token(kube: Kube, lost_machine: list[str]) -> None:
+def test_three_slices_speak_as_one_and_a_lost_machine_loses_no_token(
+    kube: Kube, lost_machine: list[str]
+) -> None:
     kube.apply(single())
     kube.apply(ring())
     kube.ready("exonode", "alone", timeout=120)
     kube.ready("exocluster", NAME, timeout=180)
-    # Ready as soon as all are; a node's status may still tell the slice that it had before the last one joined.
+    # Ready as soon as all are; a node's status may still tell the slice that it had before the last
+    # one joined.
     kube.until(
-        "a plan told by all", lambda: kube.condition("exocluster", NAME, "PlanValid").get("status") == "True", 60
+        "a plan told by all",
+        lambda: kube.condition("exocluster", NAME, "PlanValid").get("status") == "True",
+        60,
     )
     held = layers(kube)
     assert sorted(held) == NODES, held
@@ -140,10 +150,17 @@ def test_three_slices_speak_as_one_and_a_lost_machine_loses_no_token(kube: Kube,
 
 
 def load_pod() -> dict[str, Any]:
-    """Eight clients inside the cluster that stream through the Service till told to stop, and count what failed."""
+    """Eight clients inside the cluster that stream through the Service till told to stop, and count
+    what failed.
+    """
     pod = client_manifest("load")
     pod["spec"]["restartPolicy"] = "Never"  # started again, it would have a log without the sum
-    pod["spec"]["containers"][0]["command"] = ["python3", "-c", LOAD, f"http://{NAME}:52415/v1/chat/completions"]
+    pod["spec"]["containers"][0]["command"] = [
+        "python3",
+        "-c",
+        LOAD,
+        f"http://{NAME}:52415/v1/chat/completions",
+    ]
     return pod
 
 
@@ -156,10 +173,14 @@ def test_a_rolling_replacement_under_load_fails_no_request(kube: Kube) -> None:
     kube.until("load running", lambda: "answers 8" in kube.call("logs", "load").stdout, 120)
     change = {"spec": {"template": {"extraEnv": [{"name": "EXO_LOG_FORMAT", "value": "json"}]}}}
     kube.run("patch", "exocluster", NAME, "--type=merge", "-p", json.dumps(change))
-    kube.until("all replaced", lambda: all(kube.uid(n) not in (before[n], None) for n in NODES), 300)
+    kube.until(
+        "all replaced", lambda: all(kube.uid(n) not in (before[n], None) for n in NODES), 300
+    )
     kube.ready("exocluster", NAME, timeout=120)
     kube.run("exec", "load", "--", "python3", "-c", "open('/tmp/stop', 'w')")
-    logged = kube.until("the load's sum", lambda: '"failed":' in (seen := kube.run("logs", "load")) and seen, 120)
+    logged = kube.until(
+        "the load's sum", lambda: '"failed":' in (seen := kube.run("logs", "load")) and seen, 120
+    )
     told = json.loads(logged.splitlines()[-1])
     assert told["answers"] > 8
     assert told["failed"] == [], told

@@ -1,4 +1,6 @@
-"""Pod termination is `cleanup()`: the stream ends whole, in order, exit 0; the operator's own death harms nobody."""
+"""Pod termination is `cleanup()`: the stream ends whole, in order, exit 0; the operator's own death
+harms nobody.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,14 @@ from streamed import Stream
 
 def manifest(name: str) -> dict[str, Any]:
     return {
-        "apiVersion": "exo.dev/v1alpha1", "kind": "ExoNode", "metadata": {"name": name},
+        "apiVersion": "exo.dev/v1alpha1",
+        "kind": "ExoNode",
+        "metadata": {"name": name},
         "spec": {
-            "model": {"name": "smollm2-135m"}, "extraEnv": [{"name": "EXO_LOG_FORMAT", "value": "json"}],
+            "model": {"name": "smollm2-135m"},
+            "extraEnv": [{"name": "EXO_LOG_FORMAT", "value": "json"}],
         },
-    }  # fmt: skip
+    }
 
 
 def test_a_pod_deleted_in_mid_stream_ends_the_stream_whole_and_exits_zero(kube: Kube) -> None:
@@ -41,7 +46,9 @@ def test_a_pod_deleted_in_mid_stream_ends_the_stream_whole_and_exits_zero(kube: 
 
 
 def assert_cleanup_order(text: str) -> None:
-    """Admission stops, then the drain, then the parts close: what took requests before what served them."""
+    """Admission stops, then the drain, then the parts close: what took requests before what served
+    them.
+    """
     closed = [
         str(event["resource_type"])
         for event in (json.loads(line) for line in text.splitlines() if line.startswith("{"))
@@ -62,7 +69,11 @@ def terminated(stream: str) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
         statuses = pod.get("status", {}).get("containerStatuses", [])
-        found += [status["state"]["terminated"] for status in statuses if "terminated" in status.get("state", {})]
+        found += [
+            status["state"]["terminated"]
+            for status in statuses
+            if "terminated" in status.get("state", {})
+        ]
     return found
 
 
@@ -71,7 +82,8 @@ def test_an_operator_killed_in_mid_create_converges_after_its_restart_and_restar
 ) -> None:
     names = [f"born-{index}" for index in range(3)]
     pods = operator.list("pod", "app.kubernetes.io/name=exo-operator")
-    (pod,) = [each for each in pods if not each["metadata"].get("deletionTimestamp")]  # an upgrade before may linger
+    # An upgrade before may linger.
+    (pod,) = [each for each in pods if not each["metadata"].get("deletionTimestamp")]
     node, pids = operator.host_pids(pod["metadata"]["name"])
     kube.apply("\n---\n".join(json.dumps(manifest(name)) for name in names))
     on_node(node, "kill", "-9", *map(str, pids))

@@ -1,4 +1,6 @@
-"""`helm uninstall` takes everything along within a minute, also when the operator is already gone. Runs last."""
+"""`helm uninstall` takes everything along within a minute, also when the operator is already gone.
+Runs last.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,11 @@ from kube import RELEASE, SYSTEM, Kube, helm, install
 
 def node(name: str) -> dict[str, object]:
     return {
-        "apiVersion": "exo.dev/v1alpha1", "kind": "ExoNode", "metadata": {"name": name},
+        "apiVersion": "exo.dev/v1alpha1",
+        "kind": "ExoNode",
+        "metadata": {"name": name},
         "spec": {"model": {"name": "smollm2-135m"}},
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("operator_gone", [False, True])
@@ -21,7 +25,9 @@ def test_helm_uninstall_leaves_nothing_terminating(kube: Kube, operator_gone: bo
     kube.apply(node("last"))
     kube.ready("exonode", "last", timeout=90)
     if operator_gone:
-        Kube(SYSTEM).run("scale", "deployment", "-l", f"app.kubernetes.io/instance={RELEASE}", "--replicas=0")
+        Kube(SYSTEM).run(
+            "scale", "deployment", "-l", f"app.kubernetes.io/instance={RELEASE}", "--replicas=0"
+        )
     started = time.monotonic()
     helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait", "--timeout", "90s")
     assert time.monotonic() - started < 60
@@ -33,10 +39,15 @@ def test_helm_uninstall_leaves_nothing_terminating(kube: Kube, operator_gone: bo
         if item["metadata"].get("deletionTimestamp")
     ]
     assert terminating == []
-    # Namespaces of the tests before this one may still be ending: Kubernetes empties a namespace in passes, pods first,
-    # each up to half a pod's grace period after the last. What our objects held back would never end.
+    # Namespaces of the tests before this one may still be ending: Kubernetes empties a namespace in
+    # passes, pods first, each up to half a pod's grace period after the last. What our objects held
+    # back would never end.
     kube.until("no namespace hangs in its termination", lambda: not ending_namespaces(kube), 120)
 
 
 def ending_namespaces(kube: Kube) -> list[str]:
-    return [n["metadata"]["name"] for n in kube.list("namespace") if n["status"]["phase"] == "Terminating"]
+    return [
+        n["metadata"]["name"]
+        for n in kube.list("namespace")
+        if n["status"]["phase"] == "Terminating"
+    ]

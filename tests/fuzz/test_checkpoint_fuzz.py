@@ -1,4 +1,6 @@
-"""Damaged and hostile checkpoints: an error that names the thing; no crash, no hang, no flood, no file from outside."""
+"""Damaged and hostile checkpoints: an error that names the thing; no crash, no hang, no flood, no
+file from outside.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def refused(path: Path, match: str) -> None:
     assert len(str(error.value)) < 1000
 
 
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"]
+)
 def test_no_file_of_a_folder_may_be_a_link_out_of_it(name: str, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     folder = tokenizer_beside(tmp_path / "m")
@@ -98,7 +102,11 @@ def test_an_index_names_files_and_nothing_else(name: str, tmp_path: Path) -> Non
 def test_a_pickle_is_named_and_what_to_do_instead(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    refused(tmp_path, r"'pytorch_model\.bin' beside it is a pickle, which is never opened: save it as safetensors")
+    refused(
+        tmp_path,
+        r"'pytorch_model\.bin' beside it is a pickle, which is never opened: save it as"
+        r" safetensors",
+    )
 
 
 def safetensors_with(folder: Path, header: str, data: bytes = bytes(64)) -> Path:
@@ -135,7 +143,9 @@ def test_a_header_length_of_exabytes_is_refused(tmp_path: Path) -> None:
     refused(folder, "cannot be read as safetensors")
 
 
-def gguf_header(n_tensors: int, values: bytes, n_values: int, table: bytes = b"", data: int = 0) -> bytes:
+def gguf_header(
+    n_tensors: int, values: bytes, n_values: int, table: bytes = b"", data: int = 0
+) -> bytes:
     head = b"GGUF" + struct.pack("<IQQ", 3, n_tensors, n_values) + values + table
     return head + bytes(-len(head) % 32) + bytes(data)
 
@@ -153,30 +163,52 @@ SPLIT = text("split.count") + struct.pack("<IH", 2, 3)
 HOSTILE: list[tuple[bytes, str]] = [
     (gguf_header(0, PAIR * 2, 2), "key 'a' is there twice"),
     (gguf_header(0, SPLIT, 1), "one of 3 parts of a split model; merge them first"),
-    (gguf_header(2, b"", 0, entry("a", 64) + entry("b", 64, offset=128), 512), "'a' and 'b' share bytes"),
-    (gguf_header(2, b"", 0, entry("a", 64) + entry("a", 64, offset=256), 512), "'a' is there twice"),
+    (
+        gguf_header(2, b"", 0, entry("a", 64) + entry("b", 64, offset=128), 512),
+        "'a' and 'b' share bytes",
+    ),
+    (
+        gguf_header(2, b"", 0, entry("a", 64) + entry("a", 64, offset=256), 512),
+        "'a' is there twice",
+    ),
     (gguf_header(1, b"", 0, entry("a", 1 << 32, 1 << 32, 1 << 32), 64), "truncated: tensor 'a'"),
     (gguf_header(1, b"", 0, entry("a", 8, offset=(1 << 64) - 32), 64), "truncated: tensor 'a'"),
     (gguf_header(1, b"", 0, entry("a", 0), 64), "shape"),
     (gguf_header(1, b"", 0, entry("a", 8, kind=9999), 64), "ggml type 9999"),
     (gguf_header(1, b"", 0, entry("x" * 5000, 8), 64), "a name of 5000 characters"),
-    (gguf_header(0, text("a") + struct.pack("<IIQ", 9, 9, 1 << 60) + bytes(64), 1), "unknown value type 9"),
+    (
+        gguf_header(0, text("a") + struct.pack("<IIQ", 9, 9, 1 << 60) + bytes(64), 1),
+        "unknown value type 9",
+    ),
     (gguf_header(0, text("a") + struct.pack("<IIQ", 9, 4, 1 << 62) + bytes(64), 1), "truncated"),
     (gguf_header(0, text("a") + struct.pack("<IIQ", 9, 8, 1 << 63) + bytes(64), 1), "truncated"),
-    (gguf_header(0, text("y" * 100_000) + struct.pack("<IB", 99, 1) + bytes(64), 1), "unknown value type 99"),
+    (
+        gguf_header(0, text("y" * 100_000) + struct.pack("<IB", 99, 1) + bytes(64), 1),
+        "unknown value type 99",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("content", "match"), HOSTILE, ids=range(len(HOSTILE)))
-def test_a_gguf_file_made_to_harm_is_refused_in_few_words(content: bytes, match: str, tmp_path: Path) -> None:
+def test_a_gguf_file_made_to_harm_is_refused_in_few_words(
+    content: bytes, match: str, tmp_path: Path
+) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(content)
     refused(path, match)
 
 
-@pytest.mark.parametrize("changes", [{"n": 1 << 24}, {"ctx": 1 << 31}], ids=["vocabulary", "context"])
-def test_a_large_claim_takes_no_memory_before_it_is_checked(changes: dict[str, Any], tmp_path: Path) -> None:
-    config = {**CONFIG, "vocab_size": changes.get("n", 40), "max_position_embeddings": changes.get("ctx", 64)}
+@pytest.mark.parametrize(
+    "changes", [{"n": 1 << 24}, {"ctx": 1 << 31}], ids=["vocabulary", "context"]
+)
+def test_a_large_claim_takes_no_memory_before_it_is_checked(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    config = {
+        **CONFIG,
+        "vocab_size": changes.get("n", 40),
+        "max_position_embeddings": changes.get("ctx", 64),
+    }
     folder = write_folder(tmp_path, config)
     with open_checkpoint(folder) as checkpoint:
         assert read_config(checkpoint).vocab == config["vocab_size"]

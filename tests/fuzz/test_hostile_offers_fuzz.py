@@ -1,6 +1,8 @@
-"""A member of the ring that says of itself whatever it likes, every few milliseconds: the others serve on.
+"""A member of the ring that says of itself whatever it likes, every few milliseconds: the others
+serve on.
 
-It offers no memory, so it holds no layers; who does hold some can always break what runs through it.
+It offers no memory, so it holds no layers; who does hold some can always break what runs through
+it.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ async def test_the_streams_of_the_others_run_on_and_no_epoch_is_left_behind(seed
         expected = await answer(nodes[0], ask(max_tokens=60))
         net.rings["evil"] = Evil(rng, net)  # type: ignore[assignment]
         async with LoopbackDiscovery("evil", net) as there:
-            clients = [asyncio.create_task(answer(nodes[i % 2], ask(max_tokens=60))) for i in range(8)]
+            clients = [
+                asyncio.create_task(answer(nodes[i % 2], ask(max_tokens=60))) for i in range(8)
+            ]
             for _ in range(150):
                 for node in nodes:
                     node.ring.on_offer(net.rings["evil"].own_offer())

@@ -1,4 +1,6 @@
-"""A peer that passed the hello and then sends whatever it likes: it can lose its own requests, nobody else's."""
+"""A peer that passed the hello and then sends whatever it likes: it can lose its own requests,
+nobody else's.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ async def answer(node: Node, number: int) -> tuple[int, ...]:
 
 
 async def handled(evil: GRPCPeerHandle, told: RecordingHandler, number: int) -> None:
-    """Until the node has dealt with all that was sent: the last message is of an epoch that is answered."""
+    """Until the node has dealt with all that was sent: the last message is of an epoch that is
+    answered.
+    """
     mark = Forward(
         sequence_id=f"evil.1/mark{number}/1",
         epoch="nowhere",
@@ -49,7 +53,9 @@ async def handled(evil: GRPCPeerHandle, told: RecordingHandler, number: int) -> 
         sample=True,
     )
     await evil.send(mark)
-    await told.until(lambda: any(message.sequence_id == mark.sequence_id for _, message in told.messages))
+    await told.until(
+        lambda: any(message.sequence_id == mark.sequence_id for _, message in told.messages)
+    )
 
 
 def anything(rng: random.Random, epoch: str, victim: str) -> Message:
@@ -61,11 +67,17 @@ def anything(rng: random.Random, epoch: str, victim: str) -> Message:
         case 0:
             entry = rng.choice(["evil", "good", "x"])
             tokens = tuple(rng.choices([0, 1, 2**31 - 1], k=rng.randrange(1, 9)))
-            params = SamplingParams(temperature=rng.choice([0.0, 1e6]), top_k=rng.choice([0, 2**31 - 1]))
+            params = SamplingParams(
+                temperature=rng.choice([0.0, 1e6]), top_k=rng.choice([0, 2**31 - 1])
+            )
             return Open(
-                **head, entry=entry, tokens=tokens, prompt_length=rng.randrange(len(tokens) + 1), params=params,
+                **head,
+                entry=entry,
+                tokens=tokens,
+                prompt_length=rng.randrange(len(tokens) + 1),
+                params=params,
                 max_length=rng.choice([0, 1, 2**31 - 1]),
-            )  # fmt: skip
+            )
         case 1:
             shape = (rng.randrange(1, 4), rng.choice([1, 4, 8, 576]))
             values = np.full(shape, rng.choice([0.0, np.nan, np.inf]), np.float32)
@@ -85,7 +97,12 @@ def anything(rng: random.Random, epoch: str, victim: str) -> Message:
 async def test_the_requests_of_others_are_untouched_and_nothing_is_left_behind(seed: int) -> None:
     rng = random.Random(seed)
     settings = NodeSettings(
-        node_id="good", model="dummy", engine="dummy", host="127.0.0.1", grpc_port=0, drain_seconds=2.0
+        node_id="good",
+        model="dummy",
+        engine="dummy",
+        host="127.0.0.1",
+        grpc_port=0,
+        drain_seconds=2.0,
     )
     node = build_node(settings)
     async with node:
@@ -97,7 +114,8 @@ async def test_the_requests_of_others_are_untouched_and_nothing_is_left_behind(s
         evil = make_handle(told, node.server.port, membership=MEMBERSHIP)
         async with evil:
             for number in range(1, 7):
-                victim = f"{prefix}/{number + 1}/1"  # the id that the next request will have: it can be guessed
+                # The id that the next request will have: it can be guessed.
+                victim = f"{prefix}/{number + 1}/1"
                 for _ in range(60):  # some before the request, some while it runs
                     await evil.send(anything(rng, epoch, victim))
                 await handled(evil, told, number)

@@ -1,4 +1,6 @@
-"""Strangers at a live node's ports: whatever they do, the node stays up, stays small and serves its peers."""
+"""Strangers at a live node's ports: whatever they do, the node stays up, stays small and serves its
+peers.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,10 @@ async def works(server, handler, node_id: str = "friend") -> None:
 def junk(rng: random.Random) -> bytes:
     good = wire.hello_frame(
         wire.HelloFrame(
-            cluster="test", protocol=1, offer=RecordingHandler("x").offer, nonce=bytes(rng.choice([0, 31, 32, 33]))
+            cluster="test",
+            protocol=1,
+            offer=RecordingHandler("x").offer,
+            nonce=bytes(rng.choice([0, 31, 32, 33])),
         )
     )
     shapes = [
@@ -85,7 +90,11 @@ async def test_junk_before_the_hello_gets_nobody_in():
         for _ in range(15):
             await asyncio.gather(
                 *(
-                    annoy(channel, rng.choice(["Control", "Data"]), [junk(rng) for _ in range(rng.randrange(1, 4))])
+                    annoy(
+                        channel,
+                        rng.choice(["Control", "Data"]),
+                        [junk(rng) for _ in range(rng.randrange(1, 4))],
+                    )
                     for _ in range(8)
                 )
             )
@@ -99,12 +108,23 @@ async def test_junk_after_a_good_hello_ends_that_stream_only():
     handler = RecordingHandler("a")
     bad = [
         pb.Frame(token=pb.Token(sequence_id="", epoch="e")),
-        pb.Frame(heartbeat=pb.Heartbeat(number=1, offer=pb.Offer(node_id="somebody else", state="serving"))),
-        pb.Frame(forward=pb.Forward(sequence_id="s", epoch="e", dtype=1, shape=[9, 9], values=b"1")),
+        pb.Frame(
+            heartbeat=pb.Heartbeat(
+                number=1, offer=pb.Offer(node_id="somebody else", state="serving")
+            )
+        ),
+        pb.Frame(
+            forward=pb.Forward(sequence_id="s", epoch="e", dtype=1, shape=[9, 9], values=b"1")
+        ),
     ]
-    async with make_server(handler) as server, make_handle(RecordingHandler("friend"), server.port) as friend:
+    async with (
+        make_server(handler) as server,
+        make_handle(RecordingHandler("friend"), server.port) as friend,
+    ):
         async with channel_to(server.port) as channel:
-            for number, frame in enumerate([*(each.SerializeToString() for each in bad), rng.randbytes(50)]):
+            for number, frame in enumerate(
+                [*(each.SerializeToString() for each in bad), rng.randbytes(50)]
+            ):
                 stranger = RecordingHandler(f"stranger-{number}")
                 for method in ("Control", "Data"):
                     call = channel.stream_stream(f"/{SERVICE}/{method}")()
@@ -129,9 +149,14 @@ async def test_those_who_connect_and_say_nothing_do_not_keep_others_out(monkeypa
             ):  # for them only: a friend's hello may take its time on a busy machine
                 hurried.setattr("exo.networking.grpc.grpc_server.HELLO_TIMEOUT", 0.5)
                 calls = [channel.stream_stream(f"/{SERVICE}/Control")() for _ in range(100)]
-                await asyncio.gather(*(call.initial_metadata() for call in calls[:1]), return_exceptions=True)
+                await asyncio.gather(
+                    *(call.initial_metadata() for call in calls[:1]), return_exceptions=True
+                )
                 codes = await asyncio.gather(*(call.code() for call in calls))
-            assert set(codes) <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+            assert set(codes) <= {
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+            }
             await works(server, handler)
         for sock in silent:
             sock.close()
@@ -143,7 +168,9 @@ async def test_raw_bytes_at_the_port_hurt_nobody():
     async with make_server(handler) as server:
         for _ in range(40):
             _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            start = rng.choice([b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"])
+            start = rng.choice(
+                [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"]
+            )
             writer.write(start + rng.randbytes(rng.randrange(2000)))
             writer.close()
         await works(server, handler)
@@ -171,14 +198,18 @@ async def test_a_flood_of_datagrams_makes_a_node_dial_a_bounded_number():
         dialled.append(node_id)
         return make_handle(handler, peer_port, node_id=node_id)
 
-    discovery = UDPDiscovery("a", lambda: 1, connect, MEMBERSHIP, port=port, interval=0.2, expiry=60.0)
+    discovery = UDPDiscovery(
+        "a", lambda: 1, connect, MEMBERSHIP, port=port, interval=0.2, expiry=60.0
+    )
     async with discovery:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
             for number in range(3000):
                 if number % 3:
                     data = rng.randbytes(rng.randrange(1500))
                 else:
-                    data = b'{"exo":1,"cluster":"test","node":"n%d","port":1,"incarnation":1}' % number
+                    data = (
+                        b'{"exo":1,"cluster":"test","node":"n%d","port":1,"incarnation":1}' % number
+                    )
                 flood.sendto(data, ("127.0.0.1", port))
                 if number % 100 == 0:
                     await asyncio.sleep(0)

@@ -16,7 +16,12 @@ from exo.networking.grpc.wire.codec import MAX_BUNDLE, decode, decode_all, encod
 from exo.networking.grpc.wire.params_codec import decode_params, encode_params
 from exo.networking.manual.peers_file import BadPeersFile, parse_peers
 from exo.networking.messages import Close, Failed, Forward, Open, Token
-from exo.networking.udp.announcement import MAX_DATAGRAM_BYTES, Announcement, decode_announcement, encode_announcement
+from exo.networking.udp.announcement import (
+    MAX_DATAGRAM_BYTES,
+    Announcement,
+    decode_announcement,
+    encode_announcement,
+)
 
 much = settings(max_examples=120, derandomize=True, deadline=None)
 
@@ -32,7 +37,10 @@ READERS = [
 ]
 anything = st.text() | st.integers(-(2**70), 2**70) | st.floats() | st.booleans() | st.none()
 json_values = st.recursive(
-    anything, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    anything,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
 )
 uint32, uint64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 floats64 = st.floats()
@@ -61,7 +69,9 @@ def messages(kind: type, depth: int = 3) -> st.SearchStrategy:
 
 
 frames = st.one_of(
-    messages(getattr(pb, field.message_type.name)).map(lambda message, name=field.name: pb.Frame(**{name: message}))
+    messages(getattr(pb, field.message_type.name)).map(
+        lambda message, name=field.name: pb.Frame(**{name: message})
+    )
     for field in pb.Frame.DESCRIPTOR.fields
 )
 
@@ -115,7 +125,12 @@ small = st.integers(0, 3)
 nearly_right = st.builds(
     lambda shape, size, dtype, position: pb.Frame(
         forward=pb.Forward(
-            sequence_id="s", epoch="e", shape=shape, dtype=dtype, position=position, values=bytes(4 * size)
+            sequence_id="s",
+            epoch="e",
+            shape=shape,
+            dtype=dtype,
+            position=position,
+            values=bytes(4 * size),
         )
     ),
     st.lists(small, max_size=3),
@@ -146,7 +161,9 @@ def test_what_is_accepted_is_within_its_bounds_and_can_be_sent_on(frame):
 @much
 @given(
     json_values
-    | st.dictionaries(st.sampled_from(["temperature", "top_k", "seed", "logit_bias", "json_schema"]), json_values)
+    | st.dictionaries(
+        st.sampled_from(["temperature", "top_k", "seed", "logit_bias", "json_schema"]), json_values
+    )
 )
 def test_any_json_as_sampling_parameters(value):
     text = json.dumps(value)
@@ -158,7 +175,9 @@ def test_any_json_as_sampling_parameters(value):
 
 
 def announcements() -> st.SearchStrategy:
-    keys = st.sampled_from(["exo", "cluster", "node", "port", "incarnation", "mac"]) | st.text(max_size=5)
+    keys = st.sampled_from(["exo", "cluster", "node", "port", "incarnation", "mac"]) | st.text(
+        max_size=5
+    )
     return st.dictionaries(keys, json_values, max_size=7) | json_values
 
 
@@ -180,8 +199,16 @@ names = st.text(st.characters(categories=("L", "N")), min_size=1, max_size=40)
 
 
 @much
-@given(names, names, st.integers(1, 65535), st.integers(0, 2**63 - 1), st.binary(min_size=1, max_size=40))
-def test_an_announcement_needs_the_secret_it_was_made_with(cluster, node, port, incarnation, secret):
+@given(
+    names,
+    names,
+    st.integers(1, 65535),
+    st.integers(0, 2**63 - 1),
+    st.binary(min_size=1, max_size=40),
+)
+def test_an_announcement_needs_the_secret_it_was_made_with(
+    cluster, node, port, incarnation, secret
+):
     sent = Announcement(cluster=cluster, node_id=node, grpc_port=port, incarnation=incarnation)
     data = encode_announcement(sent, secret)
     assert len(data) <= MAX_DATAGRAM_BYTES
@@ -192,29 +219,50 @@ def test_an_announcement_needs_the_secret_it_was_made_with(cluster, node, port, 
 
 
 @much
-@given(st.text() | json_values.map(json.dumps) | st.dictionaries(st.just("peers"), json_values).map(json.dumps))
+@given(
+    st.text()
+    | json_values.map(json.dumps)
+    | st.dictionaries(st.just("peers"), json_values).map(json.dumps)
+)
 def test_any_peers_file(text):
     if refused(parse_peers, text) is None:
         assert all(1 <= each.port <= 65535 and each.address for each in parse_peers(text))
 
 
 def test_the_largest_message_is_read_without_a_copy_for_every_claim_it_makes():
-    lie = pb.Frame(forward=pb.Forward(sequence_id="s", epoch="e", dtype=1, shape=[2**31, 2**31], values=bytes(8)))
+    lie = pb.Frame(
+        forward=pb.Forward(
+            sequence_id="s", epoch="e", dtype=1, shape=[2**31, 2**31], values=bytes(8)
+        )
+    )
     with pytest.raises(BadMessage, match=r"^values: "):
         decode(lie.SerializeToString())
-    many = pb.Frame(forward=pb.Forward(sequence_id="s", epoch="e", dtype=1, shape=[1] * 100_000, values=bytes(8)))
+    many = pb.Frame(
+        forward=pb.Forward(
+            sequence_id="s", epoch="e", dtype=1, shape=[1] * 100_000, values=bytes(8)
+        )
+    )
     with pytest.raises(BadMessage, match=r"^shape: ") as caught:
         decode(many.SerializeToString())
     assert len(str(caught.value)) < 200
-    honest = Forward(sequence_id="s", epoch="e", position=0, values=np.ones((4, 4), np.float32), sample=False)
+    honest = Forward(
+        sequence_id="s", epoch="e", position=0, values=np.ones((4, 4), np.float32), sample=False
+    )
     assert decode(encode(honest)).values.base is not None
 
 
 def test_a_bundle_holds_a_bounded_number_of_frames_and_no_bundle():
     close = pb.Frame(close=pb.Close(sequence_id="s", epoch="e")).SerializeToString()
-    assert len(decode_all(pb.Frame(bundle=pb.Bundle(frames=[close] * MAX_BUNDLE)).SerializeToString())) == MAX_BUNDLE
+    assert (
+        len(decode_all(pb.Frame(bundle=pb.Bundle(frames=[close] * MAX_BUNDLE)).SerializeToString()))
+        == MAX_BUNDLE
+    )
     nested = pb.Frame(bundle=pb.Bundle(frames=[close])).SerializeToString()
-    for frames, field in (([close] * (MAX_BUNDLE + 1), "bundle"), ([], "bundle"), ([nested], "kind")):
+    for frames, field in (
+        ([close] * (MAX_BUNDLE + 1), "bundle"),
+        ([], "bundle"),
+        ([nested], "kind"),
+    ):
         with pytest.raises(BadMessage) as caught:
             decode_all(pb.Frame(bundle=pb.Bundle(frames=frames)).SerializeToString())
         assert caught.value.field == field

@@ -1,6 +1,8 @@
-"""Coverage-guided fuzzing of every frame and datagram a stranger can send, for as long as one likes. Not in the suite.
+"""Coverage-guided fuzzing of every frame and datagram a stranger can send, for as long as one
+likes. Not in the suite.
 
-    pip install atheris; mkdir corpus; python tests/fuzz/wire_with_atheris.py -max_total_time=300 -max_len=4096 corpus
+    pip install atheris; mkdir corpus; python tests/fuzz/wire_with_atheris.py -max_total_time=300
+    -max_len=4096 corpus
 
 Anything but a record or `BadMessage` ends it with the bytes that did it in a file.
 """
@@ -14,7 +16,9 @@ import atheris
 import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
-with atheris.instrument_imports(include=["exo.networking", "exo.topology", "exo.inference.sampling.params"]):
+with atheris.instrument_imports(
+    include=["exo.networking", "exo.topology", "exo.inference.sampling.params"]
+):
     from exo.inference.sampling.params import SamplingParams
     from exo.networking.errors import BadMessage
     from exo.networking.grpc.wire import control_codec as control
@@ -52,7 +56,16 @@ def seed(corpus: Path) -> None:
     own = NodeOffer(node_id="n", incarnation=7, peers=("m",), pinned=(0, 3))
     head = {"sequence_id": "n.1/1/1", "epoch": "e"}
     frames = [
-        encode(Open(**head, entry="n", tokens=(1, 2), prompt_length=2, params=SamplingParams(), max_length=9)),
+        encode(
+            Open(
+                **head,
+                entry="n",
+                tokens=(1, 2),
+                prompt_length=2,
+                params=SamplingParams(),
+                max_length=9,
+            )
+        ),
         encode(Forward(**head, position=0, values=np.ones((2, 3), np.float32), sample=True)),
         encode(Token(**head, position=2, token=3, logprob=-0.5, top_logprobs=((3, -0.5),))),
         encode(Close(**head)),

@@ -1,4 +1,6 @@
-"""The golden models of every family, written as GGUF the way llama.cpp's converter does, give the same logits."""
+"""The golden models of every family, written as GGUF the way llama.cpp's converter does, give the
+same logits.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,22 @@ from exo.inference.shard import Shard
 # Mistral goes as llama in GGUF, which has no window; nor have qwen2 and qwen3 there.
 CASES = [c for c in folder_cases() if not c.name.startswith("mistral") and "-window" not in c.name]
 NAMES = {
-    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm", "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up",
-    "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down", "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
-}  # fmt: skip
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_up_proj": "ffn_up",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
@@ -75,7 +87,9 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     if config.rope.long_divisors:
         writer.add_rope_scaling_orig_ctx_len(config.rope.original_context)
         writer.add_rope_scaling_attn_factors(config.rope.scale)
-        writer.add_tensor("rope_factors_long.weight", np.array(config.rope.long_divisors, np.float32))
+        writer.add_tensor(
+            "rope_factors_long.weight", np.array(config.rope.long_divisors, np.float32)
+        )
         writer.add_tensor("rope_factors_short.weight", np.array(config.rope.divisors, np.float32))
     elif len(set(config.rope.divisors)) == 1:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
@@ -83,7 +97,9 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     elif config.rope.divisors:
         writer.add_tensor("rope_freqs.weight", np.array(config.rope.divisors, np.float32))
     for name in checkpoint.tensors:
-        writer.add_tensor(gguf_name(name, config.family), tensor_for_gguf(name, checkpoint.tensor(name), config))
+        writer.add_tensor(
+            gguf_name(name, config.family), tensor_for_gguf(name, checkpoint.tensor(name), config)
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

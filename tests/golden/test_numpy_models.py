@@ -1,4 +1,6 @@
-"""The numpy engine against Hugging Face transformers on every small golden model, and against itself in every split."""
+"""The numpy engine against Hugging Face transformers on every small golden model, and against
+itself in every split.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ async def engines(case: Case, *cuts: int) -> AsyncIterator[list[tuple[NumpyEngin
     """One engine per stage; a cut is the first layer of the next stage."""
     n = layers_of(case)
     bounds = [0, *cuts, n]
-    stages = [(NumpyEngine(kv_budget=BUDGET), Shard(case.name, a, b - 1, n)) for a, b in pairwise(bounds)]
+    stages = [
+        (NumpyEngine(kv_budget=BUDGET), Shard(case.name, a, b - 1, n)) for a, b in pairwise(bounds)
+    ]
     try:
         for engine, shard in stages:
             await engine.initialize()
@@ -58,7 +62,9 @@ async def through(stages: list[tuple[NumpyEngine, Shard]], steps: list[Step]) ->
     return await engine.infer_batch(shard, steps)
 
 
-async def in_chunks(stages: list[tuple[NumpyEngine, Shard]], name: str, tokens: Array, chunk: int) -> Array:
+async def in_chunks(
+    stages: list[tuple[NumpyEngine, Shard]], name: str, tokens: Array, chunk: int
+) -> Array:
     parts = []
     for at in range(0, len(tokens), chunk):
         parts += await through(stages, [Step(name, tokens[at : at + chunk], at, "all")])
@@ -81,9 +87,13 @@ async def test_sixteen_greedy_tokens_with_the_cache_are_those_of_transformers(ca
         for i, tokens in enumerate(case.sequences()):
             (logits,) = await through(stages, [Step(f"s{i}", tokens, 0)])
             for k, token in enumerate(want[f"greedy_{i}"]):
-                np.testing.assert_allclose(logits[-1], want[f"greedy_logits_{i}"][k], atol=ATOL, rtol=0)
+                np.testing.assert_allclose(
+                    logits[-1], want[f"greedy_logits_{i}"][k], atol=ATOL, rtol=0
+                )
                 assert int(logits[-1].argmax()) == token
-                (logits,) = await through(stages, [Step(f"s{i}", np.array([token]), len(tokens) + k)])
+                (logits,) = await through(
+                    stages, [Step(f"s{i}", np.array([token]), len(tokens) + k)]
+                )
 
 
 @every_case
@@ -95,9 +105,14 @@ async def test_a_batch_of_all_sequences_equals_each_alone(case: Case) -> None:
         for i, logits in enumerate(got):
             np.testing.assert_allclose(logits, want[f"logits_{i}"], atol=ATOL, rtol=0)
         for k in range(15):  # a step of all at once, each at its own length
-            steps = [Step(f"s{i}", want[f"greedy_{i}"][k : k + 1], len(t) + k) for i, t in enumerate(sequences)]
+            steps = [
+                Step(f"s{i}", want[f"greedy_{i}"][k : k + 1], len(t) + k)
+                for i, t in enumerate(sequences)
+            ]
             for i, logits in enumerate(await through(stages, steps)):
-                np.testing.assert_allclose(logits[0], want[f"greedy_logits_{i}"][k + 1], atol=ATOL, rtol=0)
+                np.testing.assert_allclose(
+                    logits[0], want[f"greedy_logits_{i}"][k + 1], atol=ATOL, rtol=0
+                )
 
 
 @every_case
@@ -111,7 +126,9 @@ async def test_a_prompt_in_chunks_equals_the_prompt_at_once(case: Case) -> None:
                 got = await in_chunks(stages, f"s{chunk}", tokens, chunk)
             except (
                 SequenceLost
-            ):  # longrope: grown past the short factors, so it is prefilled again, as the contract says
+                # longrope: grown past the short factors, so it is prefilled again, as the contract
+                # says.
+            ):
                 got = await in_chunks(stages, f"s{chunk}", tokens, chunk)
             np.testing.assert_allclose(got, want[f"logits_{i}"], atol=ATOL, rtol=0)
 
@@ -147,7 +164,9 @@ async def test_each_layer_puts_out_what_it_does_in_transformers(case: Case) -> N
         np.testing.assert_allclose(got, want["hidden_layers"][layer], atol=ATOL, rtol=0)
 
 
-@pytest.mark.parametrize("case", [c for c in folder_cases() if "greedy_stop_0" in c.load()], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "case", [c for c in folder_cases() if "greedy_stop_0" in c.load()], ids=lambda c: c.name
+)
 def test_every_eos_id_of_the_generation_config_stops(case: Case) -> None:
     want = case.load()
     with open_checkpoint(case.checkpoint) as checkpoint:

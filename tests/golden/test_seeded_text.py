@@ -18,17 +18,22 @@ PARAMS = [
     SamplingParams(temperature=0),
     SamplingParams(seed=1),
     SamplingParams(seed=2, temperature=0.7, top_p=0.9, top_k=40, repetition_penalty=1.1),
-    SamplingParams(seed=3, temperature=1.5, min_p=0.02, presence_penalty=0.3, frequency_penalty=0.1),
+    SamplingParams(
+        seed=3, temperature=1.5, min_p=0.02, presence_penalty=0.3, frequency_penalty=0.1
+    ),
 ]
 
 
-async def generate(stages: Stages, params: SamplingParams, *, others: int = 0, replay_at: int = -1) -> list[int]:
+async def generate(
+    stages: Stages, params: SamplingParams, *, others: int = 0, replay_at: int = -1
+) -> list[int]:
     rng = np.random.default_rng(others)
     tokens, held = list(PROMPT), {"main": 0} | {f"o{i}": 0 for i in range(others)}
     while len(tokens) < len(PROMPT) + STEPS:
         if len(tokens) - len(PROMPT) == replay_at:
             replay_at, held["main"] = -1, 0
-            for at in range(0, len(tokens) - 1, 7):  # all but the last token, in chunks of another size
+            # All but the last token, in chunks of another size.
+            for at in range(0, len(tokens) - 1, 7):
                 chunk = np.array(tokens[at : min(at + 7, len(tokens) - 1)])
                 await stages.infer([Step("main", chunk, at, "none")])
                 held["main"] += len(chunk)
@@ -46,7 +51,9 @@ async def generate(stages: Stages, params: SamplingParams, *, others: int = 0, r
 
 
 @pytest.mark.parametrize("params", PARAMS, ids=lambda p: f"seed{p.seed}")
-async def test_what_else_is_in_the_batch_replays_and_splits_change_no_token(params: SamplingParams) -> None:
+async def test_what_else_is_in_the_batch_replays_and_splits_change_no_token(
+    params: SamplingParams,
+) -> None:
     async with loaded(MODEL, "numpy") as whole, loaded(MODEL, "numpy", 3) as split:
         want = await generate(whole, params)
         assert len(set(want)) > 3

@@ -1,4 +1,6 @@
-"""SmolLM2 itself through the numpy engine: last-position logits and greedy continuations of the reference prompts."""
+"""SmolLM2 itself through the numpy engine: last-position logits and greedy continuations of the
+reference prompts.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from exo.inference.numpy.engine import NumpyEngine
 from exo.inference.shard import Shard
 
 SHARD = Shard.whole("smollm2-135m", 30)
-PROMPTS: list[dict[str, Any]] = json.loads((DATA / "smollm2" / "reference_smollm2.json").read_text())["prompts"]
+PROMPTS: list[dict[str, Any]] = json.loads(
+    (DATA / "smollm2" / "reference_smollm2.json").read_text()
+)["prompts"]
 STEPS = 48
 
 
@@ -27,7 +31,9 @@ async def engine() -> AsyncIterator[NumpyEngine]:
         yield engine
 
 
-async def test_six_prompts_in_one_batch_give_the_reference_logits_and_texts(engine: NumpyEngine) -> None:
+async def test_six_prompts_in_one_batch_give_the_reference_logits_and_texts(
+    engine: NumpyEngine,
+) -> None:
     want = np.load(DATA / "smollm2" / "reference_smollm2.npz")["logits_last"]
     steps = [Step(f"p{i}", np.array(p["ids"]), 0) for i, p in enumerate(PROMPTS)]
     logits = [x[-1] for x in await engine.infer_batch(SHARD, steps)]
@@ -36,15 +42,21 @@ async def test_six_prompts_in_one_batch_give_the_reference_logits_and_texts(engi
     for k in range(STEPS):
         for text, row in zip(texts, logits, strict=True):
             text.append(int(row.argmax()))
-        steps = [Step(f"p{i}", np.array(t[-1:]), len(PROMPTS[i]["ids"]) + k) for i, t in enumerate(texts)]
+        steps = [
+            Step(f"p{i}", np.array(t[-1:]), len(PROMPTS[i]["ids"]) + k) for i, t in enumerate(texts)
+        ]
         logits = [x[-1] for x in await engine.infer_batch(SHARD, steps)]
     assert texts == [p["greedy"] for p in PROMPTS]
     tokenizer = engine.require_tokenizer()
     stops = [p["greedy_stop"] for p in PROMPTS]
-    assert [tokenizer.decode(t[:n]) for t, n in zip(texts, stops, strict=True)] == [p["greedy_text"] for p in PROMPTS]
+    assert [tokenizer.decode(t[:n]) for t, n in zip(texts, stops, strict=True)] == [
+        p["greedy_text"] for p in PROMPTS
+    ]
 
 
-async def test_a_prompt_that_begins_alike_reuses_what_is_there_and_answers_the_same(engine: NumpyEngine) -> None:
+async def test_a_prompt_that_begins_alike_reuses_what_is_there_and_answers_the_same(
+    engine: NumpyEngine,
+) -> None:
     prompt = PROMPTS[1]["ids"]
     (fresh,) = await engine.infer_batch(SHARD, [Step("a", np.array(prompt), 0)])
     await engine.release("a")

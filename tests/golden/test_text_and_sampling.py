@@ -1,4 +1,6 @@
-"""Tokenizer, incremental detokenization, chat template and sampling: exactly as in the references."""
+"""Tokenizer, incremental detokenization, chat template and sampling:
+exactly as in the references.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,12 @@ from exo.inference.text.chat_template import encode_chat, render_chat
 from exo.inference.text.tokenizer import IncrementalDetokenizer, Tokenizer, load_tokenizer
 
 CASES: dict[str, Any] = json.loads((DATA / "smollm2" / "tokenizer_cases.json").read_text())
-PROMPTS: list[dict[str, Any]] = json.loads((DATA / "smollm2" / "reference_smollm2.json").read_text())["prompts"]
-SAMPLING: list[dict[str, Any]] = json.loads((DATA / "sampling" / "reference_sampling.json").read_text())["cases"]
+PROMPTS: list[dict[str, Any]] = json.loads(
+    (DATA / "smollm2" / "reference_smollm2.json").read_text()
+)["prompts"]
+SAMPLING: list[dict[str, Any]] = json.loads(
+    (DATA / "sampling" / "reference_sampling.json").read_text()
+)["cases"]
 
 
 @lru_cache
@@ -64,4 +70,6 @@ def test_the_distribution_is_that_of_transformers_processors(index: int) -> None
 def test_draws_follow_the_distribution() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], dtype=np.float32))
     draws = [sample(logits, SamplingParams(seed=7), [], 0, p)[0] for p in range(4000)]
-    np.testing.assert_allclose(np.bincount(draws, minlength=4) / 4000, [0.5, 0.3, 0.15, 0.05], atol=0.025)
+    np.testing.assert_allclose(
+        np.bincount(draws, minlength=4) / 4000, [0.5, 0.3, 0.15, 0.05], atol=0.025
+    )

@@ -34,25 +34,43 @@ def quiet() -> Iterator[None]:
 
 def exo(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "exo", *args], input=stdin, capture_output=True, text=True, timeout=100, cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "XDG_CONFIG_HOME": "/nonexistent"}, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "exo", *args],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "XDG_CONFIG_HOME": "/nonexistent"},
+        check=False,
+    )
 
 
 def test_run_prints_the_answer_and_nothing_else() -> None:
-    done = exo("run", "smollm2-135m", "--engine", "numpy", "--prompt", "What is the capital of France?")
+    done = exo(
+        "run", "smollm2-135m", "--engine", "numpy", "--prompt", "What is the capital of France?"
+    )
     assert (done.returncode, done.stdout) == (0, "The capital of France is Paris.\n")
     assert done.stderr.startswith("loaded smollm2-135m in ")
     assert done.stderr.count("\n") == 1
 
 
 def test_run_reads_the_prompt_from_a_pipe_and_stops_at_the_limit() -> None:
-    done = exo("run", "smollm2-135m", "--engine", "numpy", "--max-tokens", "3", stdin="What is the capital of France?")
+    done = exo(
+        "run",
+        "smollm2-135m",
+        "--engine",
+        "numpy",
+        "--max-tokens",
+        "3",
+        stdin="What is the capital of France?",
+    )
     assert (done.returncode, done.stdout) == (0, "The capital of\n")
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-async def test_status_shows_a_running_node(as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_status_shows_a_running_node(
+    as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     fakes = Fakes(settings=ApiSettings(host="127.0.0.1"))
     async with ApiServer(fakes.backend, fakes.view, fakes.monitor, fakes.settings) as api:  # type: ignore[arg-type]
         assert await asyncio.to_thread(show, api.url, None, as_json=as_json) == 0
@@ -61,7 +79,9 @@ async def test_status_shows_a_running_node(as_json: bool, capsys: pytest.Capture
     assert "node-a" in capsys.readouterr().out
 
 
-async def test_chat_answers_each_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_chat_answers_each_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     fakes = Fakes(settings=ApiSettings(host="127.0.0.1", api_key="k"))
     monkeypatch.setattr(sys, "stdin", io.StringIO("hi\n/new\nagain\n"))
     async with ApiServer(fakes.backend, fakes.view, fakes.monitor, fakes.settings) as api:  # type: ignore[arg-type]
@@ -75,7 +95,9 @@ async def test_chat_answers_each_line(monkeypatch: pytest.MonkeyPatch, capsys: p
     ]
 
 
-async def talk(fakes: Fakes, monkeypatch: pytest.MonkeyPatch, typed: str, *, terminal: bool = False) -> int:
+async def talk(
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch, typed: str, *, terminal: bool = False
+) -> int:
     stdin = io.StringIO(typed)
     monkeypatch.setattr(stdin, "isatty", lambda: terminal)
     monkeypatch.setattr(sys, "stdin", stdin)
@@ -88,7 +110,9 @@ def asked(fakes: Fakes) -> list[str]:
 
 
 @pytest.mark.parametrize("leave", ["/quit", "/exit", "/QUIT "])
-async def test_chat_ends_when_told_to_and_the_model_never_sees_it(leave: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_chat_ends_when_told_to_and_the_model_never_sees_it(
+    leave: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fakes = Fakes(settings=ApiSettings(host="127.0.0.1"))
     assert await talk(fakes, monkeypatch, f"one\n /quit\n{leave}\ntwo\n") == 0
     assert asked(fakes) == ["one", "/quit"]  # with a space before it, it is text

@@ -28,12 +28,17 @@ def fakes() -> Fakes:
 @pytest.fixture
 async def client(fakes: Fakes) -> AsyncIterator[openai.AsyncOpenAI]:
     api = ApiServer(fakes.backend, fakes.view, fakes.monitor, fakes.settings)  # type: ignore[arg-type]
-    async with api, openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="right", max_retries=0) as made:
+    async with (
+        api,
+        openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="right", max_retries=0) as made,
+    ):
         yield made
 
 
 async def test_a_chat_completion(client: openai.AsyncOpenAI) -> None:
-    answer = await client.chat.completions.create(model="tiny", messages=MESSAGES, temperature=0, user="me")
+    answer = await client.chat.completions.create(
+        model="tiny", messages=MESSAGES, temperature=0, user="me"
+    )
     assert answer.choices[0].message.content == ANSWER
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage is not None
@@ -61,7 +66,9 @@ async def test_the_streaming_helper_puts_the_answer_together(client: openai.Asyn
 
 
 async def test_logprobs(client: openai.AsyncOpenAI) -> None:
-    answer = await client.chat.completions.create(model="tiny", messages=MESSAGES, logprobs=True, top_logprobs=2)
+    answer = await client.chat.completions.create(
+        model="tiny", messages=MESSAGES, logprobs=True, top_logprobs=2
+    )
     listed = answer.choices[0].logprobs
     assert listed is not None
     assert listed.content is not None
@@ -69,17 +76,37 @@ async def test_logprobs(client: openai.AsyncOpenAI) -> None:
     assert [len(token.top_logprobs) for token in listed.content] == [2] * 7
 
 
-async def test_every_parameter_reaches_the_backend(client: openai.AsyncOpenAI, fakes: Fakes) -> None:
+async def test_every_parameter_reaches_the_backend(
+    client: openai.AsyncOpenAI, fakes: Fakes
+) -> None:
     await client.chat.completions.create(
-        model="tiny", messages=MESSAGES, temperature=0.5, top_p=0.9, seed=11, max_completion_tokens=3, stop=["a", "b"],
-        presence_penalty=0.1, frequency_penalty=0.2, logit_bias={"5": -100},
-        extra_body={"top_k": 40, "min_p": 0.05, "repetition_penalty": 1.1, "ignore_eos": True, "nonsense": 1},
-    )  # fmt: skip
+        model="tiny",
+        messages=MESSAGES,
+        temperature=0.5,
+        top_p=0.9,
+        seed=11,
+        max_completion_tokens=3,
+        stop=["a", "b"],
+        presence_penalty=0.1,
+        frequency_penalty=0.2,
+        logit_bias={"5": -100},
+        extra_body={
+            "top_k": 40,
+            "min_p": 0.05,
+            "repetition_penalty": 1.1,
+            "ignore_eos": True,
+            "nonsense": 1,
+        },
+    )
     (request,) = fakes.backend.requests
     chosen = request.params
     assert (request.max_tokens, request.stop, request.ignore_eos) == (3, ("a", "b"), True)
     assert (chosen.temperature, chosen.top_p, chosen.top_k, chosen.min_p) == (0.5, 0.9, 40, 0.05)
-    assert (chosen.repetition_penalty, chosen.presence_penalty, chosen.frequency_penalty) == (1.1, 0.1, 0.2)
+    assert (chosen.repetition_penalty, chosen.presence_penalty, chosen.frequency_penalty) == (
+        1.1,
+        0.1,
+        0.2,
+    )
     assert (chosen.logit_bias, chosen.seed) == ({5: -100.0}, 11)
 
 
@@ -87,9 +114,13 @@ class Capital(BaseModel):
     city: str
 
 
-async def test_a_parsed_answer_is_constrained_by_its_schema(client: openai.AsyncOpenAI, fakes: Fakes) -> None:
+async def test_a_parsed_answer_is_constrained_by_its_schema(
+    client: openai.AsyncOpenAI, fakes: Fakes
+) -> None:
     fakes.backend.words = ('{"city"', ': "Paris"', "}")
-    answer = await client.chat.completions.parse(model="tiny", messages=MESSAGES, response_format=Capital)
+    answer = await client.chat.completions.parse(
+        model="tiny", messages=MESSAGES, response_format=Capital
+    )
     assert answer.choices[0].message.parsed == Capital(city="Paris")
     schema = fakes.backend.requests[0].params.json_schema
     assert schema is not None
@@ -98,17 +129,31 @@ async def test_a_parsed_answer_is_constrained_by_its_schema(client: openai.Async
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_tool_calls(client: openai.AsyncOpenAI, fakes: Fakes, stream: bool) -> None:
-    fakes.backend.words = ("<tool_call>", '{"name": "weather", "arguments": {"city": ', '"Paris"}}', "</tool_call>")
-    tools: Any = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    fakes.backend.words = (
+        "<tool_call>",
+        '{"name": "weather", "arguments": {"city": ',
+        '"Paris"}}',
+        "</tool_call>",
+    )
+    tools: Any = [
+        {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    ]
     if stream:
-        async with client.chat.completions.stream(model="tiny", messages=MESSAGES, tools=tools) as opened:
+        async with client.chat.completions.stream(
+            model="tiny", messages=MESSAGES, tools=tools
+        ) as opened:
             async for _ in opened:
                 pass
             choice: Any = (await opened.get_final_completion()).choices[0]
     else:
-        choice = (await client.chat.completions.create(model="tiny", messages=MESSAGES, tools=tools)).choices[0]
+        choice = (
+            await client.chat.completions.create(model="tiny", messages=MESSAGES, tools=tools)
+        ).choices[0]
     (call,) = choice.message.tool_calls
-    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Paris"})
+    assert (call.function.name, json.loads(call.function.arguments)) == (
+        "weather",
+        {"city": "Paris"},
+    )
     assert choice.finish_reason == "tool_calls"
 
 
@@ -145,7 +190,9 @@ async def test_errors_are_the_clients_own_classes(client: openai.AsyncOpenAI, fa
     assert gone.value.status_code == 503
 
 
-async def test_an_error_in_mid_stream_is_raised_by_the_client(client: openai.AsyncOpenAI, fakes: Fakes) -> None:
+async def test_an_error_in_mid_stream_is_raised_by_the_client(
+    client: openai.AsyncOpenAI, fakes: Fakes
+) -> None:
     fakes.backend.error, fakes.backend.error_at = errors.RingUnavailable("the ring broke"), 2
     stream = await client.chat.completions.create(model="tiny", messages=MESSAGES, stream=True)
     with pytest.raises(openai.APIError, match="the ring broke"):
@@ -153,7 +200,9 @@ async def test_an_error_in_mid_stream_is_raised_by_the_client(client: openai.Asy
             pass
 
 
-async def test_a_stream_that_is_closed_ends_the_sequence(client: openai.AsyncOpenAI, fakes: Fakes) -> None:
+async def test_a_stream_that_is_closed_ends_the_sequence(
+    client: openai.AsyncOpenAI, fakes: Fakes
+) -> None:
     fakes.backend.hold = asyncio.Event()
     stream = await client.chat.completions.create(model="tiny", messages=MESSAGES, stream=True)
     await anext(stream)

@@ -1,4 +1,6 @@
-"""`exo serve` as a real process with the real model: probes, answers, latency while busy, and its end."""
+"""`exo serve` as a real process with the real model: probes, answers, latency while busy, and its
+end.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def client(node: Served) -> Iterator[openai.OpenAI]:
         yield made
 
 
-def test_probes_answer_before_the_model_is_there(starting: tuple[Served, list[tuple[int, int, str]]]) -> None:
+def test_probes_answer_before_the_model_is_there(
+    starting: tuple[Served, list[tuple[int, int, str]]],
+) -> None:
     _, seen = starting
     assert {live for live, _, _ in seen} == {200}
     started = [started for _, started, _ in seen]
@@ -69,7 +73,9 @@ def test_probes_answer_before_the_model_is_there(starting: tuple[Served, list[tu
 def test_it_answers_and_streams_the_same_text(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0)
     text = whole.choices[0].message.content
-    stream = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, stream=True)
+    stream = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, temperature=0, stream=True
+    )
     pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
     assert text is not None
     assert "Paris" in text
@@ -79,7 +85,9 @@ def test_it_answers_and_streams_the_same_text(client: openai.OpenAI) -> None:
 
 def test_a_seed_repeats_its_text_and_choices_differ(client: openai.OpenAI) -> None:
     def ask(seed: int) -> list[str | None]:
-        answer = client.chat.completions.create(model=MODEL, messages=QUESTION, seed=seed, n=2, max_tokens=10)
+        answer = client.chat.completions.create(
+            model=MODEL, messages=QUESTION, seed=seed, n=2, max_tokens=10
+        )
         return [choice.message.content for choice in answer.choices]
 
     first = ask(5)
@@ -96,11 +104,15 @@ def test_logprobs_spell_the_answer(client: openai.OpenAI) -> None:
     spelled = b"".join(bytes(token.bytes or []) for token in answer.logprobs.content)
     assert answer.message.content is not None
     assert spelled.startswith(answer.message.content.encode())
-    assert all(token.logprob <= 0 and len(token.top_logprobs) == 3 for token in answer.logprobs.content)
+    assert all(
+        token.logprob <= 0 and len(token.top_logprobs) == 3 for token in answer.logprobs.content
+    )
 
 
 def test_stop_strings_are_never_shown(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, stop=["France"]).choices[0]
+    answer = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, temperature=0, stop=["France"]
+    ).choices[0]
     assert (answer.message.content, answer.finish_reason) == ("The capital of ", "stop")
 
 
@@ -124,15 +136,26 @@ def test_an_answer_is_json_of_the_schema_asked_for(client: openai.OpenAI) -> Non
 def test_a_required_tool_is_called_by_a_model_that_knows_no_tools(client: openai.OpenAI) -> None:
     tools: Any = [{"type": "function", "function": {"name": "weather", "parameters": CITY}}]
     answer = client.chat.completions.create(
-        model=MODEL, messages=QUESTION, temperature=0, max_tokens=60, tools=tools, tool_choice="required"
+        model=MODEL,
+        messages=QUESTION,
+        temperature=0,
+        max_tokens=60,
+        tools=tools,
+        tool_choice="required",
     ).choices[0]
     (call,) = answer.message.tool_calls or []
     assert isinstance(call, ChatCompletionMessageFunctionToolCall)
-    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Paris"})
+    assert (call.function.name, json.loads(call.function.arguments)) == (
+        "weather",
+        {"city": "Paris"},
+    )
 
 
 def test_a_schema_that_is_none_is_a_bad_request(client: openai.OpenAI) -> None:
-    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    form: Any = {
+        "type": "json_schema",
+        "json_schema": {"name": "x", "schema": {"type": "nonsense"}},
+    }
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model=MODEL, messages=QUESTION, response_format=form)
 
@@ -144,14 +167,20 @@ def test_a_token_that_is_none_is_a_bad_request(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("token", [49_152, -1])
 def test_a_bias_of_a_token_that_is_none_is_a_bad_request(client: openai.OpenAI, token: int) -> None:
-    with pytest.raises(openai.BadRequestError, match=f"no token {token}: its vocabulary has 49152") as refused:
-        client.chat.completions.create(model=MODEL, messages=QUESTION, logit_bias={str(token): -100})
+    with pytest.raises(
+        openai.BadRequestError, match=f"no token {token}: its vocabulary has 49152"
+    ) as refused:
+        client.chat.completions.create(
+            model=MODEL, messages=QUESTION, logit_bias={str(token): -100}
+        )
     assert refused.value.param == "logit_bias"
 
 
 def test_a_prompt_longer_than_the_window_is_a_bad_request(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "word " * 3000}])
+        client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "word " * 3000}]
+        )
     assert refused.value.code == "context_length_exceeded"
 
 
@@ -195,13 +224,19 @@ def test_the_views_show_the_ring_and_every_resource(node: Served) -> None:
     assert (ring["formed"], ring["model_id"], ring["n_layers"]) == (True, MODEL, 30)
     assert [(stage["start_layer"], stage["end_layer"]) for stage in ring["stages"]] == [(0, 29)]
     resources = node.get("/api/v1/resources")[1]["resources"]
-    assert {"inference_engine", "server", "discovery", "node", "api_server"} <= {r["type"] for r in resources.values()}
+    assert {"inference_engine", "server", "discovery", "node", "api_server"} <= {
+        r["type"] for r in resources.values()
+    }
     assert node.get("/api/v1/topology")[1]["nodes"][0]["id"] == ring["stages"][0]["node_id"]
 
 
-def test_readiness_follows_the_health_check_of_one_resource_and_back(node: Served, faults: Path) -> None:
+def test_readiness_follows_the_health_check_of_one_resource_and_back(
+    node: Served, faults: Path
+) -> None:
     def told() -> bool:
-        """In one answer: a moment later the engine may be in its first recovery, with other words."""
+        """In one answer: a moment later the engine may be in its first recovery,
+        with other words.
+        """
         status, body = node.get("/readyz")
         whys = [why for name, why in body["failing"].items() if name.startswith("inference_engine")]
         return status == 503 and any("pulled the plug" in why for why in whys)
@@ -216,10 +251,16 @@ def test_readiness_follows_the_health_check_of_one_resource_and_back(node: Serve
 def test_sigterm_in_mid_stream_ends_the_stream_whole_and_closes_in_order(tmp_path: Path) -> None:
     hang = tmp_path / "hang-inference_engine"
     with served(*NUMPY, EXO_FAULT_DIR=str(tmp_path)) as node:
-        client = openai.OpenAI(base_url=f"{node.ready().url}/v1", api_key="-", max_retries=0, timeout=100)
+        client = openai.OpenAI(
+            base_url=f"{node.ready().url}/v1", api_key="-", max_retries=0, timeout=100
+        )
         with client:
             stream = client.chat.completions.create(
-                model=MODEL, messages=QUESTION, stream=True, max_tokens=60, extra_body={"ignore_eos": True}
+                model=MODEL,
+                messages=QUESTION,
+                stream=True,
+                max_tokens=60,
+                extra_body={"ignore_eos": True},
             )
             chunks = [next(iter(stream)) for _ in range(3)]
             hang.touch()  # it stays in its middle for as long as the node is looked at
@@ -232,19 +273,35 @@ def test_sigterm_in_mid_stream_ends_the_stream_whole_and_closes_in_order(tmp_pat
             chunks += list(stream)
         assert chunks[-1].choices[0].finish_reason == "length"
         assert node.wait() == 0
-        closed = [event["resource_type"] for event in node.events if str(event.get("to")).lower() == "closed"]
-        order = [kind for kind in closed if kind in ("server", "inference_engine", "node", "api_server", "process")]
+        closed = [
+            event["resource_type"]
+            for event in node.events
+            if str(event.get("to")).lower() == "closed"
+        ]
+        order = [
+            kind
+            for kind in closed
+            if kind in ("server", "inference_engine", "node", "api_server", "process")
+        ]
         assert order == ["server", "inference_engine", "node", "api_server", "process"]
 
 
 @pytest.mark.parametrize("why", ["deadline", "second signal"])
-def test_a_drain_that_is_cut_short_ends_the_stream_with_an_error_and_closes_in_order(why: str, tmp_path: Path) -> None:
+def test_a_drain_that_is_cut_short_ends_the_stream_with_an_error_and_closes_in_order(
+    why: str, tmp_path: Path
+) -> None:
     seconds = "0.2" if why == "deadline" else "60"
     hang = tmp_path / "hang-inference_engine"
-    with served("--engine", "dummy", "--drain-seconds", seconds, EXO_FAULT_DIR=str(tmp_path)) as node:
-        client = openai.OpenAI(base_url=f"{node.ready().url}/v1", api_key="-", max_retries=0, timeout=100)
+    with served(
+        "--engine", "dummy", "--drain-seconds", seconds, EXO_FAULT_DIR=str(tmp_path)
+    ) as node:
+        client = openai.OpenAI(
+            base_url=f"{node.ready().url}/v1", api_key="-", max_retries=0, timeout=100
+        )
         with client:
-            stream = client.chat.completions.create(model=MODEL, messages=QUESTION, stream=True, max_tokens=8000)
+            stream = client.chat.completions.create(
+                model=MODEL, messages=QUESTION, stream=True, max_tokens=8000
+            )
             next(iter(stream))
             hang.touch()  # on no machine it ends by itself meanwhile
             node.signal()
@@ -255,7 +312,11 @@ def test_a_drain_that_is_cut_short_ends_the_stream_with_an_error_and_closes_in_o
                 list(stream)
             hang.unlink()
         assert node.wait(60) == 0
-        closed = [event["resource_type"] for event in node.events if str(event.get("to")).lower() == "closed"]
+        closed = [
+            event["resource_type"]
+            for event in node.events
+            if str(event.get("to")).lower() == "closed"
+        ]
         assert closed[-4:] == ["node", "health_server", "api_server", "process"]
 
 
@@ -273,13 +334,18 @@ def test_a_busy_port_ends_with_one_line_and_nothing_left_running(flag: str) -> N
         port = str(taken.getsockname()[1])
         with served("--engine", "dummy", flag, port) as node:
             assert node.wait(60) == 1
-            says = f"cannot listen on 127.0.0.1 port {port}: Address already in use; {flag} takes another"
+            says = (
+                f"cannot listen on 127.0.0.1 port {port}: Address already in use; {flag} takes"
+                " another"
+            )
             assert node.log.splitlines()[-1] == f"exo: {says}"
             assert "Traceback" not in node.log
 
 
 def test_a_misspelt_variable_is_told_once_and_its_value_never() -> None:
-    with served("--engine", "dummy", EXO_SECERT="hush-hush", EXO_PORT="tcp://10.96.0.7:52415") as node:
+    with served(
+        "--engine", "dummy", EXO_SECERT="hush-hush", EXO_PORT="tcp://10.96.0.7:52415"
+    ) as node:
         assert node.url
         told = [event for event in node.events if event["event"] == "unknown variable ignored"]
         assert [(event["level"], event["variable"], event["meant"]) for event in told] == [
@@ -296,7 +362,9 @@ def test_a_wrong_model_is_wrong_usage_and_names_the_models(tmp_path: Path) -> No
         assert f"mine, {MODEL}" in node.log.splitlines()[-1]
 
 
-@pytest.mark.parametrize(("text", "says"), [("nope", "line 1, column 1"), ("{}", "peers: the file must be")])
+@pytest.mark.parametrize(
+    ("text", "says"), [("nope", "line 1, column 1"), ("{}", "peers: the file must be")]
+)
 def test_a_peers_file_that_is_wrong_is_named(text: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "peers.json").write_text(text)
     flags = ("--discovery", "manual", "--discovery-config", str(tmp_path / "peers.json"))

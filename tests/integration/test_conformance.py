@@ -1,7 +1,9 @@
-"""No resource of `exo` is forgotten: each concrete one passes the conformance suite, here or where its own tests are.
+"""No resource of `exo` is forgotten: each concrete one passes the conformance suite, here or where
+its own tests are.
 
-The other packages' resources run it beside their unit tests, with real sockets and files; those named here are what
-has no such place. The guard walks all packages, so that a new resource fails it until it is put on one of the lists.
+The other packages' resources run it beside their unit tests, with real sockets and files; those
+named here are what has no such place. The guard walks all packages, so that a new resource fails it
+until it is put on one of the lists.
 """
 
 from __future__ import annotations
@@ -49,8 +51,12 @@ def group() -> AsyncResource:
 
 
 def ring() -> AsyncResource:
-    """Attached to a node's parts, which stay closed, and serving a model that takes no time to load."""
-    node = build_node(NodeSettings(node_id="n", engine="dummy", model="dummy", host="127.0.0.1", grpc_port=0))
+    """Attached to a node's parts, which stay closed, and serving a model that takes no time to
+    load.
+    """
+    node = build_node(
+        NodeSettings(node_id="n", engine="dummy", model="dummy", host="127.0.0.1", grpc_port=0)
+    )
 
     async def load(shard: Shard, *, beside: bool) -> None:
         await asyncio.sleep(0)
@@ -59,11 +65,17 @@ def ring() -> AsyncResource:
         await asyncio.sleep(0)
 
     footprint = made_up_model("dummy").footprint
-    node.ring.serve(footprint, ShardManager(load, drop, footprint, several=True, free_mib=lambda: 1000))
+    node.ring.serve(
+        footprint, ShardManager(load, drop, footprint, several=True, free_mib=lambda: 1000)
+    )
     return node.ring
 
 
-HERE: dict[str, Callable[[], AsyncResource]] = {"HealthMonitor": monitor, "ResourceGroup": group, "Ring": ring}
+HERE: dict[str, Callable[[], AsyncResource]] = {
+    "HealthMonitor": monitor,
+    "ResourceGroup": group,
+    "Ring": ring,
+}
 
 # Where its own tests make it, by a function of another name.
 MADE_BY = {"ApiServer": "server(", "GRPCPeerHandle": "make_handle(", "GRPCServer": "make_server("}
@@ -96,7 +108,9 @@ async def test_it_conforms(name: str) -> None:
 
 
 class LoadingFallback(FallbackEngine):
-    """With a checkpoint loaded in its init hook, so that there is something to lose; the first engine cannot run it."""
+    """With a checkpoint loaded in its init hook, so that there is something to lose; the first
+    engine cannot run it.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__({"broken": Unable, "numpy": lambda: NumpyEngine(kv_budget=1 << 20)})
@@ -117,7 +131,9 @@ async def test_an_engine_with_a_fallback_and_a_loaded_checkpoint_conforms(tmp_pa
     await check_resource(lambda: LoadingFallback(folder))
 
 
-async def test_an_engine_that_recovers_has_its_checkpoint_again_and_a_new_life_has_not(tmp_path: Path) -> None:
+async def test_an_engine_that_recovers_has_its_checkpoint_again_and_a_new_life_has_not(
+    tmp_path: Path,
+) -> None:
     folder, shard = write_folder(tmp_path / "tiny"), Shard("tiny", 0, 2, 3)
     engine = NumpyEngine(kv_budget=1 << 20, failure_threshold=1)
     await engine.initialize()

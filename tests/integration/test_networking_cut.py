@@ -33,7 +33,9 @@ def address(node: str) -> str:
 
 
 class Lan:
-    """A switch in a namespace of its own, a namespace with a cable to it per node, and a place for clients at it."""
+    """A switch in a namespace of its own, a namespace with a cable to it per node, and a place for
+    clients at it.
+    """
 
     def __init__(self) -> None:
         self._tag = uuid.uuid4().hex[:5]
@@ -61,7 +63,9 @@ class Lan:
         ip("-n", self.namespace("hub"), "link", "set", f"p{self._tag}{node}", state)
 
     def enter(self, name: str) -> None:
-        """For a thread of its own: what it opens from now on is there, at the switch (`hub`) or at a node."""
+        """For a thread of its own: what it opens from now on is there, at the switch (`hub`) or at
+        a node.
+        """
         with open(f"/var/run/netns/{self.namespace(name)}") as file:
             if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0) != 0:
                 raise OSError(ctypes.get_errno(), "setns")
@@ -88,7 +92,9 @@ def lan() -> Iterator[Lan]:
         try:
             lan.build()
         except subprocess.CalledProcessError as error:
-            pytest.skip(f"this machine makes no network namespaces with a bridge: {error.stderr.strip()}")
+            pytest.skip(
+                f"this machine makes no network namespaces with a bridge: {error.stderr.strip()}"
+            )
         yield lan
     finally:
         lan.remove()
@@ -108,7 +114,9 @@ class Clients:
         self, node: str, tokens: int, flows: Callable[[], object] = lambda: None
     ) -> asyncio.Future[tuple[str, str]]:
         """The text and how it ended. flows: called in its thread as soon as text comes."""
-        return asyncio.get_running_loop().run_in_executor(self._pool, self._answer, node, tokens, flows)
+        return asyncio.get_running_loop().run_in_executor(
+            self._pool, self._answer, node, tokens, flows
+        )
 
     async def under_way(self, node: str, tokens: int) -> asyncio.Future[tuple[str, str]]:
         """An answer of which the first text is there."""
@@ -123,7 +131,9 @@ class Clients:
 
     def _get(self, node: str, path: str) -> tuple[int, dict]:
         try:
-            response = httpx.get(f"http://{address(node)}:{API}{path}", timeout=10.0, trust_env=False)
+            response = httpx.get(
+                f"http://{address(node)}:{API}{path}", timeout=10.0, trust_env=False
+            )
         except httpx.TransportError:
             return 0, {}
         return response.status_code, response.json()
@@ -157,7 +167,9 @@ class Clients:
 DUMMY = ("--engine", "dummy", "--model", "dummy")
 
 
-def start(lan: Lan, node: str, folder: Path, peers: Path, flags: Sequence[str]) -> subprocess.Popen[bytes]:
+def start(
+    lan: Lan, node: str, folder: Path, peers: Path, flags: Sequence[str]
+) -> subprocess.Popen[bytes]:
     command = [
         *("ip", "netns", "exec", lan.namespace(node), sys.executable, "-m", "exo", "serve"),
         *("--node-id", node, "--host", "0.0.0.0", *flags),
@@ -171,7 +183,9 @@ def start(lan: Lan, node: str, folder: Path, peers: Path, flags: Sequence[str]) 
 @contextlib.asynccontextmanager
 async def serving(lan: Lan, folder: Path, flags: Sequence[str] = DUMMY) -> AsyncIterator[Clients]:
     peers = folder / "peers.json"
-    peers.write_text(json.dumps({"peers": {node: {"address": address(node), "port": GRPC} for node in NODES}}))
+    peers.write_text(
+        json.dumps({"peers": {node: {"address": address(node), "port": GRPC} for node in NODES}})
+    )
     clients = Clients(lan, model=flags[flags.index("--model") + 1])
     processes: list[subprocess.Popen[bytes]] = []
     try:
@@ -185,7 +199,9 @@ async def serving(lan: Lan, folder: Path, flags: Sequence[str] = DUMMY) -> Async
         clients.close()
 
 
-async def formed(clients: Clients, asked: tuple[str, ...], stages: set[str], timeout: float) -> float:
+async def formed(
+    clients: Clients, asked: tuple[str, ...], stages: set[str], timeout: float
+) -> float:
     """Until each of `asked` is ready on a ring of exactly these stages; seconds."""
     begun = time.monotonic()
     async with asyncio.timeout(timeout):
@@ -193,7 +209,11 @@ async def formed(clients: Clients, asked: tuple[str, ...], stages: set[str], tim
             while True:
                 _, ring = await clients.get(node, "/api/v1/ring")
                 ready, _ = await clients.get(node, "/readyz")
-                if ready == 200 and ring.get("formed") and {each["node_id"] for each in ring["stages"]} == stages:
+                if (
+                    ready == 200
+                    and ring.get("formed")
+                    and {each["node_id"] for each in ring["stages"]} == stages
+                ):
                     break
                 await asyncio.sleep(0.05)
     return time.monotonic() - begun
@@ -211,7 +231,8 @@ async def test_a_node_cut_off_in_mid_answer_costs_no_token_and_is_back_within_fi
             under_way = await asyncio.gather(*(clients.under_way("n0", 800) for _ in range(3)))
             lan.plug("n2", "down")
             assert not any(answer.done() for answer in under_way)
-            assert await formed(clients, ("n0", "n1"), everyone - {"n2"}, 20) < 5.0  # 2 s to notice, then a new plan
+            # 2 s to notice, then a new plan.
+            assert await formed(clients, ("n0", "n1"), everyone - {"n2"}, 20) < 5.0
             lan.plug("n2", "up")
             assert await formed(clients, NODES, everyone, 20) < 5.0
             assert await asyncio.gather(*under_way) == [(expected, "length")] * 3
@@ -242,7 +263,8 @@ async def test_an_entry_node_cut_off_waits_with_its_streams_and_says_so_while_th
             lan.plug("n0", "down")
             assert await formed(clients, ("n1", "n2"), everyone - {"n0"}, 20) < 5.0
             assert await asyncio.gather(*others) == [(expected, "length")] * 2
-            # The half with one node: its streams are there and wait, and its readiness names what is missing.
+            # The half with one node: its streams are there and wait, and its readiness names what
+            # is missing.
             ready, report = await cut_off.get("n0", "/readyz")
             assert ready == 503
             assert "MiB more" in report["failing"]["ring formed"]
@@ -252,7 +274,8 @@ async def test_an_entry_node_cut_off_waits_with_its_streams_and_says_so_while_th
             assert await asyncio.gather(*theirs) == [(expected, "length")] * 2
         finally:
             cut_off.close()
-        # With that much memory the larger ranges do not fit beside the smaller ones, and the nodes said so.
+        # With that much memory the larger ranges do not fit beside the smaller ones, and the nodes
+        # said so.
         assert any("both at once need" in (tmp_path / f"{node}.log").read_text() for node in NODES)
         for node in NODES:
             assert (await clients.get(node, "/api/v1/requests"))[1]["requests"] == []

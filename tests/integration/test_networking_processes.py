@@ -1,4 +1,6 @@
-"""Nodes as processes: one killed, one stopped, and a network cut and healed between two namespaces."""
+"""Nodes as processes: one killed, one stopped, and a network cut and healed between two
+namespaces.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from ports import free_ports
 
 
 def write_peers(path: Path, addresses: dict[str, tuple[str, int]]) -> None:
-    peers = {node_id: {"address": host, "port": port} for node_id, (host, port) in addresses.items()}
+    peers = {
+        node_id: {"address": host, "port": port} for node_id, (host, port) in addresses.items()
+    }
     path.write_text(json.dumps({"peers": peers}))
 
 
@@ -87,10 +91,24 @@ def namespaces():
             for name in names:
                 ip("netns", "add", name)
                 made.append(name)
-            ip("link", "add", f"va{tag}", "netns", names[0], "type", "veth", "peer", f"vb{tag}", "netns", names[1])
+            ip(
+                "link",
+                "add",
+                f"va{tag}",
+                "netns",
+                names[0],
+                "type",
+                "veth",
+                "peer",
+                f"vb{tag}",
+                "netns",
+                names[1],
+            )
         except subprocess.CalledProcessError as error:
             pytest.skip(f"this machine makes no network namespaces: {error.stderr.strip()}")
-        for number, (name, link) in enumerate(zip(names, (f"va{tag}", f"vb{tag}"), strict=True), start=1):
+        for number, (name, link) in enumerate(
+            zip(names, (f"va{tag}", f"vb{tag}"), strict=True), start=1
+        ):
             ip("-n", name, "address", "add", f"10.77.0.{number}/24", "dev", link)
             ip("-n", name, "link", "set", link, "up")
             ip("-n", name, "link", "set", "lo", "up")
@@ -105,7 +123,9 @@ async def test_a_cut_is_noticed_within_two_seconds_and_healed_within_five(namesp
     path = tmp_path / "peers.json"
     write_peers(path, {"a": ("10.77.0.1", 50051), "b": ("10.77.0.2", 50051)})
     a, b = [
-        await NodeProcess.start(node_id, f"10.77.0.{number}", 50051, path, prefix=("ip", "netns", "exec", name))
+        await NodeProcess.start(
+            node_id, f"10.77.0.{number}", 50051, path, prefix=("ip", "netns", "exec", name)
+        )
         for number, (node_id, name) in enumerate(zip("ab", names, strict=True), start=1)
     ]
     try:
@@ -114,7 +134,8 @@ async def test_a_cut_is_noticed_within_two_seconds_and_healed_within_five(namesp
             cut = time.time()
             ip("-n", names[0], "link", "set", link, "down")
             lost = await asyncio.gather(a.wait_peers([], 10), b.wait_peers([], 10))
-            assert max(event["at"] for event in lost) - cut < 2.5  # 2 s and what a busy machine adds
+            # 2 s and what a busy machine adds.
+            assert max(event["at"] for event in lost) - cut < 2.5
             await asyncio.sleep(seconds)
             healed = time.time()
             ip("-n", names[0], "link", "set", link, "up")

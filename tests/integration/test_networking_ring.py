@@ -1,4 +1,6 @@
-"""The ring of real processes when the network between them misbehaves: broken links, cuts, discovery by datagrams."""
+"""The ring of real processes when the network between them misbehaves: broken links, cuts,
+discovery by datagrams.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ DUMMY = ("--engine", "dummy", "--model", "dummy")
 
 
 class BreakableLink:
-    """Passes bytes on to `target` until `cut`, which drops every connection; new ones are taken at once."""
+    """Passes bytes on to `target` until `cut`, which drops every connection; new ones are taken at
+    once.
+    """
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -81,12 +85,19 @@ async def test_a_link_that_breaks_between_two_living_stages_costs_no_token(tmp_p
             # n1 reaches n2 through the link; everybody else directly.
             known = {**grpc, "n2": link.port} if i == 1 else grpc
             config = tmp_path / f"peers-{i}.json"
-            config.write_text(json.dumps({"peers": {k: {"address": "127.0.0.1", "port": v} for k, v in known.items()}}))
+            config.write_text(
+                json.dumps(
+                    {"peers": {k: {"address": "127.0.0.1", "port": v} for k, v in known.items()}}
+                )
+            )
             flags = ["--discovery", "manual", "--discovery-config", str(config), *DUMMY]
             nodes.append(Served(f"n{i}", tmp_path, *ports[3 * i : 3 * i + 3], flags))
         async with running(nodes) as ring:
-            stages = [stage["node_id"] for stage in (await ring.get(nodes[0], "/api/v1/ring"))["stages"]]
-            assert stages.index("n2") == stages.index("n1") + 1  # the broken link is one the tokens take
+            stages = [
+                stage["node_id"] for stage in (await ring.get(nodes[0], "/api/v1/ring"))["stages"]
+            ]
+            # The broken link is one the tokens take.
+            assert stages.index("n2") == stages.index("n1") + 1
             expected = (await stream(ring, nodes[0], "Tell me all.", 600, "dummy")).text
             for _ in range(3):
                 answer, seen = await under_way(ring, nodes[0], "Tell me all.", 600, "dummy")
@@ -97,7 +108,9 @@ async def test_a_link_that_breaks_between_two_living_stages_costs_no_token(tmp_p
                 assert seen.text == expected
                 assert await ring.formed(timeout=20) < 20
             for node in nodes:
-                await until(lambda node=node: node.process is not None and node.process.poll() is None)
+                await until(
+                    lambda node=node: node.process is not None and node.process.poll() is None
+                )
                 assert (await ring.get(node, "/api/v1/requests"))["requests"] == []
 
 
@@ -106,7 +119,9 @@ async def test_three_nodes_form_a_ring_by_datagrams_alone(tmp_path: Path) -> Non
     flags = ["--discovery", "udp", "--discovery-port", str(udp), "--cluster", f"test-{udp}", *DUMMY]
     nodes = [Served(f"n{i}", tmp_path, *ports[3 * i : 3 * i + 3], flags) for i in range(3)]
     async with running(nodes) as ring:
-        answers = await asyncio.gather(*(stream(ring, node, "Tell me all.", 30, "dummy") for node in nodes))
+        answers = await asyncio.gather(
+            *(stream(ring, node, "Tell me all.", 30, "dummy") for node in nodes)
+        )
         assert all(each.whole for each in answers)
         assert len({each.text for each in answers}) == 1
         known = (await ring.get(nodes[0], "/api/v1/topology"))["nodes"]

@@ -17,7 +17,11 @@ HERE = Path(__file__).resolve().parents[1] / "unit" / "networking" / "certificat
 
 def install(folder: Path, name: str, authority: str) -> None:
     """Each file is replaced at once, as Kubernetes does it."""
-    for source, target in ((f"{name}.pem", "tls.crt"), (f"{name}.key", "tls.key"), (f"{authority}.pem", "ca.crt")):
+    for source, target in (
+        (f"{name}.pem", "tls.crt"),
+        (f"{name}.key", "tls.key"),
+        (f"{authority}.pem", "ca.crt"),
+    ):
         shutil.copyfile(HERE / source, folder / f"{target}.new")
         os.replace(folder / f"{target}.new", folder / target)
 
@@ -38,14 +42,26 @@ async def test_the_secret_and_the_authority_decide_who_is_in_the_ring(tmp_path: 
     config = tmp_path / "peers.json"
     peers = {f"n{i}": {"address": "127.0.0.1", "port": ports[3 * i + 1]} for i in range(4)}
     config.write_text(json.dumps({"peers": peers}))
-    common = ["--discovery", "manual", "--discovery-config", str(config), "--engine", "dummy", "--model", "dummy"]
+    common = [
+        "--discovery",
+        "manual",
+        "--discovery-config",
+        str(config),
+        "--engine",
+        "dummy",
+        "--model",
+        "dummy",
+    ]
     extra = [
         [*tls(tmp_path, "a"), "--secret", SECRET],
         [*tls(tmp_path, "b"), "--secret", SECRET],
         [*tls(tmp_path, "b"), "--secret", "another"],
         [*tls(tmp_path, "stranger", "theirs"), "--secret", SECRET],
     ]
-    nodes = [Served(f"n{i}", tmp_path, *ports[3 * i : 3 * i + 3], [*common, *flags]) for i, flags in enumerate(extra)]
+    nodes = [
+        Served(f"n{i}", tmp_path, *ports[3 * i : 3 * i + 3], [*common, *flags])
+        for i, flags in enumerate(extra)
+    ]
     ring = Ring(nodes)
     try:
         for node in nodes:
@@ -67,10 +83,26 @@ async def started(folder: Path, flags: dict[str, list[str]]) -> AsyncIterator[Ri
     """Nodes by these names, each with its own flags; none is waited for."""
     ports = free_ports(3 * len(flags))
     config = folder / "peers.json"
-    peers = {name: {"address": "127.0.0.1", "port": ports[3 * i + 1]} for i, name in enumerate(flags)}
+    peers = {
+        name: {"address": "127.0.0.1", "port": ports[3 * i + 1]} for i, name in enumerate(flags)
+    }
     config.write_text(json.dumps({"peers": peers}))
-    common = ["--discovery", "manual", "--discovery-config", str(config), "--engine", "dummy", "--model", "dummy"]
-    ring = Ring([Served(n, folder, *ports[3 * i : 3 * i + 3], [*common, *flags[n]]) for i, n in enumerate(flags)])
+    common = [
+        "--discovery",
+        "manual",
+        "--discovery-config",
+        str(config),
+        "--engine",
+        "dummy",
+        "--model",
+        "dummy",
+    ]
+    ring = Ring(
+        [
+            Served(n, folder, *ports[3 * i : 3 * i + 3], [*common, *flags[n]])
+            for i, n in enumerate(flags)
+        ]
+    )
     try:
         for node in ring.nodes:
             node.start()
@@ -85,22 +117,33 @@ async def test_a_certificate_that_names_another_node_keeps_its_bearer_out_where_
     tmp_path: Path,
 ) -> None:
     check = "--tls-check-identity"
-    flags = {"a": [*tls(tmp_path, "a"), check], "b": [*tls(tmp_path, "b"), check], "c": tls(tmp_path, "b")}
+    flags = {
+        "a": [*tls(tmp_path, "a"), check],
+        "b": [*tls(tmp_path, "b"), check],
+        "c": tls(tmp_path, "b"),
+    }
     async with started(tmp_path, flags) as ring:
         await ring.formed(ring.nodes[:2])
         await ring.formed(ring.nodes[2:])
-        await until(lambda: "its certificate names ['b', 'exo-node'], not 'c'" in ring.nodes[2].log.read_text())
+        await until(
+            lambda: (
+                "its certificate names ['b', 'exo-node'], not 'c'" in ring.nodes[2].log.read_text()
+            )
+        )
         assert (await stream(ring, ring.nodes[0], "Tell me all.", 20, "dummy")).whole
 
 
-async def test_a_ring_takes_new_certificates_of_another_authority_while_it_serves(tmp_path: Path) -> None:
+async def test_a_ring_takes_new_certificates_of_another_authority_while_it_serves(
+    tmp_path: Path,
+) -> None:
     flags = {"n0": tls(tmp_path, "a"), "n1": tls(tmp_path, "b")}
     async with started(tmp_path, flags) as ring:
         stays, restarted = ring.nodes
         await ring.formed()
         for name in ("a", "b"):
             install(tmp_path / f"tls-{name}", "stranger", "theirs")
-        assert (await stream(ring, stays, "Tell me all.", 20, "dummy")).whole  # connections outlive the change
+        # Connections outlive the change.
+        assert (await stream(ring, stays, "Tell me all.", 20, "dummy")).whole
         restarted.signal(KILL)
         await restarted.ended()
         restarted.start()  # knows the new authority only

@@ -19,7 +19,9 @@ S = ResourceState
 
 
 def make(port: int = 0) -> Node:
-    return build_node(NodeSettings(node_id="n0", engine="dummy", model="dummy", host="127.0.0.1", grpc_port=port))
+    return build_node(
+        NodeSettings(node_id="n0", engine="dummy", model="dummy", host="127.0.0.1", grpc_port=port)
+    )
 
 
 async def until(condition: object, timeout: float = 15.0) -> None:
@@ -42,7 +44,10 @@ async def test_a_busy_port_is_named_and_leaves_nothing_running_and_a_free_one_st
             await node.initialize()
         assert str(port) in repr(failed.value.__cause__)
         assert node.state is S.ERROR
-        assert all(part.state in (S.CLOSED, S.UNINITIALIZED) for part in (*node.parts, node.ring, node.monitor))
+        assert all(
+            part.state in (S.CLOSED, S.UNINITIALIZED)
+            for part in (*node.parts, node.ring, node.monitor)
+        )
         assert await gained_since(before, patience=10.0) == []
     finally:
         taken.close()
@@ -101,5 +106,8 @@ async def test_cleanup_during_the_start_ends_closed_with_nothing_left() -> None:
         await node.cleanup()
         await asyncio.wait({starting})
         starting.exception()
-        assert all(part.state in (S.CLOSED, S.UNINITIALIZED) for part in (node, *node.parts, node.ring, node.monitor))
+        assert all(
+            part.state in (S.CLOSED, S.UNINITIALIZED)
+            for part in (node, *node.parts, node.ring, node.monitor)
+        )
     assert await gained_since(before, patience=10.0) == []

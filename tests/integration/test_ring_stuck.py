@@ -1,4 +1,6 @@
-"""A forward pass that never ends, in a process whose heartbeats go on: real processes, real threads that hang."""
+"""A forward pass that never ends, in a process whose heartbeats go on: real processes, real threads
+that hang.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,16 @@ from typing import Any
 from serve_processes import TERM, Ring, Served, Stream, ring_of, stream, under_way
 
 PATIENCE = 1.0
-FLAGS = ("--engine", "dummy", "--model", "dummy", "--stuck-seconds", str(PATIENCE), "--recovery-seconds", "2")
+FLAGS = (
+    "--engine",
+    "dummy",
+    "--model",
+    "dummy",
+    "--stuck-seconds",
+    str(PATIENCE),
+    "--recovery-seconds",
+    "2",
+)
 TOKENS = 700
 
 
@@ -41,7 +52,9 @@ async def flowing(ring: Ring, entry: Served) -> tuple[asyncio.Task[Stream], Stre
     return await under_way(ring, entry, "Tell me all.", TOKENS, "dummy")
 
 
-async def test_a_node_that_hangs_in_mid_stream_says_so_and_the_stream_goes_on_without_it(tmp_path: Path) -> None:
+async def test_a_node_that_hangs_in_mid_stream_says_so_and_the_stream_goes_on_without_it(
+    tmp_path: Path,
+) -> None:
     may_fail(tmp_path, "n0", "n2")
     async with ring_of(tmp_path, 3, *FLAGS) as ring:
         entry, other, stuck = ring.nodes
@@ -75,7 +88,9 @@ async def the_entry_itself_hangs(ring: Ring, expected: str) -> None:
         assert await entry.ended() == 0  # though its thread never returns
 
 
-async def test_where_nobody_else_has_the_layers_the_client_gets_an_error_that_says_why(tmp_path: Path) -> None:
+async def test_where_nobody_else_has_the_layers_the_client_gets_an_error_that_says_why(
+    tmp_path: Path,
+) -> None:
     may_fail(tmp_path, "n0")
     async with ring_of(tmp_path, 1, *FLAGS) as ring:
         (alone,) = ring.nodes
@@ -85,6 +100,8 @@ async def test_where_nobody_else_has_the_layers_the_client_gets_an_error_that_sa
             await running
             assert time.monotonic() - begun < 20
             assert seen.error is not None
-            assert "is stuck: a forward pass has made no progress" in seen.error["message"], seen.error
+            assert "is stuck: a forward pass has made no progress" in seen.error["message"], (
+                seen.error
+            )
             status, body = await readiness(ring, alone)
             assert (status, "no progress" in str(body)) == (503, True)

@@ -1,4 +1,6 @@
-"""SIGTERM in every state of a served node: exit 0 within the grace period, the cleanup order in the log."""
+"""SIGTERM in every state of a served node: exit 0 within the grace period, the cleanup order in the
+log.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,20 @@ ROOT = Path(__file__).resolve().parents[2]
 GRACE_SECONDS = 20.0
 # Types in the order in which they may be closed; not every one was up in every state.
 ORDER = (
-    "ring", "discovery", "server", "stage", "links", "model", "inference_engine", "shard_downloader",
-    "health_monitor", "node", "health_server", "api_server", "process",
-)  # fmt: skip
+    "ring",
+    "discovery",
+    "server",
+    "stage",
+    "links",
+    "model",
+    "inference_engine",
+    "shard_downloader",
+    "health_monitor",
+    "node",
+    "health_server",
+    "api_server",
+    "process",
+)
 
 
 @pytest.fixture
@@ -46,7 +59,9 @@ def events(node: Served) -> list[dict[str, Any]]:
 
 
 def saw(node: Served, kind: str, state: str) -> Callable[[], bool]:
-    return lambda: any(e.get("resource_type") == kind and e.get("to") == state for e in events(node))
+    return lambda: any(
+        e.get("resource_type") == kind and e.get("to") == state for e in events(node)
+    )
 
 
 def wait(condition: Callable[[], bool], node: Served, timeout: float = 40.0) -> None:
@@ -71,8 +86,13 @@ def ends_in_order(node: Served) -> None:
     assert node.process is not None
     assert node.process.wait(GRACE_SECONDS) == 0, node.log.read_text()
     # What never came up has nothing to close and no place in the order.
-    closed = [e["resource_type"] for e in events(node) if (e.get("from"), e.get("to")) == ("CLOSING", "CLOSED")]
-    # Engines of single shards come and go during a node's life; the engine that holds them closes in its place.
+    closed = [
+        e["resource_type"]
+        for e in events(node)
+        if (e.get("from"), e.get("to")) == ("CLOSING", "CLOSED")
+    ]
+    # Engines of single shards come and go during a node's life; the engine that holds them closes
+    # in its place.
     closed = [kind for kind in closed if kind not in ("group", "shard_engine")]
     assert closed == sorted(closed, key=ORDER.index), closed
     assert closed[-1] == "process"
@@ -137,7 +157,9 @@ asyncio.run(main())
 
 def test_no_moment_between_listening_and_ignoring_is_deadly() -> None:
     command = [sys.executable, "-c", LISTENS_AND_IGNORES]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"begun\n"
         while process.poll() is None:

@@ -1,4 +1,6 @@
-"""Many sequences that begin alike, in little room: whatever is evicted, borrowed or cut up, every logit is right."""
+"""Many sequences that begin alike, in little room: whatever is evicted, borrowed or cut up, every
+logit is right.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,20 @@ ROOM = 130  # tokens; six sequences of up to 110 want several times as much
 
 
 class Storm:
-    """Drives `engine` at random and holds every answer against a fresh pass of the whole sequence."""
+    """Drives `engine` at random and holds every answer against a fresh pass of the whole
+    sequence.
+    """
 
-    def __init__(self, engine: CheckpointEngine, oracle: NumpyEngine, shard: Shard, vocab: int, seed: int) -> None:
-        self.rnd, self.engine, self.oracle, self.shard, self.vocab = random.Random(seed), engine, oracle, shard, vocab
+    def __init__(
+        self, engine: CheckpointEngine, oracle: NumpyEngine, shard: Shard, vocab: int, seed: int
+    ) -> None:
+        self.rnd, self.engine, self.oracle, self.shard, self.vocab = (
+            random.Random(seed),
+            engine,
+            oracle,
+            shard,
+            vocab,
+        )
         self.beginnings = [self.tokens(70) for _ in range(3)]
         self.live: dict[str, tuple[list[int], int]] = {}  # tokens, how many of them the engine has
         self.begun = self.lost = self.checked = 0
@@ -43,12 +55,16 @@ class Storm:
         elif chance < 0.25:
             await self.end(self.rnd.choice(list(self.live)))
         else:
-            await self.step(self.rnd.sample(list(self.live), self.rnd.randrange(1, len(self.live) + 1)))
+            await self.step(
+                self.rnd.sample(list(self.live), self.rnd.randrange(1, len(self.live) + 1))
+            )
 
     async def begin(self) -> None:
         self.begun += 1
         name = f"r{self.begun}"
-        tokens = self.rnd.choice(self.beginnings)[: self.rnd.randrange(1, 70)] + self.tokens(self.rnd.randrange(1, 6))
+        tokens = self.rnd.choice(self.beginnings)[: self.rnd.randrange(1, 70)] + self.tokens(
+            self.rnd.randrange(1, 6)
+        )
         held = 0
         if self.rnd.random() < 0.3:
             held = await self.engine.reuse_prefix(name, tokens, self.rnd.choice([None, 20]))
@@ -79,7 +95,9 @@ class Storm:
             tokens.append(self.rnd.randrange(3, self.vocab))
         left = len(tokens) - held
         take = left if self.rnd.random() < 0.7 else self.rnd.randrange(1, left + 1)
-        return Step(name, np.array(tokens[held : held + take]), held, self.rnd.choice(["last", "all"]))
+        return Step(
+            name, np.array(tokens[held : held + take]), held, self.rnd.choice(["last", "all"])
+        )
 
     async def check(self, step: Step, answer: Any) -> None:
         tokens, _ = self.live[step.request_id]
@@ -87,7 +105,9 @@ class Storm:
         self.live[step.request_id] = (tokens, held)
         assert len(answer) == (len(step.values) if step.rows == "all" else 1)
         self.checked += 1
-        (want,) = await self.oracle.infer_batch(self.shard, [Step("o", np.array(tokens[:held]), 0, "all")])
+        (want,) = await self.oracle.infer_batch(
+            self.shard, [Step("o", np.array(tokens[:held]), 0, "all")]
+        )
         np.testing.assert_allclose(answer, want[-len(answer) :], atol=1e-4, rtol=0)
         if len(tokens) > 100:
             await self.end(step.request_id)
@@ -95,11 +115,15 @@ class Storm:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 @pytest.mark.parametrize("name", ["numpy", "onnx"])
-async def test_every_logit_is_right_in_a_storm_of_evictions(name: str, case: Case, tmp_path: Path) -> None:
+async def test_every_logit_is_right_in_a_storm_of_evictions(
+    name: str, case: Case, tmp_path: Path
+) -> None:
     with open_checkpoint(case.checkpoint) as checkpoint:
         config = read_config(checkpoint)
     shard = Shard.whole("m", config.n_layers)
-    options: dict[str, Any] = {"kv_budget": ROOM * config.kv_bytes_per_token_and_layer * config.n_layers}
+    options: dict[str, Any] = {
+        "kv_budget": ROOM * config.kv_bytes_per_token_and_layer * config.n_layers
+    }
     if name == "onnx":
         # Its heads are padded, so a token takes more.
         options = {"kv_budget": 2 * options["kv_budget"], "cache_dir": tmp_path, "max_sequences": 4}

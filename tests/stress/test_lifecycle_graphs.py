@@ -1,4 +1,6 @@
-"""Random graphs of dependencies with random failures: the order of starts and stops always holds."""
+"""Random graphs of dependencies with random failures: the order of starts and stops always
+holds.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ S = ResourceState
 
 @dataclass(frozen=True)
 class Plan:
-    """Member i needs some with lower numbers; which fail to start or stop, how long each takes; added in `order`."""
+    """Member i needs some with lower numbers; which fail to start or stop, how long each takes;
+    added in `order`.
+    """
 
     needs: tuple[frozenset[int], ...]
     order: tuple[int, ...]
@@ -30,7 +34,8 @@ def plans(draw: st.DrawFn) -> Plan:
     number = draw(st.integers(1, 9))
     subset = st.frozensets(st.integers(0, number - 1), max_size=number)
     needs = tuple(
-        frozenset(draw(st.frozensets(st.integers(0, i - 1), max_size=3))) if i else frozenset() for i in range(number)
+        frozenset(draw(st.frozensets(st.integers(0, i - 1), max_size=3))) if i else frozenset()
+        for i in range(number)
     )
     fails = draw(st.frozensets(st.integers(0, number - 1), max_size=2))
     return Plan(
@@ -108,7 +113,9 @@ async def _live(world: World) -> None:
             if begun >= 0 and need not in plan.fail_start:
                 assert 0 <= world.at("up", need) < begun, "started before what it needs was up"
     if failed:
-        assert all(member.state in (S.CLOSED, S.UNINITIALIZED) for member in group), "nothing is left open"
+        assert all(member.state in (S.CLOSED, S.UNINITIALIZED) for member in group), (
+            "nothing is left open"
+        )
     try:
         await group.cleanup()
     except ResourceError:
@@ -120,5 +127,7 @@ async def _live(world: World) -> None:
     for number, needs in enumerate(plan.needs):
         for need in needs:
             if world.at("up", number) >= 0 and world.at("up", need) >= 0:
-                assert world.at("down", number) < world.at("down", need), "closed before what needs it"
+                assert world.at("down", number) < world.at("down", need), (
+                    "closed before what needs it"
+                )
     assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -1,4 +1,6 @@
-"""Storms over one resource: many callers, random actors, cancellation everywhere; invariants that must always hold."""
+"""Storms over one resource: many callers, random actors, cancellation everywhere; invariants that
+must always hold.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +44,18 @@ async def test_a_thousand_callers_of_which_all_but_one_are_cancelled_still_get_i
 
 
 class Balanced(AsyncResource):
-    """Checks from the inside that its hooks alternate, never overlap, and leave nothing open at the end."""
+    """Checks from the inside that its hooks alternate, never overlap, and leave nothing open at the
+    end.
+    """
 
     RESOURCE_TYPE = "balanced"
     RECOVER_BASE_DELAY = 0.0005
     RECOVER_MAX_DELAY = 0.001
 
     def __init__(self, rng: random.Random) -> None:
-        super().__init__(initialize_timeout=5, cleanup_timeout=5, health_check_timeout=1, failure_threshold=2)
+        super().__init__(
+            initialize_timeout=5, cleanup_timeout=5, health_check_timeout=1, failure_threshold=2
+        )
         self.rng = rng
         self.running = 0
         self.begun = 0
@@ -143,8 +149,12 @@ class Stepping(Specimen):
         await super()._step(name)
 
 
-@pytest.mark.parametrize("operation", ["initialize", "ensure_ready", "cleanup", "recover", "check_health"])
-async def test_cancellation_at_each_turn_of_the_caller_never_leaves_a_transient_state(operation: str):
+@pytest.mark.parametrize(
+    "operation", ["initialize", "ensure_ready", "cleanup", "recover", "check_health"]
+)
+async def test_cancellation_at_each_turn_of_the_caller_never_leaves_a_transient_state(
+    operation: str,
+):
     for turn in range(40):
         part = Stepping()
         if operation != "initialize":
@@ -164,14 +174,20 @@ async def test_cancellation_at_each_turn_of_the_caller_never_leaves_a_transient_
         assert part.initialized == part.cleaned
 
 
-@pytest.mark.parametrize("operation", ["initialize", "ensure_ready", "cleanup", "recover", "check_health", "both"])
-def test_an_event_loop_closed_at_each_turn_leaves_no_transient_state_and_another_loop_goes_on(operation: str):
+@pytest.mark.parametrize(
+    "operation", ["initialize", "ensure_ready", "cleanup", "recover", "check_health", "both"]
+)
+def test_an_event_loop_closed_at_each_turn_leaves_no_transient_state_and_another_loop_goes_on(
+    operation: str,
+):
     """Closing a loop cancels every task in it at once, those that have not begun included."""
     for turn in range(30):
         part = Stepping(failure_threshold=2)
         started: list[asyncio.Task[Any]] = []
 
-        async def life(part: Stepping = part, turn: int = turn, started: list[asyncio.Task[Any]] = started) -> None:
+        async def life(
+            part: Stepping = part, turn: int = turn, started: list[asyncio.Task[Any]] = started
+        ) -> None:
             if operation not in ("initialize", "ensure_ready", "both"):
                 await part.initialize()
             if operation == "recover":
@@ -206,7 +222,9 @@ async def test_cancellation_at_each_await_of_the_callers_own_frames():
         part = Stepping()
         task: list[asyncio.Task[Any]] = []
 
-        async def caller(part: Stepping = part, point: int = point, task: list[asyncio.Task[Any]] = task) -> None:
+        async def caller(
+            part: Stepping = part, point: int = point, task: list[asyncio.Task[Any]] = task
+        ) -> None:
             async def whole() -> None:
                 await part.initialize()
                 await part.check_health()
@@ -223,7 +241,8 @@ async def test_cancellation_at_each_await_of_the_callers_own_frames():
 
 async def test_hooks_that_ignore_cancellation_never_hold_up_a_new_life():
     for hook in ("initialize", "cleanup", "health_check"):
-        part = Stubborn(hook, **{f"{hook}_timeout": 0.02})  # its own only: a busy machine may delay the others as long
+        # Its own only: a busy machine may delay the others as long.
+        part = Stubborn(hook, **{f"{hook}_timeout": 0.02})
         for _ in range(5):
             await _swallow(part.initialize)
             await part.check_health()
@@ -242,7 +261,11 @@ async def test_closing_against_late_calls_never_reopens():
         await part.initialize()
         closing = asyncio.create_task(part.cleanup())
         await turns(turn)
-        late = [asyncio.create_task(call()) for call in (part.ensure_ready, part.recover) for _ in range(10)]
+        late = [
+            asyncio.create_task(call())
+            for call in (part.ensure_ready, part.recover)
+            for _ in range(10)
+        ]
         results = await asyncio.gather(*late, return_exceptions=True)
         await closing
         if turn:

@@ -22,7 +22,9 @@ BOUND_SECONDS = 90.0
 
 async def test_a_hundred_lives_of_a_node_on_the_same_ports_leak_no_task_socket_thread_or_file():
     api, grpc, health = free_ports(3)
-    settings = NodeSettings(node_id="n0", engine="dummy", model="dummy", host="127.0.0.1", grpc_port=grpc)
+    settings = NodeSettings(
+        node_id="n0", engine="dummy", model="dummy", host="127.0.0.1", grpc_port=grpc
+    )
     node = build_node(settings)
     server = ApiServer(node, node, node.monitor, ApiSettings(host="127.0.0.1", port=api))
     group = compose(node, server, health)
@@ -32,7 +34,10 @@ async def test_a_hundred_lives_of_a_node_on_the_same_ports_leak_no_task_socket_t
         await group.initialize()
         assert node.server.port == grpc
         await group.cleanup()
-        assert all(part.state is ResourceState.CLOSED for part in (group, node, *node.parts, node.ring, node.monitor))
+        assert all(
+            part.state is ResourceState.CLOSED
+            for part in (group, node, *node.parts, node.ring, node.monitor)
+        )
         if cycle == 2:
             # By now the libraries hold what they hold for the life of a process.
             gc.collect()

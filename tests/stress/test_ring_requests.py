@@ -1,4 +1,5 @@
-"""Many requests of mixed kinds through three nodes over real gRPC: nothing is left of them, memory stays flat.
+"""Many requests of mixed kinds through three nodes over real gRPC: nothing is left of them, memory
+stays flat.
 
 `EXO_STRESS_REQUESTS` says how many; the suite runs 1,000.
 """
@@ -28,7 +29,15 @@ from exo.node.settings import NodeSettings
 
 COUNT = int(os.environ.get("EXO_STRESS_REQUESTS", "1000"))
 AT_ONCE = 24
-KINDS = ("whole", "whole", "cancelled early", "cancelled late", "abandoned task", "refused", "sampled")
+KINDS = (
+    "whole",
+    "whole",
+    "cancelled early",
+    "cancelled late",
+    "abandoned task",
+    "refused",
+    "sampled",
+)
 
 
 @contextlib.asynccontextmanager
@@ -36,15 +45,29 @@ async def three_nodes(folder: Path) -> AsyncIterator[list[Node]]:
     ports = free_ports(3)
     config = folder / "peers.json"
     config.write_text(
-        json.dumps({"peers": {f"n{i}": {"address": "127.0.0.1", "port": port} for i, port in enumerate(ports)}})
+        json.dumps(
+            {
+                "peers": {
+                    f"n{i}": {"address": "127.0.0.1", "port": port} for i, port in enumerate(ports)
+                }
+            }
+        )
     )
     nodes = [
-        build_node(NodeSettings(
-            node_id=f"n{i}", engine="dummy", model="dummy", host="127.0.0.1", grpc_port=port, discovery="manual",
-            discovery_config=config, drain_seconds=5.0,
-        ))
+        build_node(
+            NodeSettings(
+                node_id=f"n{i}",
+                engine="dummy",
+                model="dummy",
+                host="127.0.0.1",
+                grpc_port=port,
+                discovery="manual",
+                discovery_config=config,
+                drain_seconds=5.0,
+            )
+        )
         for i, port in enumerate(ports)
-    ]  # fmt: skip
+    ]
     try:
         await asyncio.gather(*(node.initialize() for node in nodes))
         await formed(nodes, 3)
@@ -107,11 +130,20 @@ async def test_a_thousand_mixed_requests_leave_nothing_behind(tmp_path: Path) ->
         gc.collect()
         assert sum(seen.values()) == COUNT
         assert seen["cut short"] == 0
-        assert all(seen[kind] for kind in ("ended", "cancelled early", "cancelled late", "abandoned task", "refused"))
-        await until(lambda: len(asyncio.all_tasks()) <= tasks + 3)  # an announcement or a check may be on its way
+        assert all(
+            seen[kind]
+            for kind in ("ended", "cancelled early", "cancelled late", "abandoned task", "refused")
+        )
+        # An announcement or a check may be on its way.
+        await until(lambda: len(asyncio.all_tasks()) <= tasks + 3)
         grown = psutil.Process().memory_info().rss - memory
         assert grown < 8 * 2**20 + 500 * COUNT // 10, f"{grown / 2**20:.1f} MiB more"
         for node in nodes:
             assert node.describe_requests() == []
-            assert len(node.stage._lanes) == len(node.stage._scheduler) == node.stage._scheduler.reserved == 0
+            assert (
+                len(node.stage._lanes)
+                == len(node.stage._scheduler)
+                == node.stage._scheduler.reserved
+                == 0
+            )
             assert node.stage._to_release == []

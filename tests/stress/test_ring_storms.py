@@ -1,7 +1,9 @@
-"""Random schedules of joining, leaving, killing, cutting, slowing and healing, under clients: what must always hold.
+"""Random schedules of joining, leaving, killing, cutting, slowing and healing, under clients: what
+must always hold.
 
-Whatever happens, a stream gives the right tokens in order, each once, and ends: whole, or with an error that the
-schedule explains. Afterwards nothing is left anywhere. `EXO_STRESS_STORMS` says how many; the suite runs a few.
+Whatever happens, a stream gives the right tokens in order, each once, and ends: whole, or with an
+error that the schedule explains. Afterwards nothing is left anywhere. `EXO_STRESS_STORMS` says how
+many; the suite runs a few.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class Loading(DummyEngine):
 
 
 class Storm:
-    """`up`: nodes that live. A killed node keeps running unseen, as a process that is cut off for good does."""
+    """`up`: nodes that live. A killed node keeps running unseen, as a process that is cut off for
+    good does.
+    """
 
     def __init__(self, seed: int, expected: list[int]) -> None:
         self.choose = random.Random(seed)
@@ -53,15 +57,21 @@ class Storm:
         self.background: set[asyncio.Task[None]] = set()
         self.history: list[str] = []
         self.streams = self.whole = 0
-        # In half of the storms two shards do not always fit beside each other; two nodes always hold the model.
+        # In half of the storms two shards do not always fit beside each other; two nodes always
+        # hold the model.
         self.memory = self.choose.choice((1_000, 6_000))
 
     def make(self, name: str) -> Node:
         shelf = EnginePool(lambda: Loading(self.choose))
         return make_node(
-            self.net, name, engine=shelf, layer_mib=100, memory_mib=self.memory, drain_seconds=20.0,
+            self.net,
+            name,
+            engine=shelf,
+            layer_mib=100,
+            memory_mib=self.memory,
+            drain_seconds=20.0,
             recovery_seconds=20.0,
-        )  # fmt: skip
+        )
 
     async def start(self, name: str) -> None:
         node = self.up[name] = self.make(name)
@@ -170,13 +180,22 @@ class Storm:
         """For whoever looks at a failure."""
         lines = [f"memory {self.memory}, steps {self.history}"]
         for node in (*self.up.values(), *self.dead):
-            offers = [(o.node_id, o.state, o.epoch[:4], o.peers, o.slow) for o in node.ring.view.all_offers().values()]
-            lines.append(f"{node.id} {node.state.name}: {node.ring.reason!r} {node.ring.plan} {offers}")
-            lines += [f"  {each}" for each in (*node.describe_requests(), *node.stage._lanes.values())]
+            offers = [
+                (o.node_id, o.state, o.epoch[:4], o.peers, o.slow)
+                for o in node.ring.view.all_offers().values()
+            ]
+            lines.append(
+                f"{node.id} {node.state.name}: {node.ring.reason!r} {node.ring.plan} {offers}"
+            )
+            lines += [
+                f"  {each}" for each in (*node.describe_requests(), *node.stage._lanes.values())
+            ]
         return "\n".join(lines)
 
     async def calm(self, clients: list[asyncio.Task[None]], over: asyncio.Event) -> None:
-        """Nothing more happens: the nodes that are there form one ring, streams end, nothing is left."""
+        """Nothing more happens: the nodes that are there form one ring, streams end, nothing is
+        left.
+        """
         await self.heal()
         for handle in self.net.handles():
             handle.slow = False
@@ -198,18 +217,29 @@ class Storm:
             shelf = node.inference_engine
             assert isinstance(shelf, EnginePool)
             await until(lambda shelf=shelf: len(shelf.shards) == 1)
-            assert len(node.stage._lanes) == len(node.stage._scheduler) == node.stage._scheduler.reserved == 0
+            assert (
+                len(node.stage._lanes)
+                == len(node.stage._scheduler)
+                == node.stage._scheduler.reserved
+                == 0
+            )
 
 
 @pytest.mark.timeout(60 + 60 * STORMS)
-async def test_no_storm_costs_a_token_or_leaves_anything_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_storm_costs_a_token_or_leaves_anything_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("exo.ring.membership_view.SLOW_SECONDS", 0.05)
     monkeypatch.setattr("exo.ring.membership_view.QUICK_SECONDS", 0.1)
     monkeypatch.setattr("exo.ring.membership_view.GONE_SECONDS", 0.05)
     monkeypatch.setattr("exo.ring.ring.SWEEP", 0.05)
     alone = make_node(Net(), "alone")
     async with alone:
-        expected = [token async for chunk in alone.process_tokens(ask(max_tokens=TOKENS)) for token in chunk.tokens]
+        expected = [
+            token
+            async for chunk in alone.process_tokens(ask(max_tokens=TOKENS))
+            for token in chunk.tokens
+        ]
     for seed in range(FIRST_SEED, FIRST_SEED + STORMS):
         storm = Storm(seed, expected)
         try:

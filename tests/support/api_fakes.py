@@ -1,4 +1,6 @@
-"""Small stand-ins for what is behind the API: a backend that says given words, a view and a health report."""
+"""Small stand-ins for what is behind the API: a backend that says given words, a view and a health
+report.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class FakeBackend:
     error_at: int = 0
     hold: asyncio.Event | None = None
     requests: list[GenerationRequest] = field(default_factory=list)
-    chats: list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = field(default_factory=list)
+    chats: list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = field(
+        default_factory=list
+    )
     open: set[str] = field(default_factory=set)
     closed: list[str] = field(default_factory=list)
 
@@ -39,7 +43,10 @@ class FakeBackend:
         return [{"id": "tiny", "created": 1, "owned_by": "exo", "context_length": self.context}]
 
     async def render_chat(
-        self, model_id: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
+        self,
+        model_id: str,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
     ) -> tuple[int, ...]:
         self.chats.append((messages, tools))
         return tuple(range(sum(len(m["content"]) for m in messages) + 4))
@@ -118,9 +125,14 @@ class FakeMonitor:
 
     def report(self) -> Any:
         return SimpleNamespace(
-            is_live=not self.live, is_started=not self.started, is_ready=not self.ready,
-            reasons_live=self.live, reasons_started=self.started, reasons_ready=self.ready, resources=self.resources,
-        )  # fmt: skip
+            is_live=not self.live,
+            is_started=not self.started,
+            is_ready=not self.ready,
+            reasons_live=self.live,
+            reasons_started=self.started,
+            reasons_ready=self.ready,
+            resources=self.resources,
+        )
 
 
 @dataclass
@@ -137,4 +149,6 @@ class Fakes:
         return httpx.ASGITransport(build_app(self.context()), raise_app_exceptions=True)
 
     def http(self, **headers: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=self.transport(), base_url="http://node", headers=headers)
+        return httpx.AsyncClient(
+            transport=self.transport(), base_url="http://node", headers=headers
+        )

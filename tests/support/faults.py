@@ -6,7 +6,8 @@ from pathlib import Path
 
 
 def inject(folder: Path, kind: str, reason: str) -> Path:
-    """Makes the health checks of resources of this type fail; returns the file, whose removal heals them.
+    """Makes the health checks of resources of this type fail; returns the file, whose removal heals
+    them.
 
     The file is there with all its text at once: a check may look at any moment.
     """

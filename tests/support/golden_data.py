@@ -40,7 +40,9 @@ def folder_cases() -> list[Case]:
 
 
 def gguf_cases() -> list[Case]:
-    return [Case(p.name, p, p.with_suffix(".npz")) for p in sorted((DATA / "tiny-gguf").glob("*.gguf"))]
+    return [
+        Case(p.name, p, p.with_suffix(".npz")) for p in sorted((DATA / "tiny-gguf").glob("*.gguf"))
+    ]
 
 
 def all_cases() -> list[Case]:

@@ -19,11 +19,14 @@ _INFO = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+?)(/revision/(?P<revision>[
 
 @dataclass
 class Hub:
-    """files: what repository `owner/model` has. faults: per file name, what its next GETs meet, in turn.
+    """files: what repository `owner/model` has. faults: per file name, what its next GETs meet, in
+    turn.
 
-    A fault is a status ("429", "503"), "cut" (half of it, then the connection breaks), "wrong" (bytes of the same
-    length), "late" (a pause before the rest) or "stall" (the rest never comes). token: ask for this one.
-    retry_after: what a 429 says. commit: what it says that the model's is. gone: set when the server ends.
+    A fault is a status ("429", "503"), "cut" (half of it, then the connection breaks), "wrong"
+    (bytes of the same length), "late" (a pause before the rest) or "stall" (the rest never comes).
+    token: ask for this one.
+    retry_after: what a 429 says. commit: what it says that the model's is. gone: set when the
+        server ends.
     """
 
     files: dict[str, bytes]
@@ -44,7 +47,9 @@ class Hub:
 def serve(hub: Hub) -> Iterator[Hub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     try:
@@ -154,7 +159,11 @@ def info_of(hub: Hub) -> dict[str, Any]:
     def describe(name: str, data: bytes) -> dict[str, Any]:
         found: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": "0" * 40}
         if name.endswith((".safetensors", ".gguf")):
-            found["lfs"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 134}
+            found["lfs"] = {
+                "size": len(data),
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "pointerSize": 134,
+            }
         return found
 
     return {

@@ -1,6 +1,8 @@
-"""What the e2e tests act through: kubectl, helm and the cluster's own verbs, each as a thin, bounded call.
+"""What the e2e tests act through: kubectl, helm and the cluster's own verbs, each as a thin,
+bounded call.
 
-Everything here acts on the cluster that `KUBECONFIG` names and nothing else. Knows no operator code.
+Everything here acts on the cluster that `KUBECONFIG` names and nothing else. Knows no operator
+code.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ QUESTION = "What is the capital of France?"
 
 @dataclass
 class Recording:
-    """A kubectl and what it has said. In a file: on a pipe that nobody reads meanwhile it would come to a halt."""
+    """A kubectl and what it has said. In a file: on a pipe that nobody reads meanwhile it would
+    come to a halt.
+    """
 
     process: subprocess.Popen[bytes]
     output: IO[bytes]
@@ -50,30 +54,45 @@ class Kube:
     namespace: str
     env: dict[str, str] = field(default_factory=lambda: dict(os.environ))
 
-    def run(self, *args: str, stdin: str | None = None, timeout: float = 60, check: bool = True) -> str:
+    def run(
+        self, *args: str, stdin: str | None = None, timeout: float = 60, check: bool = True
+    ) -> str:
         done = self.call(*args, stdin=stdin, timeout=timeout)
         if check and done.returncode != 0:
             raise AssertionError(f"kubectl {' '.join(args)}: {done.stderr.strip()}")
         return done.stdout
 
-    def call(self, *args: str, stdin: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def call(
+        self, *args: str, stdin: str | None = None, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["kubectl", "-n", self.namespace, *args],
-            input=stdin, capture_output=True, text=True, timeout=timeout, env=self.env, check=False,
-        )  # fmt: skip
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=self.env,
+            check=False,
+        )
 
     def popen(self, *args: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             ["kubectl", "-n", self.namespace, *args],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.env,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self.env,
+        )
 
     @contextlib.contextmanager
     def recording(self, *args: str) -> Iterator[Recording]:
         """kubectl that runs beside the test until its end, such as a watch."""
         with tempfile.TemporaryFile() as output:
             process = subprocess.Popen(
-                ["kubectl", "-n", self.namespace, *args], stdout=output, stderr=subprocess.STDOUT, env=self.env
+                ["kubectl", "-n", self.namespace, *args],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self.env,
             )
             try:
                 yield Recording(process, output)
@@ -88,11 +107,18 @@ class Kube:
 
     def list(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
         args = ["-l", selector] if selector else []
-        items: list[dict[str, Any]] = json.loads(self.run("get", kind, *args, "-o", "json"))["items"]
+        items: list[dict[str, Any]] = json.loads(self.run("get", kind, *args, "-o", "json"))[
+            "items"
+        ]
         return items
 
     def apply(self, manifest: dict[str, Any] | str) -> str:
-        return self.run("apply", "-f", "-", stdin=manifest if isinstance(manifest, str) else json.dumps(manifest))
+        return self.run(
+            "apply",
+            "-f",
+            "-",
+            stdin=manifest if isinstance(manifest, str) else json.dumps(manifest),
+        )
 
     def refused(self, manifest: dict[str, Any]) -> str:
         """Applies what must not be accepted; the API server's words."""
@@ -121,14 +147,21 @@ class Kube:
     def ready(self, kind: str, name: str, timeout: float = 60) -> dict[str, Any]:
         def check() -> dict[str, Any] | None:
             found = self.get(kind, name) or {}
-            ready = next((c for c in found.get("status", {}).get("conditions", []) if c["type"] == "Ready"), {})
-            current = found.get("metadata", {}).get("generation") == ready.get("observedGeneration", -1)
+            ready = next(
+                (c for c in found.get("status", {}).get("conditions", []) if c["type"] == "Ready"),
+                {},
+            )
+            current = found.get("metadata", {}).get("generation") == ready.get(
+                "observedGeneration", -1
+            )
             return found if ready.get("status") == "True" and current else None
 
         try:
             return dict(self.until(f"{kind}/{name} Ready", check, timeout))
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.call('get', kind, name, '-o', 'yaml').stdout[-4000:]}") from None
+            raise AssertionError(
+                f"{error}\n{self.call('get', kind, name, '-o', 'yaml').stdout[-4000:]}"
+            ) from None
 
     def pod(self, name: str) -> dict[str, Any] | None:
         return self.get("pod", name)
@@ -143,13 +176,24 @@ class Kube:
         return sum(int(status["restartCount"]) for status in statuses)
 
     def host_pids(self, pod: str) -> tuple[str, list[int]]:
-        """The cluster node of a pod and the process ids, as that node sees them, of its containers' first processes."""
+        """The cluster node of a pod and the process ids, as that node sees them, of its containers'
+        first processes.
+        """
         found = self.pod(pod) or {}
         node = found["spec"]["nodeName"]
         pids = []
         for status in found["status"]["containerStatuses"]:
             container = status["containerID"].removeprefix("containerd://")
-            out = on_node(node, "crictl", "inspect", "-o", "go-template", "--template", "{{.info.pid}}", container)
+            out = on_node(
+                node,
+                "crictl",
+                "inspect",
+                "-o",
+                "go-template",
+                "--template",
+                "{{.info.pid}}",
+                container,
+            )
             pids.append(int(out.strip()))
         return node, pids
 
@@ -172,7 +216,11 @@ class Kube:
 def on_node(node: str, *command: str) -> str:
     """Runs a command on a cluster node, as a person with a shell there would."""
     done = subprocess.run(
-        [str(CLUSTER), "exec-node", node, *command], capture_output=True, text=True, timeout=60, check=False
+        [str(CLUSTER), "exec-node", node, *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, f"{node}: {command}: {done.stderr}"
     return done.stdout
@@ -180,14 +228,19 @@ def on_node(node: str, *command: str) -> str:
 
 def verb(name: str, *args: str) -> str:
     """One of the cluster's own verbs, such as `kill-node NODE`."""
-    done = subprocess.run([str(CLUSTER), name, *args], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [str(CLUSTER), name, *args], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, f"{name} {args}: {done.stderr}"
     return done.stdout
 
 
 def post(url: str, body: dict[str, Any], timeout: float = 60) -> dict[str, Any]:
     request = urllib.request.Request(
-        url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}, method="POST"
+        url,
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+        method="POST",
     )
     with urllib.request.urlopen(request, timeout=timeout) as response:
         answer: dict[str, Any] = json.load(response)
@@ -203,22 +256,40 @@ def content(answer: dict[str, Any]) -> str:
 def chat(**more: Any) -> dict[str, Any]:
     """The body of a chat completion that asks the question, greedily."""
     messages = [{"role": "user", "content": QUESTION}]
-    return {"model": "smollm2-135m", "messages": messages, "max_tokens": 24, "temperature": 0, **more}
+    return {
+        "model": "smollm2-135m",
+        "messages": messages,
+        "max_tokens": 24,
+        "temperature": 0,
+        **more,
+    }
 
 
 def helm(*args: str, timeout: float = 180) -> str:
     binary = os.environ.get("HELM") or shutil.which("helm")
     assert binary, "no helm: run these tests through `make e2e`"
-    done = subprocess.run([binary, *args], capture_output=True, text=True, timeout=timeout, check=False)
+    done = subprocess.run(
+        [binary, *args], capture_output=True, text=True, timeout=timeout, check=False
+    )
     assert done.returncode == 0, f"helm {' '.join(args)}: {done.stderr}"
     return done.stdout
 
 
 def install(*extra: str) -> None:
     helm(
-        "upgrade", "--install", RELEASE, str(ROOT / "charts" / "exo-operator"),
-        "--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "120s", *image_values(), *extra,
-    )  # fmt: skip
+        "upgrade",
+        "--install",
+        RELEASE,
+        str(ROOT / "charts" / "exo-operator"),
+        "--namespace",
+        SYSTEM,
+        "--create-namespace",
+        "--wait",
+        "--timeout",
+        "120s",
+        *image_values(),
+        *extra,
+    )
 
 
 def image_values() -> list[str]:
@@ -228,7 +299,8 @@ def image_values() -> list[str]:
 CLIENT_CODE = """
 import json, sys, urllib.error, urllib.request
 url, body = sys.argv[1], sys.argv[2]
-request = urllib.request.Request(url, data=body.encode() or None, headers={"Content-Type": "application/json"})
+headers = {"Content-Type": "application/json"}
+request = urllib.request.Request(url, data=body.encode() or None, headers=headers)
 try:
     with urllib.request.urlopen(request, timeout=60) as response:
         sys.stdout.write(response.read().decode())
@@ -239,19 +311,35 @@ NODE_IMAGE = os.environ.get("EXO_NODE_IMAGE", "exo-node:dev")
 
 
 def client_manifest(name: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
-    """A pod that waits, of the node's own image, restricted: a place inside the cluster to ask from."""
+    """A pod that waits, of the node's own image, restricted: a place inside the cluster to ask
+    from.
+    """
     return {
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels or {}},
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": labels or {}},
         "spec": {
-            "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": False,
-            "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [{
-                "name": "client", "image": NODE_IMAGE, "imagePullPolicy": "IfNotPresent",
-                "command": ["python3", "-c", "import signal; signal.pause()"],
-                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-            }],
+            "terminationGracePeriodSeconds": 0,
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "client",
+                    "image": NODE_IMAGE,
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["python3", "-c", "import signal; signal.pause()"],
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                }
+            ],
         },
-    }  # fmt: skip
+    }
 
 
 @contextlib.contextmanager
@@ -263,7 +351,9 @@ def client(
     kube.run("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s", timeout=70)
 
     def ask(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        out = kube.run("exec", name, "--", "python3", "-c", CLIENT_CODE, url, json.dumps(body) if body else "")
+        out = kube.run(
+            "exec", name, "--", "python3", "-c", CLIENT_CODE, url, json.dumps(body) if body else ""
+        )
         answer: dict[str, Any] = json.loads(out)
         return answer
 

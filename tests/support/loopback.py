@@ -1,7 +1,8 @@
-"""Whole nodes in one process, joined by a network of queues: what the orchestration tests run on. No sockets.
+"""Whole nodes in one process, joined by a network of queues: what the orchestration tests run on.
+No sockets.
 
-Keeps what the real network promises: messages of one sender arrive in order, a refusal comes back as `Failed`, a lost
-peer is told to both sides, offers travel with every hello.
+Keeps what the real network promises: messages of one sender arrive in order, a refusal comes back
+as `Failed`, a lost peer is told to both sides, offers travel with every hello.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ _incarnations = itertools.count(1)
 class Net:
     """`cut` and `heal` one link; `kill` a node: nothing it sends arrives any more.
 
-    failures: what a receiver, or `on_deliver`, raised; the end of any node raises them, so that the test fails of it.
+    failures: what a receiver, or `on_deliver`, raised; the end of any node raises them, so that the
+        test fails of it.
     """
 
     def __init__(self) -> None:
@@ -53,7 +55,11 @@ class Net:
         self._handles: dict[tuple[str, str], LoopbackHandle] = {}
 
     def linked(self, one: str, two: str) -> bool:
-        return one in self.discoveries and two in self.discoveries and frozenset((one, two)) not in self._cut
+        return (
+            one in self.discoveries
+            and two in self.discoveries
+            and frozenset((one, two)) not in self._cut
+        )
 
     async def join(self, discovery: LoopbackDiscovery) -> None:
         self.discoveries[discovery.node_id] = discovery
@@ -62,10 +68,12 @@ class Net:
     async def _connect(self, node_id: str) -> None:
         others = [other for other in self.discoveries if other != node_id]
         for pair in [pair for other in others for pair in ((node_id, other), (other, node_id))]:
-            # Asked for each: while the one before was dialled, the link may have been cut or a node killed.
+            # Asked for each: while the one before was dialled, the link may have been cut or a node
+            # killed.
             if self.linked(*pair) and pair not in self._handles:
                 handle = self._handles[pair] = LoopbackHandle(self, *pair)
-                with suppress(ResourceClosed):  # cut or killed meanwhile: a real pool would try again
+                # Cut or killed meanwhile: a real pool would try again.
+                with suppress(ResourceClosed):
                     await handle.initialize()
         self._tell()
 
@@ -161,20 +169,27 @@ class LoopbackHandle(PeerHandle):
         while self._lost is None:
             message = await self._queue.get()
             if self._lost is not None:
-                return  # a stream that broke brings nothing any more, not even what is there already
+                # A stream that broke brings nothing any more, not even what is there already.
+                return
             if self._net.on_deliver is not None:
                 await self._net.on_deliver(self._own, self._peer, message)
             self._net.delivered += 1
             try:
                 await self._net.rings[self._peer].on_message(self._own, message)
             except WrongEpoch as error:
-                await self._net.rings[self._own].on_message(self._peer, refusal(self._peer, message, error))
+                await self._net.rings[self._own].on_message(
+                    self._peer, refusal(self._peer, message, error)
+                )
 
 
 def refusal(node: str, message: Message, error: Exception) -> Failed:
     return Failed(
-        sequence_id=message.sequence_id, epoch=message.epoch, node=node, reason=str(error), retryable=True
-    )  # fmt: skip
+        sequence_id=message.sequence_id,
+        epoch=message.epoch,
+        node=node,
+        reason=str(error),
+        retryable=True,
+    )
 
 
 class LoopbackServer(Server):
@@ -235,14 +250,22 @@ def make_node(
     step_seconds: float = 0.0,
     **settings: Any,
 ) -> Node:
-    """A node with the dummy engine (several shards at once, as `build_node` makes it, unless `engine` is given).
+    """A node with the dummy engine (several shards at once, as `build_node` makes it, unless
+    `engine` is given).
 
     layer_mib: what a layer takes of `memory_mib`.
     """
     chosen = NodeSettings(
-        node_id=node_id, engine="dummy", model="dummy", **{"drain_seconds": 5.0, "recovery_seconds": 5.0, **settings}
+        node_id=node_id,
+        engine="dummy",
+        model="dummy",
+        **{"drain_seconds": 5.0, "recovery_seconds": 5.0, **settings},
     )
-    ring = Ring(NodeOffer(node_id=node_id, incarnation=next(_incarnations), model_id="dummy", engine="dummy"))
+    ring = Ring(
+        NodeOffer(
+            node_id=node_id, incarnation=next(_incarnations), model_id="dummy", engine="dummy"
+        )
+    )
     net.rings[node_id] = ring
 
     def read(source: ModelSource) -> ServedModel:
@@ -264,11 +287,20 @@ def make_node(
 
 
 def ask(
-    tokens: tuple[int, ...] = (10, 20, 30), max_tokens: int = 20, *, request_id: str = "r", **fields: Any
+    tokens: tuple[int, ...] = (10, 20, 30),
+    max_tokens: int = 20,
+    *,
+    request_id: str = "r",
+    **fields: Any,
 ) -> GenerationRequest:
     params = fields.pop("params", SamplingParams(temperature=0.0))
     return GenerationRequest(
-        request_id=request_id, model_id="dummy", prompt_tokens=tokens, max_tokens=max_tokens, params=params, **fields
+        request_id=request_id,
+        model_id="dummy",
+        prompt_tokens=tokens,
+        max_tokens=max_tokens,
+        params=params,
+        **fields,
     )
 
 

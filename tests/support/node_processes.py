@@ -50,7 +50,9 @@ class NodeProcess:
         raise AssertionError(f"the process ended; it said {self.events}")
 
     async def wait_peers(self, ids: list[str], timeout: float) -> Event:
-        return await self.wait(lambda event: event["event"] == "peers" and event["ids"] == ids, timeout)
+        return await self.wait(
+            lambda event: event["event"] == "peers" and event["ids"] == ids, timeout
+        )
 
     async def close(self) -> None:
         if self.process.returncode is None:

@@ -1,7 +1,8 @@
-"""A node of the network tests as a process of its own: real server, real discovery from a peers file, no ring.
+"""A node of the network tests as a process of its own: real server, real discovery from a peers
+file, no ring.
 
-Prints one JSON object a line: `listening`, then `peers` whenever the connected peers change, `lost` for each loss.
-`python ring_node_process.py NODE_ID HOST PORT PEERS_FILE`
+Prints one JSON object a line: `listening`, then `peers` whenever the connected peers change, `lost`
+for each loss. `python ring_node_process.py NODE_ID HOST PORT PEERS_FILE`
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A node for network tests: real server and real handles, and a handler that only writes down what it is told."""
+"""A node for network tests: real server and real handles, and a handler that only writes down what
+it is told.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,11 @@ MEMBERSHIP = Membership(cluster="test")
 class RecordingHandler:
     def __init__(self, node_id: str, *, model_id: str = "m", model_hash: str = "") -> None:
         self.offer = NodeOffer(
-            node_id=node_id, incarnation=next(_incarnations), model_id=model_id, model_hash=model_hash, memory_mib=10
+            node_id=node_id,
+            incarnation=next(_incarnations),
+            model_id=model_id,
+            model_hash=model_hash,
+            memory_mib=10,
         )
         self.offers: dict[str, NodeOffer] = {}
         self.messages: list[tuple[str, Message]] = []
@@ -86,4 +92,6 @@ def make_handle(
     tls: TlsFiles | None = None,
     timings: Timings | None = None,
 ) -> GRPCPeerHandle:
-    return GRPCPeerHandle(node_id, "127.0.0.1", port, handler=handler, membership=membership, tls=tls, timings=timings)
+    return GRPCPeerHandle(
+        node_id, "127.0.0.1", port, handler=handler, membership=membership, tls=tls, timings=timings
+    )

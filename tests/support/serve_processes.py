@@ -22,10 +22,13 @@ from ports import free_ports
 class Served:
     """One `exo serve`; `start` again after it ended gives a new process of the same name and ports.
 
-    faults: where this is a folder, files in it make parts of the node fail (see `exo.lifecycle.faults`).
+    faults: where this is a folder, files in it make parts of the node fail (see
+        `exo.lifecycle.faults`).
     """
 
-    def __init__(self, node_id: str, folder: Path, api: int, grpc: int, health: int, flags: list[str]) -> None:
+    def __init__(
+        self, node_id: str, folder: Path, api: int, grpc: int, health: int, flags: list[str]
+    ) -> None:
         self.node_id, self.api, self.grpc, self.health = node_id, api, grpc, health
         self.flags = flags
         self.log = folder / f"{node_id}.log"
@@ -43,10 +46,24 @@ class Served:
 
     def start(self) -> None:
         command = [
-            sys.executable, "-m", "exo", "serve", "--host", "127.0.0.1", "--node-id", self.node_id,
-            "--api-port", str(self.api), "--grpc-port", str(self.grpc), "--health-port", str(self.health),
-            "--log-format", "json", *self.flags,
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "exo",
+            "serve",
+            "--host",
+            "127.0.0.1",
+            "--node-id",
+            self.node_id,
+            "--api-port",
+            str(self.api),
+            "--grpc-port",
+            str(self.grpc),
+            "--health-port",
+            str(self.health),
+            "--log-format",
+            "json",
+            *self.flags,
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         if self.faults.is_dir():
             environment["EXO_FAULT_DIR"] = str(self.faults)
@@ -87,7 +104,11 @@ class Ring:
                 ready = (await self.client.get(f"{node.url}/readyz")).status_code == 200
             except httpx.TransportError:
                 return False
-            return ready and bool(ring["formed"]) and {stage["node_id"] for stage in ring["stages"]} == names
+            return (
+                ready
+                and bool(ring["formed"])
+                and {stage["node_id"] for stage in ring["stages"]} == names
+            )
 
         async with asyncio.timeout(timeout):
             while not all([await is_formed(node) for node in nodes]):  # noqa: ASYNC110
@@ -118,7 +139,8 @@ async def ring_of(folder: Path, count: int, *flags: str) -> AsyncIterator[Ring]:
 class Stream:
     """What one streamed answer was: `text` so far, how it ended, the error event if one came.
 
-    flowing: set after `enough` pieces, or when it is over before that: whoever waits for its middle sees how it ended.
+    flowing: set after `enough` pieces, or when it is over before that: whoever waits for its middle
+        sees how it ended.
     """
 
     enough: int = 4
@@ -141,11 +163,17 @@ async def stream(
     """A chat at temperature 0, streamed. Never raises: what went wrong is in the result."""
     seen = into or Stream()
     body = {
-        "model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens,
-        "temperature": 0, "stream": True, "ignore_eos": True,
-    }  # fmt: skip
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "stream": True,
+        "ignore_eos": True,
+    }
     try:
-        async with ring.client.stream("POST", f"{node.url}/v1/chat/completions", json=body) as response:
+        async with ring.client.stream(
+            "POST", f"{node.url}/v1/chat/completions", json=body
+        ) as response:
             if response.status_code != 200:
                 seen.refused = response.status_code
                 return seen
@@ -164,9 +192,11 @@ async def stream(
 async def under_way(
     ring: Ring, node: Served, prompt: str, max_tokens: int, model: str, enough: int = 4
 ) -> tuple[asyncio.Task[Stream], Stream]:
-    """A chat in the middle of its answer, for what is to happen there; its task, and what was seen of it so far.
+    """A chat in the middle of its answer, for what is to happen there; its task, and what was seen
+    of it so far.
 
-    Where this process was held up until the answer was over, its middle was missed: then another one is asked for.
+    Where this process was held up until the answer was over, its middle was missed: then another
+        one is asked for.
     """
     for _ in range(5):
         seen = Stream(enough=enough)
@@ -175,7 +205,9 @@ async def under_way(
         if seen.pieces >= enough and not seen.done:
             return running, seen
         assert (await running).whole, seen
-    raise AssertionError(f"each time {max_tokens} tokens were there before the first {enough} were seen")
+    raise AssertionError(
+        f"each time {max_tokens} tokens were there before the first {enough} were seen"
+    )
 
 
 def _take(seen: Stream, event: dict[str, Any]) -> None:

@@ -1,4 +1,6 @@
-"""A real `exo serve` process on free ports, with its log; ended by SIGTERM, and by SIGKILL where that does not help."""
+"""A real `exo serve` process on free ports, with its log; ended by SIGTERM, and by SIGKILL where
+that does not help.
+"""
 
 from __future__ import annotations
 
@@ -27,20 +29,27 @@ class Served:
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "exo", "serve", *ports, "--log-format", "json", *flags],
-            stdout=self._output, stderr=subprocess.STDOUT, cwd=Path(__file__).resolve().parents[2],
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            cwd=Path(__file__).resolve().parents[2],
             env={**os.environ, "OMP_NUM_THREADS": "1", "XDG_CONFIG_HOME": "/nonexistent", **env},
-        )  # fmt: skip
+        )
         self._url = ""
 
     @property
     def log(self) -> str:
-        # Not by seek and read: the place in the file is the process's as well, which would write there.
+        # Not by seek and read: the place in the file is the process's as well, which would write
+        # there.
         file = self._output.fileno()
         return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{") and line.endswith("}")]
+        return [
+            json.loads(line)
+            for line in self.log.splitlines()
+            if line.startswith("{") and line.endswith("}")
+        ]
 
     @property
     def url(self) -> str:
@@ -61,7 +70,9 @@ class Served:
         return self
 
     def until(self, true: Any, seconds: float) -> Any:
-        """The first truthy answer; fails with the log when the time is over or the process has ended."""
+        """The first truthy answer; fails with the log when the time is over or the process has
+        ended.
+        """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if found := true():
@@ -69,7 +80,9 @@ class Served:
             if self.process.poll() is not None:
                 break
             time.sleep(0.02)
-        raise AssertionError(f"not within {seconds} s (exit code {self.process.poll()}):\n{self.log[-4000:]}")
+        raise AssertionError(
+            f"not within {seconds} s (exit code {self.process.poll()}):\n{self.log[-4000:]}"
+        )
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)

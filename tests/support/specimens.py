@@ -10,7 +10,9 @@ from exo.lifecycle import AsyncResource, StateChange
 
 
 class Specimen(AsyncResource):
-    """Counts its hooks' runs. A hook waits while its gate is closed and fails with what stands in `fails`."""
+    """Counts its hooks' runs. A hook waits while its gate is closed and fails with what stands in
+    `fails`.
+    """
 
     RESOURCE_TYPE = "specimen"
     RECOVER_BASE_DELAY = 0.001

@@ -1,4 +1,6 @@
-"""A client of the e2e tests: one streamed answer, read in a thread while the test does something to the cluster."""
+"""A client of the e2e tests: one streamed answer, read in a thread while the test does something to
+the cluster.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from kube import chat
 
 
 class Stream(threading.Thread):
-    """`text` so far, `finish` reason, `error` event if one came, `done` after [DONE]. `flowing`: set in mid-answer."""
+    """`text` so far, `finish` reason, `error` event if one came, `done` after [DONE]. `flowing`:
+    set in mid-answer.
+    """
 
     def __init__(self, url: str, tokens: int) -> None:
         super().__init__(daemon=True)
@@ -22,7 +26,9 @@ class Stream(threading.Thread):
     def run(self) -> None:
         body = chat(stream=True, max_tokens=self.tokens, ignore_eos=True)
         request = urllib.request.Request(
-            f"{self.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            f"{self.url}/v1/chat/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=120) as response:
             for raw in response:

@@ -11,10 +11,19 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 CONFIG: dict[str, Any] = {
-    "model_type": "llama", "vocab_size": 40, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+    "model_type": "llama",
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 
 
 def tensors(config: dict[str, Any] = CONFIG, seed: int = 0) -> dict[str, Array]:
@@ -30,17 +39,27 @@ def tensors(config: dict[str, Any] = CONFIG, seed: int = 0) -> dict[str, Array]:
         shapes |= {
             f"model.layers.{i}.{name}.weight": shape
             for name, shape in {
-                "input_layernorm": (hidden,), "post_attention_layernorm": (hidden,),
-                "self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (kv, hidden),
-                "self_attn.v_proj": (kv, hidden), "self_attn.o_proj": (hidden, hidden),
-                "mlp.gate_proj": (ffn, hidden), "mlp.up_proj": (ffn, hidden), "mlp.down_proj": (hidden, ffn),
+                "input_layernorm": (hidden,),
+                "post_attention_layernorm": (hidden,),
+                "self_attn.q_proj": (hidden, hidden),
+                "self_attn.k_proj": (kv, hidden),
+                "self_attn.v_proj": (kv, hidden),
+                "self_attn.o_proj": (hidden, hidden),
+                "mlp.gate_proj": (ffn, hidden),
+                "mlp.up_proj": (ffn, hidden),
+                "mlp.down_proj": (hidden, ffn),
             }.items()
-        }  # fmt: skip
-    return {name: rng.standard_normal(shape).astype(np.float32) * 0.3 for name, shape in shapes.items()}
+        }
+    return {
+        name: rng.standard_normal(shape).astype(np.float32) * 0.3 for name, shape in shapes.items()
+    }
 
 
 def write_folder(
-    folder: Path, config: dict[str, Any] | None = None, values: dict[str, Array] | None = None, files: int = 1
+    folder: Path,
+    config: dict[str, Any] | None = None,
+    values: dict[str, Array] | None = None,
+    files: int = 1,
 ) -> Path:
     """config.json and `files` safetensors; with more than one, an index."""
     from safetensors.numpy import save_file
@@ -55,26 +74,40 @@ def write_folder(
     weight_map = {name: f"part-{i % files}.safetensors" for i, name in enumerate(sorted(values))}
     for file in set(weight_map.values()):
         save_file({n: v for n, v in values.items() if weight_map[n] == file}, str(folder / file))
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
     return folder
 
 
 def write_tokenizer(folder: Path) -> Path:
-    """tokenizer.json of the 256 bytes and one control token, and a chat template of the contents alone."""
+    """tokenizer.json of the 256 bytes and one control token, and a chat template of the contents
+    alone.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     made = Tokenizer(models.BPE(alphabet, []))
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    made.pre_tokenizer, made.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     made.add_special_tokens([AddedToken("<|im_end|>", special=True)])
     made.save(str(folder / "tokenizer.json"))
-    settings = {"eos_token": "<|im_end|>", "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}
+    settings = {
+        "eos_token": "<|im_end|>",
+        "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
 
-def write_gguf(path: Path, extra: dict[str, tuple[Array, Any]] | None = None, **numbers: int) -> Path:
-    """The same model as GGUF, F32, with a few words for a vocabulary. extra: name -> (raw array, ggml type)."""
+def write_gguf(
+    path: Path, extra: dict[str, tuple[Array, Any]] | None = None, **numbers: int
+) -> Path:
+    """The same model as GGUF, F32, with a few words for a vocabulary. extra: name -> (raw array,
+    ggml type).
+    """
     import gguf
 
     c = CONFIG | numbers
@@ -87,16 +120,24 @@ def write_gguf(path: Path, extra: dict[str, tuple[Array, Any]] | None = None, **
     writer.add_head_count_kv(c["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(c["rms_norm_eps"])
     names = {
-        "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
-        "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    }  # fmt: skip
+        "input_layernorm": "attn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+    }
     for name, value in tensors().items():
         if name.startswith("model.layers."):
             _, _, layer, rest = name.split(".", 3)
             writer.add_tensor(f"blk.{layer}.{names[rest.removesuffix('.weight')]}.weight", value)
         else:
-            writer.add_tensor("token_embd.weight" if "embed" in name else "output_norm.weight", value)
+            writer.add_tensor(
+                "token_embd.weight" if "embed" in name else "output_norm.weight", value
+            )
     for name, (raw, kind) in (extra or {}).items():
         writer.add_tensor(name, raw, raw_dtype=kind)
     writer.write_header_to_file()

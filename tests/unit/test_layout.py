@@ -1,4 +1,6 @@
-"""Guards on the shape of the repo: what must not lie where, and what must not be written anywhere."""
+"""Guards on the shape of the repo: what must not lie where, and what must not be written
+anywhere.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$")
 
 def tracked(*patterns: str) -> list[Path]:
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-z", "--", *patterns],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
@@ -27,8 +33,13 @@ def modules() -> list[Path]:
 
 
 def test_a_clean_interpreter_in_the_repo_root_imports_the_standard_operator_module() -> None:
-    code = "import operator, os; assert operator.add(1, 2) == 3; print(os.path.dirname(operator.__file__))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    code = (
+        "import operator, os; assert operator.add(1, 2) == 3;"
+        " print(os.path.dirname(operator.__file__))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() != str(ROOT / "operator")
 
@@ -42,25 +53,43 @@ def test_no_package_marker_lies_under_tests() -> None:
 
 
 def test_every_module_is_at_most_400_lines_long() -> None:
-    long = {str(p.relative_to(ROOT)): n for p in modules() if (n := len(p.read_text().splitlines())) > 400}
+    long = {
+        str(p.relative_to(ROOT)): n
+        for p in modules()
+        if (n := len(p.read_text().splitlines())) > 400
+    }
     assert long == {}
 
 
 def test_every_module_of_the_packages_says_what_it_owns() -> None:
     packages = [p for p in modules() if p.relative_to(ROOT).parts[0] in ("exo", "operator")]
-    silent = [str(p.relative_to(ROOT)) for p in packages if not p.read_text().lstrip().startswith(('"""', 'r"""'))]
+    silent = [
+        str(p.relative_to(ROOT))
+        for p in packages
+        if not p.read_text().lstrip().startswith(('"""', 'r"""'))
+    ]
     assert silent == []
 
 
 def test_every_package_that_node_and_operator_depend_on_is_used() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    wanted = {re.split(r"[<>=!~\[]", one)[0] for extra in ("node", "operator") for one in extras[extra]}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    wanted = {
+        re.split(r"[<>=!~\[]", one)[0] for extra in ("node", "operator") for one in extras[extra]
+    }
     provided: dict[str, set[str]] = {}
     for module, names in packages_distributions().items():
         for name in names:
             provided.setdefault(_normal(name), set()).add(module)
-    code = "\n".join(p.read_text() for p in modules() if p.relative_to(ROOT).parts[0] in ("exo", "operator"))
-    imported = set(re.findall(r"""(?:^\s*(?:import|from) |import_module\(["'])([A-Za-z_]\w*)""", code, re.MULTILINE))
+    code = "\n".join(
+        p.read_text() for p in modules() if p.relative_to(ROOT).parts[0] in ("exo", "operator")
+    )
+    imported = set(
+        re.findall(
+            r"""(?:^\s*(?:import|from) |import_module\(["'])([A-Za-z_]\w*)""", code, re.MULTILINE
+        )
+    )
     assert {name for name in wanted if not provided.get(_normal(name), set()) & imported} == set()
 
 
@@ -72,7 +101,10 @@ def _normal(name: str) -> str:
     ("what", "pattern"),
     [
         ("an absolute machine path", r"(^|[^A-Za-z0-9_.$}])/(work|farm|root)/[a-z]"),
-        ("a package-registry host", r"\b(pypi\.org|files\.pythonhosted\.org|proxy\.golang\.org|sum\.golang\.org)\b"),
+        (
+            "a package-registry host",
+            r"\b(pypi\.org|files\.pythonhosted\.org|proxy\.golang\.org|sum\.golang\.org)\b",
+        ),
     ],
 )
 def test_no_file_names(what: str, pattern: str) -> None:
@@ -84,16 +116,25 @@ def test_no_file_names(what: str, pattern: str) -> None:
             text = path.read_text()
         except UnicodeDecodeError:
             continue
-        found += [f"{path.relative_to(ROOT)}: {m.group()}" for m in re.finditer(pattern, text, re.MULTILINE)]
+        found += [
+            f"{path.relative_to(ROOT)}: {m.group()}"
+            for m in re.finditer(pattern, text, re.MULTILINE)
+        ]
     assert found == [], what
 
 
 def test_every_file_that_the_architecture_page_names_exists() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    rows = [cells for line in text.splitlines() if line.startswith("| ") and (cells := line.split("|")[2])]
+    rows = [
+        cells
+        for line in text.splitlines()
+        if line.startswith("| ") and (cells := line.split("|")[2])
+    ]
     missing = []
     for name in re.findall(r"`((?:exo|operator|charts|tests|examples)/[^`]*)`", "\n".join(rows)):
         stem, _, rest = name.partition("{")
-        choices = [stem + choice + rest.partition("}")[2] for choice in rest.partition("}")[0].split(",")]
+        choices = [
+            stem + choice + rest.partition("}")[2] for choice in rest.partition("}")[0].split(",")
+        ]
         missing += [choice for choice in choices if not (ROOT / choice).exists()]
     assert missing == []

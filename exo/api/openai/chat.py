@@ -42,7 +42,11 @@ class ChatReply:
         self.body = body
         self._envelope = envelope
         self.facts: dict[str, Any] = {}
-        self.names = {tool.function.name for tool in body.tools or []} if body.tool_choice != "none" else set()
+        self.names = (
+            {tool.function.name for tool in body.tools or []}
+            if body.tool_choice != "none"
+            else set()
+        )
         self.token_bytes = partial(context.backend.token_bytes, body.model)
 
     async def whole(self) -> Json:
@@ -53,7 +57,9 @@ class ChatReply:
         for index, choice in enumerate(run.choices):
             text, calls = self.read(index, choice.text)
             choices.append(
-                replies.chat_choice(index, choice, text, calls, self.token_bytes, logprobs=bool(self.body.logprobs))
+                replies.chat_choice(
+                    index, choice, text, calls, self.token_bytes, logprobs=bool(self.body.logprobs)
+                )
             )
         return self._envelope.wrap("chat.completion", choices, usage=replies.usage(run.choices))
 
@@ -75,7 +81,9 @@ class ChatReply:
     async def _run(self) -> Run:
         body, backend = self.body, self._context.backend
         model = self._context.model(body.model)
-        prompt = await backend.render_chat(body.model, params.chat_messages(body.messages), params.chat_tools(body))
+        prompt = await backend.render_chat(
+            body.model, params.chat_messages(body.messages), params.chat_tools(body)
+        )
         requests = params.sequences(
             body,
             request_id=self._envelope.id,
@@ -98,12 +106,18 @@ class ChatReply:
     def read(self, index: int, text: str) -> tuple[str, list[ToolCall]]:
         if not self.names:
             return text, []
-        return parse_calls(text, self.names, id_prefix=f"{self._envelope.id.removeprefix('chatcmpl-')[:24]}_{index}_")
+        return parse_calls(
+            text,
+            self.names,
+            id_prefix=f"{self._envelope.id.removeprefix('chatcmpl-')[:24]}_{index}_",
+        )
 
 
 @contextlib.asynccontextmanager
 async def _schema_of(body: ChatRequest) -> AsyncIterator[None]:
-    """Where the answer must be a tool call, a schema that cannot be used is not `response_format`'s."""
+    """Where the answer must be a tool call, a schema that cannot be used is not
+    `response_format`'s.
+    """
     try:
         yield
     except InvalidRequest as error:
@@ -113,7 +127,9 @@ async def _schema_of(body: ChatRequest) -> AsyncIterator[None]:
 
 
 class _Deltas:
-    """What of one choice's text is sent when: text that may yet become a tool call waits until it is known."""
+    """What of one choice's text is sent when: text that may yet become a tool call waits until it
+    is known.
+    """
 
     def __init__(self, reply: ChatReply, index: int) -> None:
         self._reply = reply
@@ -123,14 +139,18 @@ class _Deltas:
         self._sent = False
 
     def opening(self) -> Json:
-        return replies.chat_delta(self._index, {"role": "assistant", "content": "", "refusal": None})
+        return replies.chat_delta(
+            self._index, {"role": "assistant", "content": "", "refusal": None}
+        )
 
     def take(self, chunk: GenerationChunk) -> list[Json]:
         self._held += chunk.text
         self._held_chunks.append(chunk)
         if chunk.finish_reason is not None:
             return self._closing(chunk)
-        if not self._held or (self._reply.names and may_hold_calls(self._held, at_start=not self._sent)):
+        if not self._held or (
+            self._reply.names and may_hold_calls(self._held, at_start=not self._sent)
+        ):
             return []
         return [self._flush(self._held)]
 

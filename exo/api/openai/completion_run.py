@@ -1,4 +1,5 @@
-"""The sequences of one reply, run side by side: one stream of (choice index, chunk), and what came of each.
+"""The sequences of one reply, run side by side: one stream of (choice index, chunk), and what came
+of each.
 
 Leaving the iteration early, or being cancelled in it, closes every sequence at the backend.
 """
@@ -16,7 +17,8 @@ from exo.api.metrics import Totals
 from exo.api.openai.responses import Choice
 from exo.inference.generation import Backend, GenerationChunk, GenerationRequest
 
-# Steps a sequence may be ahead of the client before it waits: enough to even out, little enough to bound memory.
+# Steps a sequence may be ahead of the client before it waits: enough to even out, little enough to
+# bound memory.
 _AHEAD = 64
 
 Indexed = tuple[int, GenerationChunk]
@@ -26,7 +28,11 @@ class Run:
     """Use once, within `contextlib.aclosing(run.steps())` or through `finish`."""
 
     def __init__(
-        self, backend: Backend, requests: Sequence[GenerationRequest], totals: Totals, facts: dict[str, Any]
+        self,
+        backend: Backend,
+        requests: Sequence[GenerationRequest],
+        totals: Totals,
+        facts: dict[str, Any],
     ) -> None:
         """`facts`: filled for the access log when the run ends."""
         self._backend = backend
@@ -65,7 +71,9 @@ class Run:
         """Each sequence is read by a task of its own; the first that fails fails the reply."""
         queue: asyncio.Queue[Indexed | BaseException | None] = asyncio.Queue(_AHEAD)
         pumps = [
-            asyncio.create_task(self._pump(index, request, queue), name=f"choice {request.request_id}")
+            asyncio.create_task(
+                self._pump(index, request, queue), name=f"choice {request.request_id}"
+            )
             for index, request in enumerate(self._requests)
         ]
         try:
@@ -84,13 +92,17 @@ class Run:
             await asyncio.gather(*pumps, return_exceptions=True)
 
     async def _pump(
-        self, index: int, request: GenerationRequest, queue: asyncio.Queue[Indexed | BaseException | None]
+        self,
+        index: int,
+        request: GenerationRequest,
+        queue: asyncio.Queue[Indexed | BaseException | None],
     ) -> None:
         try:
             async with _closing(self._backend.process_tokens(request)) as chunks:
                 async for chunk in chunks:
                     await queue.put((index, chunk))
-        except Exception as error:  # noqa: BLE001 - handed to the reader of the queue, which raises it
+        # Handed to the reader of the queue, which raises it.
+        except Exception as error:  # noqa: BLE001
             await queue.put(error)
         else:
             await queue.put(None)
@@ -107,7 +119,10 @@ class Run:
 
     def _observe(self) -> None:
         # Choices of one prompt share the tuple of its tokens: it counts once, as in the usage.
-        prompts = {id(r.prompt_tokens): c.prompt_tokens for r, c in zip(self._requests, self.choices, strict=True)}
+        prompts = {
+            id(r.prompt_tokens): c.prompt_tokens
+            for r, c in zip(self._requests, self.choices, strict=True)
+        }
         prompt = sum(prompts.values())
         self._totals.prompt_tokens += prompt
         meters.TOKENS.labels("prompt").inc(prompt)
@@ -115,7 +130,9 @@ class Run:
             "model": self._requests[0].model_id,
             "prompt_tokens": prompt,
             "completion_tokens": sum(choice.completion_tokens for choice in self.choices),
-            "first_token_ms": None if self.first_token_s is None else round(self.first_token_s * 1000, 1),
+            "first_token_ms": None
+            if self.first_token_s is None
+            else round(self.first_token_s * 1000, 1),
         }
         if self.first_token_s is None:
             return
@@ -126,7 +143,9 @@ class Run:
 
 
 @contextlib.asynccontextmanager
-async def _closing(chunks: AsyncIterator[GenerationChunk]) -> AsyncIterator[AsyncIterator[GenerationChunk]]:
+async def _closing(
+    chunks: AsyncIterator[GenerationChunk],
+) -> AsyncIterator[AsyncIterator[GenerationChunk]]:
     """`aclosing` for what the protocol only promises to be an iterator."""
     try:
         yield chunks

@@ -34,7 +34,9 @@ async def completions(request: Request) -> Response:
 
 async def embeddings(request: Request) -> Response:
     await read_body(request)
-    raise InvalidRequest("The models of this node generate text; none of them makes embeddings.", field="model")
+    raise InvalidRequest(
+        "The models of this node generate text; none of them makes embeddings.", field="model"
+    )
 
 
 class TextReply:

@@ -1,4 +1,6 @@
-"""From a validated body to the sequences it asks for. Pure: the seed of the unseeded comes in as an argument."""
+"""From a validated body to the sequences it asks for. Pure: the seed of the unseeded comes in as an
+argument.
+"""
 
 from __future__ import annotations
 
@@ -50,21 +52,34 @@ def _json_schema(body: ChatRequest | CompletionRequest) -> dict[str, Any] | None
     form = body.response_format
     if form is None or form.type == "text":
         return None
-    return form.json_schema.schema_ if form.json_schema is not None and form.type == "json_schema" else {}
+    return (
+        form.json_schema.schema_
+        if form.json_schema is not None and form.type == "json_schema"
+        else {}
+    )
 
 
 def is_forced(body: ChatRequest) -> bool:
-    """Whether the answer must be a tool call: then it is constrained to one, whatever the model's own format."""
+    """Whether the answer must be a tool call: then it is constrained to one, whatever the model's
+    own format.
+    """
     return body.tool_choice not in (None, "none", "auto")
 
 
 def _forced_call(body: ChatRequest) -> dict[str, Any]:
     choice = body.tool_choice or ""
-    functions = [tool.function for tool in body.tools or [] if choice == "required" or tool.function.name == choice[1:]]
+    functions = [
+        tool.function
+        for tool in body.tools or []
+        if choice == "required" or tool.function.name == choice[1:]
+    ]
     calls = [
         {
             "type": "object",
-            "properties": {"name": {"const": function.name}, "arguments": function.parameters or {"type": "object"}},
+            "properties": {
+                "name": {"const": function.name},
+                "arguments": function.parameters or {"type": "object"},
+            },
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
@@ -90,8 +105,12 @@ def chat_tools(body: ChatRequest) -> list[dict[str, Any]] | None:
     return [tool.model_dump(exclude_unset=True) for tool in body.tools]
 
 
-def max_tokens(body: ChatRequest | CompletionRequest, *, prompt: int, context: int, field: str) -> int:
-    """What is asked for, at most what the context window has left. Raises `ContextExceeded` when that is nothing."""
+def max_tokens(
+    body: ChatRequest | CompletionRequest, *, prompt: int, context: int, field: str
+) -> int:
+    """What is asked for, at most what the context window has left. Raises `ContextExceeded` when
+    that is nothing.
+    """
     left = context - prompt
     if left < 1:
         error = ContextExceeded(prompt, context)
@@ -111,7 +130,9 @@ def sequences(
     seed: int,
     field: str,
 ) -> list[GenerationRequest]:
-    """One sequence per choice; the first has the seed of the body, the others seeds that follow from it."""
+    """One sequence per choice; the first has the seed of the body, the others seeds that follow
+    from it.
+    """
     if not prompt:
         raise InvalidRequest("The prompt is empty: it has no token to start from.", field=field)
     params = sampling(body, seed=seed)

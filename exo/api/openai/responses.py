@@ -50,11 +50,17 @@ def usage(choices: Sequence[Choice], *, prompts: int = 1) -> Json:
     per_prompt = max(1, len(choices) // prompts)
     prompt = sum(choice.prompt_tokens for choice in choices[::per_prompt])
     completion = sum(choice.completion_tokens for choice in choices)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
 
 
 def finish_reason(reason: FinishReason | None) -> str | None:
-    """OpenAI has no word for an answer that was cancelled: it is one that was cut, like by `length`."""
+    """OpenAI has no word for an answer that was cancelled: it is one that was cut, like by
+    `length`.
+    """
     if reason is None:
         return None
     return "stop" if reason is FinishReason.STOP else "length"
@@ -72,10 +78,16 @@ def chat_logprobs(chunks: Sequence[GenerationChunk], token_bytes: TokenBytes) ->
 def _entry(one: TokenLogprob, token_bytes: TokenBytes) -> Json:
     raw = token_bytes(one.token)
     # JSON knows no infinity; OpenAI's own floor for "impossible" is this number.
-    return {"token": raw.decode(errors="replace"), "logprob": max(one.logprob, -9999.0), "bytes": list(raw)}
+    return {
+        "token": raw.decode(errors="replace"),
+        "logprob": max(one.logprob, -9999.0),
+        "bytes": list(raw),
+    }
 
 
-def text_logprobs(chunks: Sequence[GenerationChunk], token_bytes: TokenBytes, *, offset: int) -> Json | None:
+def text_logprobs(
+    chunks: Sequence[GenerationChunk], token_bytes: TokenBytes, *, offset: int
+) -> Json | None:
     """The legacy form; `offset` is where the first token's text starts."""
     listed: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for chunk in chunks:
@@ -85,7 +97,10 @@ def text_logprobs(chunks: Sequence[GenerationChunk], token_bytes: TokenBytes, *,
         listed["tokens"].append(text)
         listed["token_logprobs"].append(max(chunk.logprob.logprob, -9999.0))
         listed["top_logprobs"].append(
-            {token_bytes(t.token).decode(errors="replace"): max(t.logprob, -9999.0) for t in chunk.top_logprobs}
+            {
+                token_bytes(t.token).decode(errors="replace"): max(t.logprob, -9999.0)
+                for t in chunk.top_logprobs
+            }
         )
         listed["text_offset"].append(offset)
         offset += len(text)
@@ -93,9 +108,19 @@ def text_logprobs(chunks: Sequence[GenerationChunk], token_bytes: TokenBytes, *,
 
 
 def chat_choice(
-    index: int, choice: Choice, text: str, calls: Sequence[ToolCall], token_bytes: TokenBytes, *, logprobs: bool
+    index: int,
+    choice: Choice,
+    text: str,
+    calls: Sequence[ToolCall],
+    token_bytes: TokenBytes,
+    *,
+    logprobs: bool,
 ) -> Json:
-    message: Json = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+    message: Json = {
+        "role": "assistant",
+        "content": text if text or not calls else None,
+        "refusal": None,
+    }
     if calls:
         message["tool_calls"] = [call.to_dict() for call in calls]
     return {
@@ -108,7 +133,9 @@ def chat_choice(
     }
 
 
-def chat_delta(index: int, delta: Json, *, finish: str | None = None, logprobs: Json | None = None) -> Json:
+def chat_delta(
+    index: int, delta: Json, *, finish: str | None = None, logprobs: Json | None = None
+) -> Json:
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
 

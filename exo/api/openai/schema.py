@@ -1,7 +1,9 @@
 """Requests as OpenAI defines them: the only place that parses and validates bodies. Pure.
 
-Unknown fields are ignored as OpenAI does; a wrong type or value raises `InvalidRequest` naming the field. Some fields
-that other servers know are taken too: `top_k`, `min_p`, `typical_p`, `repetition_penalty`, `ignore_eos`.
+Unknown fields are ignored as OpenAI does; a wrong type or value raises `InvalidRequest` naming the
+field. Some fields
+that other servers know are taken too: `top_k`, `min_p`, `typical_p`, `repetition_penalty`,
+    `ignore_eos`.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ def _wrong(message: str) -> PydanticCustomError:
 def _as_stops(value: Any) -> list[str]:
     stops = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
-        raise _wrong(f"expected a string or a list of at most {MAX_STOPS} strings, got {shown(value)}")
+        raise _wrong(
+            f"expected a string or a list of at most {MAX_STOPS} strings, got {shown(value)}"
+        )
     if len(stops) > MAX_STOPS:
         raise _wrong(f"expected at most {MAX_STOPS} strings, got {len(stops)}")
     if not all(stops):
@@ -51,7 +55,9 @@ def _as_biases(value: Any) -> dict[int, float]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise _wrong(f"expected an object of token ids and numbers from -100 to 100, got {shown(value)}")
+        raise _wrong(
+            f"expected an object of token ids and numbers from -100 to 100, got {shown(value)}"
+        )
     if len(value) > MAX_BIASES:
         raise _wrong(f"expected at most {MAX_BIASES} tokens, got {len(value)}")
     biases = {}
@@ -65,7 +71,9 @@ def _as_biases(value: Any) -> dict[int, float]:
 
 
 def _as_content(value: Any) -> str | None:
-    """Text, or the text parts of a list joined; anything but text is refused (these models read text only)."""
+    """Text, or the text parts of a list joined; anything but text is refused (these models read
+    text only).
+    """
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -75,10 +83,13 @@ def _as_content(value: Any) -> str | None:
 
 def _as_text(at: int, part: Any) -> str:
     if not isinstance(part, dict):
-        raise _wrong(f'expected {{"type": "text", "text": ...}} for part {at}, got {shown(part, echo=False)}')
+        raise _wrong(
+            f'expected {{"type": "text", "text": ...}} for part {at}, got {shown(part, echo=False)}'
+        )
     if part.get("type") != "text":
         raise _wrong(
-            f"these models read parts of type 'text' only; the 'type' of part {at} is {shown(part.get('type'))}"
+            f"these models read parts of type 'text' only; the 'type' of part {at} is"
+            f" {shown(part.get('type'))}"
         )
     text = part.get("text")
     if not isinstance(text, str):
@@ -112,7 +123,9 @@ def _is_id(value: Any) -> bool:
 
 
 def _odd_one(value: Any) -> str:
-    """What of it fits no form: the first entry that cannot stand in any list, or that all kinds stand in one."""
+    """What of it fits no form: the first entry that cannot stand in any list, or that all kinds
+    stand in one.
+    """
     if not isinstance(value, list) or not value:
         return shown(value)
     for at, item in enumerate(value):
@@ -122,7 +135,9 @@ def _odd_one(value: Any) -> str:
 
 
 class Message(_Body):
-    """One turn. Further keys (`name`, `tool_calls`, `tool_call_id`, ...) go to the chat template untouched."""
+    """One turn. Further keys (`name`, `tool_calls`, `tool_call_id`, ...) go to the chat template
+    untouched.
+    """
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
@@ -193,7 +208,9 @@ class _Sampling(_Body):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[dict[int, float], BeforeValidator(_as_biases)] = Field(default_factory=dict)
+    logit_bias: Annotated[dict[int, float], BeforeValidator(_as_biases)] = Field(
+        default_factory=dict
+    )
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     stop: Annotated[list[str], BeforeValidator(_as_stops)] = Field(default_factory=list)
@@ -253,7 +270,8 @@ def _check_chat(body: ChatRequest) -> None:
     form = body.response_format
     if form is not None and form.type == "json_schema" and form.json_schema is None:
         raise InvalidRequest(
-            "Missing required parameter: 'response_format.json_schema'.", field="response_format.json_schema"
+            "Missing required parameter: 'response_format.json_schema'.",
+            field="response_format.json_schema",
         )
     _check_tool_choice(body)
 
@@ -267,7 +285,8 @@ def _check_tool_choice(body: ChatRequest) -> None:
         raise InvalidRequest("'tool_choice' needs 'tools'.", field="tool_choice")
     if choice != "required" and choice is not None and choice[1:] not in names:
         raise InvalidRequest(
-            f"'tool_choice' names {json.dumps(choice[1:])}; the tools are: {', '.join(names)}.", field="tool_choice"
+            f"'tool_choice' names {json.dumps(choice[1:])}; the tools are: {', '.join(names)}.",
+            field="tool_choice",
         )
 
 
@@ -277,7 +296,9 @@ def _check_completion(body: CompletionRequest) -> None:
         raise InvalidRequest("'suffix' is not supported by these models.", field="suffix")
     choices = len(body.prompt) * (body.n or 1)
     if choices > MAX_CHOICES:
-        raise InvalidRequest(f"Prompts times 'n' should be at most {MAX_CHOICES}, not {choices}.", field="prompt")
+        raise InvalidRequest(
+            f"Prompts times 'n' should be at most {MAX_CHOICES}, not {choices}.", field="prompt"
+        )
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise InvalidRequest("'best_of' other than 'n' is not supported.", field="best_of")
 

@@ -1,4 +1,6 @@
-"""Server-sent events, and work that ends when its client goes away. Knows nothing of completions."""
+"""Server-sent events, and work that ends when its client goes away.
+Knows nothing of completions.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ class ClientGone(Exception):
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work` in a task of its own; cancels it and raises `ClientGone` when the client disconnects.
+    """Runs `work` in a task of its own; cancels it and raises `ClientGone` when the client
+    disconnects.
 
     The request's body must have been read: what `receive` has next is the disconnect.
     """
@@ -49,15 +52,18 @@ async def _until_gone(receive: Receive) -> None:
 
 
 def event(data: Any) -> bytes:
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return (
+        b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    )
 
 
 class EventStream(Response):
     """Sends each object of `events` as one event, then `[DONE]`.
 
-    The status line waits for the first event, so an error before it has its proper status; a later one becomes an
-    event `{"error": ...}` and ends the stream without `[DONE]`. Where nothing comes for `ping_seconds` (the ring
-    recovers from a loss, say) a comment is sent: proxies cut connections that are silent for long.
+    The status line waits for the first event, so an error before it has its proper status; a later
+    one becomes an event `{"error": ...}` and ends the stream without `[DONE]`. Where nothing comes
+    for `ping_seconds` (the ring recovers from a loss, say) a comment is sent: proxies cut
+    connections that are silent for long.
     """
 
     media_type = "text/event-stream"
@@ -75,15 +81,24 @@ class EventStream(Response):
     async def _send_all(self, send: Send) -> None:
         async with contextlib.aclosing(self._events) as events:
             first = await anext(events)
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
             pinging = asyncio.create_task(self._ping(send), name="api stream pings")
             try:
                 await self._send(send, event(first))
                 async for item in events:
                     await self._send(send, event(item))
                 await self._send(send, DONE)
-            except asyncio.CancelledError:  # the client has gone, or the server stops at its deadline
-                await self._send(send, event(problem_of(NodeDraining("the node stopped before the end")).body()))
+            # The client has gone, or the server stops at its deadline.
+            except asyncio.CancelledError:
+                await self._send(
+                    send, event(problem_of(NodeDraining("the node stopped before the end")).body())
+                )
                 raise
             except Exception as error:
                 await self._send(send, event(problem_of(error).body()))

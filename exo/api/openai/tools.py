@@ -5,7 +5,8 @@
 - the whole answer is `{"name": ..., "parameters": {...}}`: Llama 3
 - the whole answer is `{"name": ..., "arguments": {...}}`: what a forced call is constrained to
 
-Text that only looks like a call (bad JSON, a tool nobody offered) stays text: the client sees what the model wrote.
+Text that only looks like a call (bad JSON, a tool nobody offered) stays text: the client sees what
+the model wrote.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def parse_calls(text: str, names: Collection[str], *, id_prefix: str) -> tuple[s
 
 
 def may_hold_calls(text: str, *, at_start: bool) -> bool:
-    """Whether text of a stream must be kept back: it has, or could still become, the opening of a call.
+    """Whether text of a stream must be kept back: it has, or could still become, the opening of a
+    call.
 
     `at_start`: nothing of the answer was sent yet; only then can it be a call as a whole.
     """

@@ -1,6 +1,8 @@
-"""What a client is told of a body that is wrong: which field, what was expected there and what came. Pure.
+"""What a client is told of a body that is wrong: which field, what was expected there and what
+came. Pure.
 
-The validator's own sentences speak of its types and steps ("List should have at least 1 item after validation").
+The validator's own sentences speak of its types and steps ("List should have at least 1 item after
+validation").
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from pydantic_core import ErrorDetails
 from exo.inference.errors import InvalidRequest
 
 LONGEST_ECHO: Final = 40
-# Where a list or an object is expected, a string may be somebody's conversation: that does not belong into a log.
+# Where a list or an object is expected, a string may be somebody's conversation: that does not
+# belong into a log.
 _NOT_ECHOED: Final = frozenset({"list_type", "dict_type", "model_type"})
 # By the validator's type of error: what was expected, from what it knows of the limit.
 _EXPECTED: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
@@ -31,10 +34,18 @@ _EXPECTED: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "greater_than": lambda limit: f"a number greater than {limit['gt']:g}",
     "less_than_equal": lambda limit: f"a number of at most {limit['le']:g}",
     "less_than": lambda limit: f"a number less than {limit['lt']}",
-    "too_short": lambda limit: f"a list of at least {_counted(limit['min_length'], 'entry', 'entries')}",
-    "too_long": lambda limit: f"a list of at most {_counted(limit['max_length'], 'entry', 'entries')}",
-    "string_too_short": lambda limit: f"at least {_counted(limit['min_length'], 'character', 'characters')}",
-    "string_too_long": lambda limit: f"at most {_counted(limit['max_length'], 'character', 'characters')}",
+    "too_short": lambda limit: (
+        f"a list of at least {_counted(limit['min_length'], 'entry', 'entries')}"
+    ),
+    "too_long": lambda limit: (
+        f"a list of at most {_counted(limit['max_length'], 'entry', 'entries')}"
+    ),
+    "string_too_short": lambda limit: (
+        f"at least {_counted(limit['min_length'], 'character', 'characters')}"
+    ),
+    "string_too_long": lambda limit: (
+        f"at most {_counted(limit['max_length'], 'character', 'characters')}"
+    ),
     "literal_error": lambda limit: str(limit["expected"]),
 }
 
@@ -44,9 +55,13 @@ def refusal(detail: ErrorDetails, body: bytes) -> InvalidRequest:
     if detail["type"] == "json_invalid":
         if not body.strip():
             return InvalidRequest("The body is empty, which is not valid JSON; expected an object.")
-        return InvalidRequest(f"The body is not valid JSON: {detail['msg'].removeprefix('Invalid JSON: ')}.")
+        return InvalidRequest(
+            f"The body is not valid JSON: {detail['msg'].removeprefix('Invalid JSON: ')}."
+        )
     if not detail["loc"]:
-        return InvalidRequest(f"The body should be a JSON object, not {shown(detail['input'], echo=False)}.")
+        return InvalidRequest(
+            f"The body should be a JSON object, not {shown(detail['input'], echo=False)}."
+        )
     field = ""
     for part in detail["loc"]:
         field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else part
@@ -64,7 +79,9 @@ def _fault(detail: ErrorDetails) -> str:
 
 
 def shown(value: Any, *, echo: bool = True) -> str:
-    """What a client sent, short, in JSON's words: a long text or list by its length. `echo`: a short text as it is."""
+    """What a client sent, short, in JSON's words: a long text or list by its length. `echo`: a
+    short text as it is.
+    """
     match value:
         case str() if not echo:
             return "a string"
@@ -75,7 +92,11 @@ def shown(value: Any, *, echo: bool = True) -> str:
         case str():
             return "an empty string"
         case list():
-            return f"a list of {_counted(len(value), 'entry', 'entries')}" if value else "an empty list"
+            return (
+                f"a list of {_counted(len(value), 'entry', 'entries')}"
+                if value
+                else "an empty list"
+            )
         case dict():
             return "an object"
     text = json.dumps(value)

@@ -1,4 +1,6 @@
-"""`exo chat`: a conversation with a running node in the terminal. A line that begins with / is a command (`HELP`)."""
+"""`exo chat`: a conversation with a running node in the terminal. A line that begins with / is a
+command (`HELP`).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,12 @@ Ctrl-C stops an answer. Put a space before a line that begins with / to send it 
 
 class Talk:
     def __init__(
-        self, url: str, model: str | None, system: str | None, temperature: float, api_key: str | None
+        self,
+        url: str,
+        model: str | None,
+        system: str | None,
+        temperature: float,
+        api_key: str | None,
     ) -> None:
         self._client = connect(url, api_key, timeout=None)
         self._model = model
@@ -35,7 +42,9 @@ class Talk:
     def run(self) -> int:
         with self._client:
             self._model = self._model or self._first_model()
-            self._note(f"{self._model} at {self._client.base_url}. /help lists the commands, /quit leaves.")
+            self._note(
+                f"{self._model} at {self._client.base_url}. /help lists the commands, /quit leaves."
+            )
             while (line := self._read()) is not None:
                 if line.startswith("/"):
                     if not self._obey(line.strip()):
@@ -45,7 +54,9 @@ class Talk:
         return 0
 
     def _obey(self, command: str) -> bool:
-        """False when it ends the conversation. What is no command is never sent: it was meant for us."""
+        """False when it ends the conversation. What is no command is never sent: it was meant for
+        us.
+        """
         match command.lower():
             case "/quit" | "/exit":
                 return False
@@ -55,7 +66,10 @@ class Talk:
             case "/help":
                 self._note(HELP)
             case _:
-                self._note(f"{command.split()[0]} is no command here, and was not sent to the model.\n{HELP}")
+                self._note(
+                    f"{command.split()[0]} is no command here, and was not sent to the"
+                    f" model.\n{HELP}"
+                )
         return True
 
     def _first_model(self) -> str:
@@ -65,7 +79,9 @@ class Talk:
         return str(listed[0]["id"])
 
     def _read(self) -> str | None:
-        """One line of the user; None at the end. The prompt goes to stderr, so that stdout has answers only."""
+        """One line of the user; None at the end. The prompt goes to stderr, so that stdout has
+        answers only.
+        """
         try:
             if sys.stdin.isatty():
                 self._console.print("[bold blue]> [/]", end="")
@@ -96,11 +112,18 @@ class Talk:
         sys.stdout.flush()
         seconds = time.monotonic() - started
         if len(said) > 1:
-            self._note(f"{len(said)} pieces in {seconds:.1f} s, {len(said) / seconds:.1f} per second")
+            self._note(
+                f"{len(said)} pieces in {seconds:.1f} s, {len(said) / seconds:.1f} per second"
+            )
         self._turns.append({"role": "assistant", "content": "".join(said)})
 
     def _stream(self) -> Iterator[str]:
-        body = {"model": self._model, "messages": self._turns, "temperature": self._temperature, "stream": True}
+        body = {
+            "model": self._model,
+            "messages": self._turns,
+            "temperature": self._temperature,
+            "stream": True,
+        }
         try:
             with self._client.stream("POST", "/v1/chat/completions", json=body) as answer:
                 if answer.status_code >= 400:
@@ -115,7 +138,9 @@ class Talk:
 
 
 def pieces(lines: Iterator[str]) -> Iterator[str]:
-    """The text of a streamed chat completion. Raises `Failure` for an error event, and for a stream cut short."""
+    """The text of a streamed chat completion. Raises `Failure` for an error event, and for a stream
+    cut short.
+    """
     for line in lines:
         if line == "data: [DONE]":
             return

@@ -1,4 +1,6 @@
-"""`exo doctor`: can this machine run a node, and if not, why. Each check is a function; none changes anything."""
+"""`exo doctor`: can this machine run a node, and if not, why. Each check is a function; none
+changes anything.
+"""
 
 from __future__ import annotations
 
@@ -44,11 +46,15 @@ def show(model: str) -> int:
     findings = [finding for check in checks(model) for finding in check()]
     for finding in findings:
         mark, colour = finding.verdict.value
-        console.print(Text.assemble((f"{mark} ", colour), (f"{finding.what:<12}", "bold"), finding.says))
+        console.print(
+            Text.assemble((f"{mark} ", colour), (f"{finding.what:<12}", "bold"), finding.says)
+        )
         if finding.advice:
             console.print(Text(f"{'':<14}{finding.advice}", "dim"))
     bad = sum(finding.verdict is Verdict.BAD for finding in findings)
-    console.print(f"\n{bad} of {len(findings)} checks failed." if bad else "\nA node can run here: exo serve")
+    console.print(
+        f"\n{bad} of {len(findings)} checks failed." if bad else "\nA node can run here: exo serve"
+    )
     return 1 if bad else 0
 
 
@@ -68,14 +74,22 @@ def packages() -> Iterator[Finding]:
     found = {name: _version(name) for name in PACKAGES}
     missing = [name for name, version in found.items() if version is None]
     if missing:
-        yield Finding("Packages", Verdict.BAD, f"missing: {', '.join(missing)}", "Install exo-operator[node].")
+        yield Finding(
+            "Packages", Verdict.BAD, f"missing: {', '.join(missing)}", "Install exo-operator[node]."
+        )
     else:
-        yield Finding("Packages", Verdict.GOOD, ", ".join(f"{name} {version}" for name, version in found.items()))
+        yield Finding(
+            "Packages",
+            Verdict.GOOD,
+            ", ".join(f"{name} {version}" for name, version in found.items()),
+        )
 
 
 def onnx() -> Iterator[Finding]:
     if (version := _version("onnxruntime")) is None:
-        yield Finding("onnxruntime", Verdict.WARN, "not installed", "The slower numpy engine will be used.")
+        yield Finding(
+            "onnxruntime", Verdict.WARN, "not installed", "The slower numpy engine will be used."
+        )
         return
     from exo.inference.onnx.run.session import available_providers
 
@@ -89,7 +103,12 @@ def cores() -> Iterator[Finding]:
     usable, present = device_capabilities(None).cores, os.cpu_count() or 1
     says = f"{usable} usable of {present}"
     if usable < 2:
-        yield Finding("Cores", Verdict.WARN, says, "It works; with two, answers and computing do not share one.")
+        yield Finding(
+            "Cores",
+            Verdict.WARN,
+            says,
+            "It works; with two, answers and computing do not share one.",
+        )
     else:
         yield Finding("Cores", Verdict.GOOD, says)
 
@@ -99,7 +118,10 @@ def memory() -> Iterator[Finding]:
 
     usable = device_capabilities(None).memory_mib
     if usable < LEAST_MIB:
-        advice = f"{LEAST_MIB} MiB let a node hold smollm2-135m alone; with less it can share a model with others."
+        advice = (
+            f"{LEAST_MIB} MiB let a node hold smollm2-135m alone; with less it can share a model"
+            " with others."
+        )
         yield Finding("Memory", Verdict.WARN, f"{usable} MiB usable", advice)
     else:
         yield Finding("Memory", Verdict.GOOD, f"{usable} MiB usable")
@@ -119,17 +141,31 @@ def model_files(model: str) -> Iterator[Finding]:
         yield Finding("Model", Verdict.BAD, str(error), f"Models that are here: {here}.")
         return
     size = f"{found['bytes'] / 2**20:.0f} MiB"
-    yield Finding("Model", Verdict.GOOD, f"{found['id']}, {found['family']}, {size}, {found['path']}")
+    yield Finding(
+        "Model", Verdict.GOOD, f"{found['id']}, {found['family']}, {size}, {found['path']}"
+    )
 
 
 def disk() -> Iterator[Finding]:
-    folder = Path(os.environ.get(env_name("cache-dir")) or os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    folder = Path(
+        os.environ.get(env_name("cache-dir")) or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    ).expanduser()
     present = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(present).free / 2**30
     if not os.access(present, os.W_OK):
-        yield Finding("Cache", Verdict.WARN, f"{folder} cannot be written", "Set --cache-dir to a folder that can.")
+        yield Finding(
+            "Cache",
+            Verdict.WARN,
+            f"{folder} cannot be written",
+            "Set --cache-dir to a folder that can.",
+        )
     elif free < LEAST_DISK_GIB:
-        yield Finding("Cache", Verdict.WARN, f"{free:.1f} GiB free in {folder}", "Downloaded models may not fit.")
+        yield Finding(
+            "Cache",
+            Verdict.WARN,
+            f"{free:.1f} GiB free in {folder}",
+            "Downloaded models may not fit.",
+        )
     else:
         yield Finding("Cache", Verdict.GOOD, f"{free:.0f} GiB free in {folder}")
 

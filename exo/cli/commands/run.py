@@ -1,4 +1,6 @@
-"""`exo run`: one prompt, one answer, no server and no port. Standard output holds the answer and nothing else."""
+"""`exo run`: one prompt, one answer, no server and no port. Standard output holds the answer and
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def run_once(ask: Ask) -> int:
     if ask.prompt == "-":
         if sys.stdin.isatty():
             raise Failure("nothing to ask: give --prompt TEXT, or pipe it in", USAGE)
-        ask = Ask(**{**{name: getattr(ask, name) for name in Ask.__slots__}, "prompt": sys.stdin.read()})
+        ask = Ask(
+            **{**{name: getattr(ask, name) for name in Ask.__slots__}, "prompt": sys.stdin.read()}
+        )
     if not ask.prompt.strip():
         raise Failure("nothing to ask: the prompt is empty", USAGE)
     try:
@@ -72,14 +76,19 @@ async def generate(engine: CheckpointEngine, shard: Shard, ask: Ask) -> AsyncIte
     if len(tokens) >= config.context_length:
         raise ContextExceeded(len(tokens), config.context_length)
     prompt_length = len(tokens)
-    params = SamplingParams(temperature=ask.temperature, seed=secrets.randbits(63) if ask.seed is None else ask.seed)
+    params = SamplingParams(
+        temperature=ask.temperature, seed=secrets.randbits(63) if ask.seed is None else ask.seed
+    )
     text = IncrementalDetokenizer(tokenizer)
     values, position = np.array(tokens, dtype=np.int64), 0
     for _ in range(min(ask.max_tokens, config.context_length - prompt_length)):
         try:
             (logits,) = await engine.infer_batch(shard, [Step(_ID, values, position)])
-        except SequenceLost:  # evicted, or grown past the short factors of its rotary embedding: all of it again
-            (logits,) = await engine.infer_batch(shard, [Step(_ID, np.array(tokens, dtype=np.int64), 0)])
+        # evicted, or grown past the short factors of its rotary embedding: all of it again.
+        except SequenceLost:
+            (logits,) = await engine.infer_batch(
+                shard, [Step(_ID, np.array(tokens, dtype=np.int64), 0)]
+            )
         position = len(tokens)
         token, _, _ = sample(logits[0], params, tokens, prompt_length, position)
         if token in config.eos_ids:

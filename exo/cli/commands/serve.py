@@ -1,6 +1,8 @@
-"""`exo serve`: builds the node and its HTTP face, runs them as one group, and ends them in order on SIGTERM.
+"""`exo serve`: builds the node and its HTTP face, runs them as one group, and ends them in order on
+SIGTERM.
 
-The API server starts first: probes have an answer ("loading model 43 %") from the first moment. It closes last.
+The API server starts first: probes have an answer ("loading model 43 %") from the first moment. It
+    closes last.
 """
 
 from __future__ import annotations
@@ -40,7 +42,14 @@ _TLS_FILES = {"tls_cert": "tls.crt", "tls_key": "tls.key", "tls_ca": "ca.crt"}
 _SAME = (
     *("model", "engine", "host", "api_port", "grpc_port", "cluster"),
     *("drain_seconds", "recovery_seconds", "stuck_seconds"),
-    *("discovery", "discovery_config", "discovery_name", "discovery_port", "context_length", "max_requests"),
+    *(
+        "discovery",
+        "discovery_config",
+        "discovery_name",
+        "discovery_port",
+        "context_length",
+        "max_requests",
+    ),
     *("models_dir", "cache_dir", "hub_revision", "offline", "tls_check_identity"),
 )
 # Where a setting of the node has not the name of its flag.
@@ -69,8 +78,12 @@ def node_settings(values: dict[str, Any], environ: dict[str, str] | None = None)
 
 
 def check_flags(values: dict[str, Any]) -> None:
-    """What would only be found when the node starts, and then without the name of the flag. Raises `Failure`."""
-    files = {"discovery-config": values["discovery_config"] if values["discovery"] == "manual" else None}
+    """What would only be found when the node starts, and then without the name of the flag. Raises
+    `Failure`.
+    """
+    files = {
+        "discovery-config": values["discovery_config"] if values["discovery"] == "manual" else None
+    }
     if values["tls_dir"] is not None:
         files |= {"tls-dir": Path(values["tls_dir"])} | {
             f"tls-dir: {name}": Path(values["tls_dir"]) / name for name in _TLS_FILES.values()
@@ -79,7 +92,11 @@ def check_flags(values: dict[str, Any]) -> None:
         if path is not None and not path.exists():
             raise Failure(f"--{flag}: {path}: no such file or folder", USAGE)
     if values["discovery"] == "dns" and values["grpc_port"] == 0:
-        raise Failure("--grpc-port: dns discovery dials every node at this port, so it cannot be any free one", USAGE)
+        raise Failure(
+            "--grpc-port: dns discovery dials every node at this port, so it cannot be any"
+            " free one",
+            USAGE,
+        )
 
 
 def _as_flag(message: str) -> str:
@@ -108,13 +125,16 @@ def api_settings(values: dict[str, Any]) -> ApiSettings:
 
 
 def serve(values: dict[str, Any]) -> int:
-    """Runs until a signal; the exit code. Wrong settings are refused before anything else happens."""
+    """Runs until a signal; the exit code. Wrong settings are refused before anything else
+    happens.
+    """
     node, api = node_settings(values), api_settings(values)
     check_flags(values)
     if values["models_dir"] is not None:  # the catalog looks there, for whoever asks it
         os.environ[env_name("models-dir")] = str(values["models_dir"])
     form: Literal["json", "console"] = "json" if wants_json(values["log_format"]) else "console"
-    configure_logging(form, level=values["log_level"], stream=LateStderr())  # type: ignore[arg-type]  # is a TextIO
+    # Is a TextIO.
+    configure_logging(form, level=values["log_level"], stream=LateStderr())  # type: ignore[arg-type]
     for variable, meant in misspelt(os.environ):
         _log.warning("unknown variable ignored", variable=variable, meant=meant)
     count_lifecycle()
@@ -154,7 +174,9 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
 
 
 def _leave_within(seconds: float) -> None:
-    """The interpreter waits for its threads at the end: for one that hangs in an engine, for ever."""
+    """The interpreter waits for its threads at the end: for one that hangs in an engine,
+    for ever.
+    """
     timer = threading.Timer(seconds, os._exit, (0,))
     timer.daemon = True
     timer.start()
@@ -167,13 +189,18 @@ def compose(node: Node, server: ApiServer, health_port: int) -> ResourceGroup:
     # The native gRPC probes then say what /readyz says.
     node.monitor.add_readiness("node", lambda: draining(node))
     group.add(server, name="api")
-    group.add(HealthServer(node.node_id, server.settings.host, node.monitor, port=health_port), name="health")
+    group.add(
+        HealthServer(node.node_id, server.settings.host, node.monitor, port=health_port),
+        name="health",
+    )
     group.add(node, name="node", depends_on=("api", "health"))
     return group
 
 
 async def _close_or_hurry(group: ResourceGroup, node: Node, stop: Stop) -> None:
-    """Closing the node lets running requests end; a second signal ends them, and the order stays the same."""
+    """Closing the node lets running requests end; a second signal ends them, and the order stays
+    the same.
+    """
     closing = asyncio.create_task(_close(group), name="close")
     again = asyncio.create_task(stop.again.wait(), name="wait for a second signal")
     await asyncio.wait({closing, again}, return_when=asyncio.FIRST_COMPLETED)
@@ -185,17 +212,21 @@ async def _close_or_hurry(group: ResourceGroup, node: Node, stop: Stop) -> None:
 
 
 async def _close(group: ResourceGroup) -> None:
-    """Closes everything in order; what goes wrong while closing is said, and changes no exit code."""
+    """Closes everything in order; what goes wrong while closing is said,
+    and changes no exit code.
+    """
     try:
         await group.cleanup()
-    except Exception as error:  # noqa: BLE001 - closing goes on to its end, whatever a part has to say
+    # Closing goes on to its end, whatever a part has to say.
+    except Exception as error:  # noqa: BLE001
         _log.error("cleanup failed", error=str(explain(error)))
 
 
 class Stop:
     """SIGTERM and SIGINT: the first asks to stop, the second to hurry, later ones change nothing.
 
-    Not by the loop's own handlers: taking those away brings back the deadly default, if only for a moment.
+    Not by the loop's own handlers: taking those away brings back the deadly default, if only for a
+    moment.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -212,10 +243,13 @@ class Stop:
         signal.set_wakeup_fd(self._tell.fileno(), warn_on_full_buffer=False)
         asyncio.get_running_loop().add_reader(self._hear, self._heard)
         for number in self.SIGNALS:
-            signal.signal(number, lambda *_: None)  # the interpreter writes its number to the socket: that counts
+            # The interpreter writes its number to the socket: that counts.
+            signal.signal(number, lambda *_: None)
 
     def ignore(self) -> None:
-        """Everything is closed: a late signal must not turn exit code 0 into a death by that signal."""
+        """Everything is closed: a late signal must not turn exit code 0 into a death by that
+        signal.
+        """
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)

@@ -14,7 +14,13 @@ from exo.cli.client import ask, connect
 from exo.cli.console import wide_console
 
 _COLOURS = ("blue", "cyan", "magenta", "yellow", "green", "red")
-_STATES = {"ready": "green", "degraded": "yellow", "initializing": "yellow", "closing": "yellow", "error": "red"}
+_STATES = {
+    "ready": "green",
+    "degraded": "yellow",
+    "initializing": "yellow",
+    "closing": "yellow",
+    "error": "red",
+}
 _VIEWS = ("resources", "topology", "ring", "requests")
 
 
@@ -47,7 +53,10 @@ def _head(resources: dict[str, Any], ring: dict[str, Any]) -> Text:
     if ready["status"] == "ok":
         text.append("ready", "bold green")
     else:
-        text.append(resources["progress"] or "not ready", "bold yellow" if resources["progress"] else "bold red")
+        text.append(
+            resources["progress"] or "not ready",
+            "bold yellow" if resources["progress"] else "bold red",
+        )
     if ring.get("model_id"):
         text.append(f"  {ring['model_id']}", "cyan")
     if ring.get("formed"):
@@ -66,7 +75,10 @@ def layer_map(ring: dict[str, Any], width: int = 60) -> Text:
     text, n_layers = Text(), max(1, ring["n_layers"])
     for index, stage in enumerate(ring["stages"]):
         # Cumulative, so that the bars' lengths add up to the width whatever the rounding.
-        begin, end = (round(layer * width / n_layers) for layer in (stage["start_layer"], stage["end_layer"] + 1))
+        begin, end = (
+            round(layer * width / n_layers)
+            for layer in (stage["start_layer"], stage["end_layer"] + 1)
+        )
         text.append("█" * max(1, end - begin), _COLOURS[index % len(_COLOURS)])
     return text.append(f"  {n_layers} layers")
 
@@ -74,7 +86,9 @@ def layer_map(ring: dict[str, Any], width: int = 60) -> Text:
 def _nodes(topology: dict[str, Any], ring: dict[str, Any]) -> Table:
     columns = ("Node", "Layers", "Planned", "Memory", "Hop", "Address", "State")
     table = Table(*columns, box=None, header_style="dim", pad_edge=False)
-    stages = {stage["node_id"]: (index, stage) for index, stage in enumerate(ring.get("stages", []))}
+    stages = {
+        stage["node_id"]: (index, stage) for index, stage in enumerate(ring.get("stages", []))
+    }
     nodes = {node["id"]: node for node in topology.get("nodes", [])}
     for name in dict.fromkeys([*stages, *ring.get("standby", []), *nodes]):
         node = nodes.get(name, {})
@@ -89,7 +103,10 @@ def _nodes(topology: dict[str, Any], ring: dict[str, Any]) -> Table:
                 (stage or {}, "hop_ms", "ms"),
             )
         )
-        address, state = str(node.get("address", "")), "stuck" if node.get("stuck") else str(node.get("state", ""))
+        address, state = (
+            str(node.get("address", "")),
+            "stuck" if node.get("stuck") else str(node.get("state", "")),
+        )
         table.add_row(Text(name, colour), layers, planned, memory, hop, address, state)
     return table
 
@@ -98,12 +115,16 @@ def _resources(resources: dict[str, Any]) -> Table:
     table = Table("Resource", "State", "Reason", box=None, header_style="dim", pad_edge=False)
     for name, resource in sorted(resources.items(), key=lambda item: (item[1]["healthy"], item[0])):
         reason = "" if resource["healthy"] else resource["reason"] or resource["last_error"] or ""
-        table.add_row(name, Text(resource["state"], _STATES.get(resource["state"], "dim")), Text(str(reason)))
+        table.add_row(
+            name, Text(resource["state"], _STATES.get(resource["state"], "dim")), Text(str(reason))
+        )
     return table
 
 
 def _requests(requests: list[dict[str, Any]]) -> Table:
-    table = Table("Request", "State", "Tokens", "tok/s", "Age", box=None, header_style="dim", pad_edge=False)
+    table = Table(
+        "Request", "State", "Tokens", "tok/s", "Age", box=None, header_style="dim", pad_edge=False
+    )
     for request in requests[:20]:
         rate = request.get("tokens_per_second") or 0
         table.add_row(

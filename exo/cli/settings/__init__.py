@@ -1,1 +1,3 @@
-"""Settings of a node: one table of options; values from flags, environment variables and the configuration file."""
+"""Settings of a node: one table of options; values from flags, environment variables and the
+configuration file.
+"""

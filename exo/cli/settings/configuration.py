@@ -1,4 +1,6 @@
-"""`exo config`: the settings in force, in the form of a config file, each with where it comes from."""
+"""`exo config`: the settings in force, in the form of a config file,
+each with where it comes from.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,19 @@ from exo.cli.settings.options import Setting
 
 def show(values: Mapping[str, tuple[Any, str]], settings: Mapping[str, Setting]) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    hints = [f"# {unknown} is no setting: {meant} may be meant" for unknown, meant in misspelt(os.environ)]
+    hints = [
+        f"# {unknown} is no setting: {meant} may be meant"
+        for unknown, meant in misspelt(os.environ)
+    ]
     for line in [*lines(values, settings), *hints]:
         head, mark, comment = line.partition("  # ")
         console.print(Text.assemble(head, (mark + comment, "dim")))
 
 
 def lines(values: Mapping[str, tuple[Any, str]], settings: Mapping[str, Setting]) -> list[str]:
-    """TOML that `--config` would take back; what has no value, or is secret, is a comment. values: with origins."""
+    """TOML that `--config` would take back; what has no value, or is secret, is a comment. values:
+    with origins.
+    """
     out = []
     for key, (value, origin) in values.items():
         setting = settings[key]

@@ -1,7 +1,9 @@
-"""The `EXO_…` variables there are, and which of them a misspelt one was meant to be. Pure: reads what it is given.
+"""The `EXO_…` variables there are, and which of them a misspelt one was meant to be. Pure: reads
+what it is given.
 
-An unknown name is no error: Kubernetes writes variables of its own (service links) for a Service called `exo` or
-`exo-…`, and other programs may have theirs. Only a name close to one of ours is worth a word.
+An unknown name is no error: Kubernetes writes variables of its own (service links) for a Service
+called `exo` or `exo-…`, and other programs may have theirs. Only a name close to one of ours is
+worth a word.
 """
 
 from __future__ import annotations
@@ -41,4 +43,6 @@ def misspelt(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 def _is_service_link(variable: str, value: str) -> bool:
     """`<SERVICE>_PORT` is told from a setting's name by its value, like tcp://10.0.0.1:52415."""
-    return bool(_SERVICE_LINK.search(variable) or (variable.endswith("_PORT") and _LINKED_PORT.match(value)))
+    return bool(
+        _SERVICE_LINK.search(variable) or (variable.endswith("_PORT") and _LINKED_PORT.match(value))
+    )

@@ -1,6 +1,8 @@
-"""Every setting of a node, once: flag, `EXO_…` variable, config file key, default and help come from this table.
+"""Every setting of a node, once: flag, `EXO_…` variable, config file key, default and help come
+from this table.
 
-Precedence: flag, environment, config file, default. Imports nothing heavy: `exo --help` must be quick.
+Precedence: flag, environment, config file, default. Imports nothing heavy: `exo --help` must be
+    quick.
 """
 
 from __future__ import annotations
@@ -57,7 +59,13 @@ class Setting:
 
     def wrong(self, value: Any) -> str:
         """What is expected, and what this is instead."""
-        shown = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else value
+        shown = (
+            str(value).lower()
+            if isinstance(value, bool)
+            else repr(value)
+            if isinstance(value, str)
+            else value
+        )
         return f"expected {self._expected()}" + ("" if self.secret else f", got {shown}")
 
     def _expected(self) -> str:
@@ -72,10 +80,14 @@ class Setting:
         return noun if self.least is None else f"{noun} of at least {self.least:g}"
 
     def takes(self, value: Any) -> bool:
-        """Whether a config file's value is of a kind that makes sense; a string may still say nothing sensible."""
+        """Whether a config file's value is of a kind that makes sense; a string may still say
+        nothing sensible.
+        """
         if isinstance(value, bool):
             return self.plain_kind is bool
-        return isinstance(value, str) or (isinstance(value, int | float) and self.plain_kind in (int, float))
+        return isinstance(value, str) or (
+            isinstance(value, int | float) and self.plain_kind in (int, float)
+        )
 
 
 def _port(name: str, default: int, text: str) -> Setting:
@@ -90,48 +102,163 @@ def _secret(name: str, text: str) -> Setting:
 PANELS: Final = {
     "Model": (
         Setting(
-            "model", str, DEFAULT_MODEL, "A bundled model's name, a GGUF file or folder, or hf:OWNER/REPO.", "MODEL"
+            "model",
+            str,
+            DEFAULT_MODEL,
+            "A bundled model's name, a GGUF file or folder, or hf:OWNER/REPO.",
+            "MODEL",
         ),
-        Setting("engine", Engine, "auto", "What computes: auto takes onnx where it is installed, else numpy."),
-        Setting("context-length", int | None, None, "Longest prompt and answer.", "TOKENS", "the model's own", least=1),
         Setting(
-            "models-dir", Path | None, None, "Where models lie by name.", "PATH", f"{MODELS_DIR} where it is there"
+            "engine",
+            Engine,
+            "auto",
+            "What computes: auto takes onnx where it is installed, else numpy.",
         ),
-        Setting("cache-dir", Path | None, None, "Where downloads are kept.", "PATH", "the user's cache"),
-        Setting("hub-revision", str | None, None, "Branch, tag or commit of a hf: model.", "TEXT", "main"),
+        Setting(
+            "context-length",
+            int | None,
+            None,
+            "Longest prompt and answer.",
+            "TOKENS",
+            "the model's own",
+            least=1,
+        ),
+        Setting(
+            "models-dir",
+            Path | None,
+            None,
+            "Where models lie by name.",
+            "PATH",
+            f"{MODELS_DIR} where it is there",
+        ),
+        Setting(
+            "cache-dir", Path | None, None, "Where downloads are kept.", "PATH", "the user's cache"
+        ),
+        Setting(
+            "hub-revision",
+            str | None,
+            None,
+            "Branch, tag or commit of a hf: model.",
+            "TEXT",
+            "main",
+        ),
         _secret("hub-token", "Token for gated hf: models."),
         Setting("offline", bool, False, "Never ask the hub; use what is in the cache."),
     ),
     "API": (
         Setting("host", str, "0.0.0.0", "The address to listen on.", "ADDRESS"),
-        _port("api-port", API_PORT, "HTTP API, dashboard and health endpoints; 0 takes any free one."),
-        _port("health-port", HEALTH_PORT, "The gRPC health service, plaintext, for probes; 0 takes any free one."),
+        _port(
+            "api-port", API_PORT, "HTTP API, dashboard and health endpoints; 0 takes any free one."
+        ),
+        _port(
+            "health-port",
+            HEALTH_PORT,
+            "The gRPC health service, plaintext, for probes; 0 takes any free one.",
+        ),
         _secret("api-key", "Ask for this key on /v1 and /api."),
-        Setting("max-requests", int, 256, "Requests taken at a time; more are answered 429.", "N", least=1),
-        Setting("drain-seconds", float, 30.0, "How long requests may take to end on SIGTERM.", "SECONDS", least=0),
+        Setting(
+            "max-requests",
+            int,
+            256,
+            "Requests taken at a time; more are answered 429.",
+            "N",
+            least=1,
+        ),
+        Setting(
+            "drain-seconds",
+            float,
+            30.0,
+            "How long requests may take to end on SIGTERM.",
+            "SECONDS",
+            least=0,
+        ),
     ),
     "Ring": (
-        Setting("node-id", str | None, None, "This node's name in the ring.", "TEXT", "the host's name"),
-        Setting("cluster", str, "default", "Only nodes of the same cluster name form a ring.", "TEXT"),
+        Setting(
+            "node-id", str | None, None, "This node's name in the ring.", "TEXT", "the host's name"
+        ),
+        Setting(
+            "cluster", str, "default", "Only nodes of the same cluster name form a ring.", "TEXT"
+        ),
         _port("grpc-port", GRPC_PORT, "Where peers reach this node; 0 takes any free one."),
-        Setting("advertise-host", str, "", "The address peers are told.", "ADDRESS", "POD_IP, else found by the peers"),
-        Setting("discovery", Literal["none", "udp", "manual", "dns"], "none", "How peers are found."),
-        Setting("discovery-config", Path | None, None, "manual: a JSON file, re-read when it changes.", "FILE"),
+        Setting(
+            "advertise-host",
+            str,
+            "",
+            "The address peers are told.",
+            "ADDRESS",
+            "POD_IP, else found by the peers",
+        ),
+        Setting(
+            "discovery", Literal["none", "udp", "manual", "dns"], "none", "How peers are found."
+        ),
+        Setting(
+            "discovery-config",
+            Path | None,
+            None,
+            "manual: a JSON file, re-read when it changes.",
+            "FILE",
+        ),
         Setting("discovery-name", str, "", "dns: the name of the ring's headless Service.", "HOST"),
         _port("discovery-port", DISCOVERY_PORT, "udp: the port of the broadcasts."),
-        Setting("memory", int | None, None, "What this node offers.", "MIB", "what the machine allows", least=0),
-        Setting("layers", str | None, None, "Pin this node to layers, like 0-14.", "FIRST-LAST", "by memory"),
-        Setting("recovery-seconds", float, 60.0, "How long a stream waits for a lost ring.", "SECONDS", least=0),
-        Setting("stuck-seconds", float, 30.0, "After how long a hanging pass counts as stuck.", "SECONDS", least=1),
+        Setting(
+            "memory",
+            int | None,
+            None,
+            "What this node offers.",
+            "MIB",
+            "what the machine allows",
+            least=0,
+        ),
+        Setting(
+            "layers",
+            str | None,
+            None,
+            "Pin this node to layers, like 0-14.",
+            "FIRST-LAST",
+            "by memory",
+        ),
+        Setting(
+            "recovery-seconds",
+            float,
+            60.0,
+            "How long a stream waits for a lost ring.",
+            "SECONDS",
+            least=0,
+        ),
+        Setting(
+            "stuck-seconds",
+            float,
+            30.0,
+            "After how long a hanging pass counts as stuck.",
+            "SECONDS",
+            least=1,
+        ),
     ),
-    # Apart from the ring: in one table the long --no-… flag would cut the others' names short at 80 columns.
+    # Apart from the ring: in one table the long --no-… flag would cut the others' names short at 80
+    # columns.
     "Security": (
-        Setting("tls-dir", Path | None, None, "Mutual TLS: a folder with tls.crt, tls.key and ca.crt.", "PATH"),
-        Setting("tls-check-identity", bool, False, "A peer's certificate must name its node id, too."),
+        Setting(
+            "tls-dir",
+            Path | None,
+            None,
+            "Mutual TLS: a folder with tls.crt, tls.key and ca.crt.",
+            "PATH",
+        ),
+        Setting(
+            "tls-check-identity", bool, False, "A peer's certificate must name its node id, too."
+        ),
         _secret("secret", "A secret that all nodes of the ring share."),
     ),
     "Log": (
-        Setting("log-format", Literal["json", "console"] | None, None, "How to log.", "json|console", "by terminal"),
+        Setting(
+            "log-format",
+            Literal["json", "console"] | None,
+            None,
+            "How to log.",
+            "json|console",
+            "by terminal",
+        ),
         Setting("log-level", Literal["debug", "info", "warning", "error"], "info", "What to log."),
     ),
 }
@@ -147,7 +274,9 @@ def default_config() -> Path | None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The file's settings by key. Raises `typer.BadParameter` that names the file and what is wrong."""
+    """The file's settings by key. Raises `typer.BadParameter` that names the file and what is
+    wrong.
+    """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -161,7 +290,9 @@ def read_config(path: Path) -> dict[str, Any]:
             known = ", ".join(setting.name for setting in SETTINGS)
             raise typer.BadParameter(f"{path}: unknown setting {name!r}; the settings are: {known}")
         if isinstance(value, dict | list):
-            raise typer.BadParameter(f"{path}: {name}: expected one value, got a {type(value).__name__}")
+            raise typer.BadParameter(
+                f"{path}: {name}: expected one value, got a {type(value).__name__}"
+            )
         if not BY_KEY[key].takes(value):
             raise typer.BadParameter(f"{path}: {name}: {BY_KEY[key].wrong(value)}")
         settings[key] = value
@@ -179,14 +310,20 @@ Command = Callable[[typer.Context, dict[str, Any]], None]
 
 
 def with_settings(command: Command) -> Callable[..., None]:
-    """A typer command with `--config` and a flag for each setting; `command` gets their values by key."""
+    """A typer command with `--config` and a flag for each setting; `command` gets their values by
+    key.
+    """
     config = Annotated[
         Path | None,
-        typer.Option("--config", envvar="EXO_CONFIG", is_eager=True, callback=_load_config, help=CONFIG_HELP),
+        typer.Option(
+            "--config", envvar="EXO_CONFIG", is_eager=True, callback=_load_config, help=CONFIG_HELP
+        ),
     ]
     parameters = [
         inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
-        inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=config),
+        inspect.Parameter(
+            "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=config
+        ),
         *(_parameter(setting, panel) for panel, settings in PANELS.items() for setting in settings),
     ]
 
@@ -195,7 +332,8 @@ def with_settings(command: Command) -> Callable[..., None]:
         command(ctx, values)
 
     run.__doc__ = command.__doc__
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+    # What typer reads.
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 
@@ -215,5 +353,8 @@ def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
         rich_help_panel=panel,
     )
     return inspect.Parameter(
-        setting.key, inspect.Parameter.KEYWORD_ONLY, default=setting.default, annotation=Annotated[setting.kind, option]
+        setting.key,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=setting.default,
+        annotation=Annotated[setting.kind, option],
     )

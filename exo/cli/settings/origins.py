@@ -17,7 +17,9 @@ from exo.contract import env_name
 
 
 class SettingsCommand(TyperCommand):
-    """A command that names the variable or the file where a value of theirs is wrong. Its flags it explains itself."""
+    """A command that names the variable or the file where a value of theirs is wrong. Its flags it
+    explains itself.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
@@ -30,17 +32,23 @@ def _explained(ctx: Any, error: typer.BadParameter) -> Exception:
     key = getattr(error.param, "name", None) or ""
     source = source_of(ctx, key)
     if key == "config":
-        where = {"COMMANDLINE": "--config: ", "ENVIRONMENT": f"{env_name('config')}: "}.get(source, "")
+        where = {"COMMANDLINE": "--config: ", "ENVIRONMENT": f"{env_name('config')}: "}.get(
+            source, ""
+        )
         return Failure(where + error.message, USAGE)
     if key in BY_KEY and source in ("ENVIRONMENT", "DEFAULT_MAP"):
         setting = BY_KEY[key]
-        value = os.environ[env_name(setting.name)] if source == "ENVIRONMENT" else ctx.default_map[key]
+        value = (
+            os.environ[env_name(setting.name)] if source == "ENVIRONMENT" else ctx.default_map[key]
+        )
         return Failure(f"{origin(ctx, setting)}: {setting.wrong(value)}", USAGE)
     return error
 
 
 def source_of(ctx: Any, key: str) -> str:
-    """COMMANDLINE, ENVIRONMENT, DEFAULT_MAP (the config file) or DEFAULT; "" for no parameter of the command."""
+    """COMMANDLINE, ENVIRONMENT, DEFAULT_MAP (the config file) or DEFAULT; "" for no parameter of
+    the command.
+    """
     return getattr(ctx.get_parameter_source(key), "name", "")
 
 
@@ -49,7 +57,11 @@ def origin(ctx: Any, setting: Setting) -> str:
     source = source_of(ctx, setting.key)
     if source == "ENVIRONMENT":
         return env_name(setting.name)
-    return f"{ctx.params['config']}: {setting.name}" if source == "DEFAULT_MAP" else f"--{setting.name}"
+    return (
+        f"{ctx.params['config']}: {setting.name}"
+        if source == "DEFAULT_MAP"
+        else f"--{setting.name}"
+    )
 
 
 def origin_or_default(ctx: Any, setting: Setting) -> str:

@@ -1,4 +1,6 @@
-"""Models by name: bundled ones, those in the models folder, and paths. No network; imports no model package."""
+"""Models by name: bundled ones, those in the models folder, and paths. No network; imports no model
+package.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +27,18 @@ def available_models() -> tuple[str, ...]:
     names = {name for name in contract.BUNDLED_MODELS if _bundled(name) is not None}
     folder = models_dir()
     if folder.is_dir():
-        names |= {entry.name for entry in folder.iterdir() if entry.is_dir() and _is_checkpoint(entry)}
+        names |= {
+            entry.name for entry in folder.iterdir() if entry.is_dir() and _is_checkpoint(entry)
+        }
     return tuple(sorted(names))
 
 
 def resolve_model(name: str) -> Path:
     """The checkpoint of a bundled model, of a folder under the models folder, or at a path.
 
-    Something with a separator, or that ends in .gguf, is a path; so is, where no model has the name, a checkpoint's
-    folder right here. Raises `ModelNotFound` with the names there are; for a path that is not there, `CheckpointError`.
+    Something with a separator, or that ends in .gguf, is a path; so is, where no model has the
+    name, a checkpoint's folder right here. Raises `ModelNotFound` with the names there are; for a
+    path that is not there, `CheckpointError`.
     """
     if os.sep in name or name.endswith(".gguf") or name in {".", ".."}:
         path = Path(name)
@@ -49,7 +54,10 @@ def resolve_model(name: str) -> Path:
     if not name or not Path(name).is_dir():
         raise ModelNotFound(name, available_models())
     if not _is_checkpoint(Path(name)):
-        message = f"no model is called {name!r}, and the folder of that name has neither a config.json nor a .gguf file"
+        message = (
+            f"no model is called {name!r}, and the folder of that name has neither a config.json"
+            " nor a .gguf file"
+        )
         raise ModelNotFound(name, available_models(), message)
     return Path(name)
 
@@ -60,7 +68,9 @@ def model_id_of(name: str) -> str:
 
 
 def describe_model(name: str) -> dict[str, Any]:
-    """What `exo models` shows: id, path, family, layers, sizes. Raises as `resolve_model` and `open_checkpoint` do."""
+    """What `exo models` shows: id, path, family, layers, sizes. Raises as `resolve_model` and
+    `open_checkpoint` do.
+    """
     path = resolve_model(name)
     with open_checkpoint(path) as checkpoint:
         config = read_config(checkpoint)

@@ -1,7 +1,9 @@
-"""`Checkpoint`: the metadata and tensors of a model on disk, read through mmap. Knows no model family.
+"""`Checkpoint`: the metadata and tensors of a model on disk, read through mmap. Knows no model
+family.
 
-Two formats: a GGUF file, a Hugging Face folder (config.json and safetensors, one file or several with an index).
-Every fault of the file is a `CheckpointError` that names it; nothing outside the given file or folder is opened.
+Two formats: a GGUF file, a Hugging Face folder (config.json and safetensors, one file or several
+with an index). Every fault of the file is a `CheckpointError` that names it; nothing outside the
+given file or folder is opened.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What the header says of a tensor: row-major shape, stored type (`F32`, `BF16`, `Q4_1`, ...), bytes on disk."""
+    """What the header says of a tensor: row-major shape, stored type (`F32`, `BF16`, `Q4_1`, ...),
+    bytes on disk.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -33,7 +37,9 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawTensor:
-    """A tensor as stored. `data` is uint8 (rows, bytes per row), read-only, possibly a view of the mapped file."""
+    """A tensor as stored. `data` is uint8 (rows, bytes per row), read-only, possibly a view of the
+    mapped file.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -41,7 +47,9 @@ class RawTensor:
 
 
 class Checkpoint(ABC):
-    """An open checkpoint. Use as a context manager; views handed out by `raw` keep the mapping alive until dropped."""
+    """An open checkpoint. Use as a context manager; views handed out by `raw` keep the mapping
+    alive until dropped.
+    """
 
     FORMAT: ClassVar[Literal["gguf", "safetensors"]]
 
@@ -67,13 +75,17 @@ class Checkpoint(ABC):
         return self.floats(name, self.raw(name))
 
     def floats(self, name: str, raw: RawTensor) -> Array:
-        """`raw`, all or part of the tensor `name`, as float32. Raises `CheckpointError` for values that are none."""
+        """`raw`, all or part of the tensor `name`, as float32. Raises `CheckpointError` for values
+        that are none.
+        """
         try:
             value = to_float32(raw)
         except (ValueError, NotImplementedError) as error:
             raise CheckpointError(f"tensor {name!r}: {error}", path=str(self.path)) from error
         if value.size and not (np.isfinite(value.min()) and np.isfinite(value.max())):
-            raise CheckpointError(f"tensor {name!r} has values that are not finite", path=str(self.path))
+            raise CheckpointError(
+                f"tensor {name!r} has values that are not finite", path=str(self.path)
+            )
         return value
 
     def info(self, name: str) -> TensorInfo:
@@ -83,7 +95,9 @@ class Checkpoint(ABC):
             raise CheckpointError(f"tensor {name!r} is missing", path=str(self.path)) from None
 
     def content_hash(self) -> str:
-        """BLAKE2b-128 over the model's files: the same bytes give the same hash, wherever they lie."""
+        """BLAKE2b-128 over the model's files: the same bytes give the same hash,
+        wherever they lie.
+        """
         import hashlib
 
         digest = hashlib.blake2b(digest_size=16)
@@ -98,7 +112,10 @@ class Checkpoint(ABC):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -119,9 +136,15 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             return SafetensorsCheckpoint(path)
         found = sorted(path.glob("*.gguf"))
     except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror or error}", path=str(path)) from error
+        raise CheckpointError(
+            f"cannot be read: {error.strerror or error}", path=str(path)
+        ) from error
     if len(found) == 1:
         check_inside(found[0])
         return GGUFCheckpoint(found[0])
-    what = "several .gguf files; name one of them" if found else "neither a config.json nor a .gguf file in this folder"
+    what = (
+        "several .gguf files; name one of them"
+        if found
+        else "neither a config.json nor a .gguf file in this folder"
+    )
     raise CheckpointError(what, path=str(path))

@@ -1,4 +1,6 @@
-"""Stored tensor types to float32. Pure; the block formats are those of ggml, through the `gguf` package."""
+"""Stored tensor types to float32. Pure; the block formats are those of ggml, through the `gguf`
+package.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,27 @@ Array = np.ndarray[Any, Any]
 
 # Types stored value by value; all others are ggml block formats.
 PLAIN: Final[dict[str, str]] = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
-BLOCKED: Final = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+BLOCKED: Final = (
+    "Q8_0",
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "IQ4_NL",
+    "IQ4_XS",
+)
 SUPPORTED: Final = (*PLAIN, "BF16", *BLOCKED)
 
 
 def block_layout(dtype: str) -> tuple[int, int]:
-    """(values per block, bytes per block) of a stored type. Raises `ValueError` for a type we do not read."""
+    """(values per block, bytes per block) of a stored type. Raises `ValueError` for a type we do
+    not read.
+    """
     if dtype in PLAIN:
         return 1, np.dtype(PLAIN[dtype]).itemsize
     if dtype == "BF16":
@@ -32,7 +49,9 @@ def block_layout(dtype: str) -> tuple[int, int]:
 
 
 def to_float32(raw: RawTensor) -> Array:
-    """float32 array of `raw.shape`, never a view of `raw.data`. Raises `ValueError` for an unknown type."""
+    """float32 array of `raw.shape`, never a view of `raw.data`. Raises `ValueError` for an unknown
+    type.
+    """
     if raw.dtype in PLAIN:
         with np.errstate(all="ignore"):
             values = raw.data.view(PLAIN[raw.dtype]).astype(np.float32)
@@ -43,7 +62,8 @@ def to_float32(raw: RawTensor) -> Array:
         from gguf.constants import GGMLQuantizationType
         from gguf.quants import dequantize
 
-        with np.errstate(all="ignore"):  # a damaged scale may be infinite; the caller looks at the values
+        # A damaged scale may be infinite; the caller looks at the values.
+        with np.errstate(all="ignore"):
             values = dequantize(raw.data, GGMLQuantizationType[raw.dtype])
     else:
         raise ValueError(f"type {raw.dtype} is not supported; supported: {', '.join(SUPPORTED)}")

@@ -1,7 +1,9 @@
-"""GGUF files: header, key-values and tensor table, every length checked against the file before it is believed.
+"""GGUF files: header, key-values and tensor table, every length checked against the file before it
+is believed.
 
-The header is read here and not by `gguf.GGUFReader`: that one makes several arrays of each of 100,000 vocabulary
-entries (seconds and hundreds of MB) and trusts the counts in the file. The block formats come from the package.
+The header is read here and not by `gguf.GGUFReader`: that one makes several arrays of each of
+100,000 vocabulary entries (seconds and hundreds of MB) and trusts the counts in the file. The block
+formats come from the package.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -27,7 +29,19 @@ MAX_NAME: Final = 1024
 STRING: Final = 8
 ARRAY: Final = 9
 # Type code of a scalar -> struct format.
-SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+SCALARS: Final = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 
 ARRAY_TYPES: Final = {
     0: "u1",
@@ -60,7 +74,9 @@ class _Cursor:
         """Reserve `count` bytes; returns where they begin."""
         start = self.at
         if count < 0 or count > self.size - start:
-            raise _Broken(f"truncated: {what} needs {count} bytes at offset {start}, the file has {self.size}")
+            raise _Broken(
+                f"truncated: {what} needs {count} bytes at offset {start}, the file has {self.size}"
+            )
         self.at = start + count
         return start
 
@@ -130,24 +146,39 @@ class GGUFCheckpoint(Checkpoint):
     def _read_header(self) -> None:
         cursor = _Cursor(self._map)
         if bytes(self._map[:4]) != MAGIC:
-            raise _Broken(f"not a GGUF file: it begins with {bytes(self._map[:4])!r}, not {MAGIC!r}")
+            raise _Broken(
+                f"not a GGUF file: it begins with {bytes(self._map[:4])!r}, not {MAGIC!r}"
+            )
         cursor.at = 4
         version = cursor.scalar("I", "version")
         if version not in VERSIONS:
-            raise _Broken(f"GGUF version {version} is not supported; supported: {', '.join(map(str, VERSIONS))}")
-        n_tensors, n_values = cursor.scalar("Q", "tensor count"), cursor.scalar("Q", "key-value count")
+            raise _Broken(
+                f"GGUF version {version} is not supported; supported:"
+                f" {', '.join(map(str, VERSIONS))}"
+            )
+        n_tensors, n_values = (
+            cursor.scalar("Q", "tensor count"),
+            cursor.scalar("Q", "key-value count"),
+        )
         # The smallest key-value has 13 bytes, the smallest tensor entry 32.
         if n_values * 13 + n_tensors * 32 > cursor.size:
             claim = f"{n_tensors} tensors and {n_values} key-values"
-            raise _Broken(f"truncated or damaged: claims {claim}, more than its {cursor.size} bytes can hold")
+            raise _Broken(
+                f"truncated or damaged: claims {claim}, more than its {cursor.size} bytes can hold"
+            )
         metadata: dict[str, Any] = {}
         for i in range(n_values):
             key = cursor.string(f"key {i}")
             if key in metadata:
                 raise _Broken(f"key {key!r} is there twice")
-            metadata[key] = cursor.value(cursor.scalar("I", f"type of {key[:MAX_NAME]!r}"), f"value of {key!r}")
+            metadata[key] = cursor.value(
+                cursor.scalar("I", f"type of {key[:MAX_NAME]!r}"), f"value of {key!r}"
+            )
         if (parts := metadata.get("split.count", 1)) != 1:
-            raise _Broken(f"one of {parts} parts of a split model; merge them first (llama-gguf-split --merge)")
+            raise _Broken(
+                f"one of {parts} parts of a split model; merge them first (llama-gguf-split"
+                " --merge)"
+            )
         self.metadata = metadata
         self._read_tensor_table(cursor, n_tensors)
 
@@ -162,8 +193,8 @@ class GGUFCheckpoint(Checkpoint):
             end = base + offset + info.n_bytes
             if end > cursor.size:
                 raise _Broken(
-                    f"truncated: tensor {info.name!r} ends at byte {end}, the file has {cursor.size} "
-                    f"({end - cursor.size} bytes are missing)"
+                    f"truncated: tensor {info.name!r} ends at byte {end}, the file has"
+                    f" {cursor.size} ({end - cursor.size} bytes are missing)"
                 )
             if info.name in infos:
                 raise _Broken(f"tensor {info.name!r} is there twice")
@@ -206,7 +237,9 @@ def _map_file(path: Path) -> mmap.mmap:
     except ValueError:
         raise CheckpointError("the file is empty", path=str(path)) from None
     except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror or error}", path=str(path)) from error
+        raise CheckpointError(
+            f"cannot be read: {error.strerror or error}", path=str(path)
+        ) from error
 
 
 def _tensor_entry(cursor: _Cursor, index: int) -> tuple[TensorInfo, int]:
@@ -228,6 +261,9 @@ def _tensor_entry(cursor: _Cursor, index: int) -> tuple[TensorInfo, int]:
     except ValueError as error:
         raise _Broken(f"tensor {name!r} is of ggml type {kind}: {error}") from None
     if min(dims) < 1 or dims[0] % values:
-        raise _Broken(f"tensor {name!r} has the shape {dims[::-1]}, not rows of whole {dtype} blocks of {values}")
+        raise _Broken(
+            f"tensor {name!r} has the shape {dims[::-1]}, not rows of whole {dtype} blocks of"
+            f" {values}"
+        )
     # ggml writes the fastest dimension first.
     return TensorInfo(name, tuple(dims[::-1]), dtype, math.prod(dims) // values * n_bytes), offset

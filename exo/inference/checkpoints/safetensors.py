@@ -1,7 +1,9 @@
-"""Hugging Face folders: config.json and safetensors, one file or several with an index. No pickle, no remote code.
+"""Hugging Face folders: config.json and safetensors, one file or several with an index. No pickle,
+no remote code.
 
-The `safetensors` library checks headers and maps the files. Names in the index are file names of the same folder, never
-paths; a link may only lead to the folder itself or, in a hub cache, to the `blobs` beside its `snapshots`.
+The `safetensors` library checks headers and maps the files. Names in the index are file names of
+the same folder, never paths; a link may only lead to the folder itself or, in a hub cache, to the
+`blobs` beside its `snapshots`.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def read_json(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"larger than {MAX_JSON} bytes", path=str(path))
         value = json.loads(path.read_bytes())
     except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror or error}", path=str(path)) from error
+        raise CheckpointError(
+            f"cannot be read: {error.strerror or error}", path=str(path)
+        ) from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"is not JSON: {error}", path=str(path)) from None
     if not isinstance(value, dict):
@@ -44,10 +48,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_inside(path: Path) -> None:
-    """Raises `CheckpointError` for what is no file, or a link out of its folder (and of the hub cache it may be in)."""
+    """Raises `CheckpointError` for what is no file, or a link out of its folder (and of the hub
+    cache it may be in).
+    """
     home, real = path.parent.resolve(), path.resolve()
     if home not in real.parents and home.parent.parent / "blobs" != real.parent:
-        raise CheckpointError(f"{path.name!r} is a link to a place outside the folder", path=str(path.parent))
+        raise CheckpointError(
+            f"{path.name!r} is a link to a place outside the folder", path=str(path.parent)
+        )
     if real.exists() and not real.is_file():  # to read a pipe would wait for ever
         raise CheckpointError("is not a file", path=str(path))
 
@@ -91,13 +99,21 @@ class SafetensorsCheckpoint(Checkpoint):
         pickles = [p.name for p in sorted(self.path.iterdir()) if p.suffix in PICKLES]
         if pickles and not (self.path / SINGLE).exists():
             message = (
-                f"no such file; {pickles[0]!r} beside it is a pickle, which is never opened: save it as safetensors"
+                f"no such file; {pickles[0]!r} beside it is a pickle, which is never opened: save"
+                " it as safetensors"
             )
             raise CheckpointError(message, path=str(self.path / SINGLE))
 
     def _inside(self, name: str) -> Path:
-        if name != Path(name).name or name in {"", ".", ".."} or "\\" in name or not name.isprintable():
-            raise CheckpointError(f"the index names {name!r}, which is not a file name", path=str(self.path))
+        if (
+            name != Path(name).name
+            or name in {"", ".", ".."}
+            or "\\" in name
+            or not name.isprintable()
+        ):
+            raise CheckpointError(
+                f"the index names {name!r}, which is not a file name", path=str(self.path)
+            )
         check_inside(self.path / name)
         return self.path / name
 
@@ -106,7 +122,9 @@ class SafetensorsCheckpoint(Checkpoint):
         there = set(handle.keys())
         for name in sorted(there) if names is None else names:
             if name not in there:
-                raise CheckpointError(f"tensor {name!r} is missing, though the index says it is here", path=str(file))
+                raise CheckpointError(
+                    f"tensor {name!r} is missing, though the index says it is here", path=str(file)
+                )
             part = handle.get_slice(name)
             shape, dtype = tuple(part.get_shape()), part.get_dtype()
             yield TensorInfo(name, shape, dtype, math.prod(shape) * ITEM_SIZE.get(dtype, 0))
@@ -121,7 +139,9 @@ class SafetensorsCheckpoint(Checkpoint):
             except FileNotFoundError:
                 raise CheckpointError("no such file", path=str(file)) from None
             except (SafetensorError, OSError, ValueError) as error:
-                raise CheckpointError(f"cannot be read as safetensors: {error}", path=str(file)) from error
+                raise CheckpointError(
+                    f"cannot be read as safetensors: {error}", path=str(file)
+                ) from error
         return self._open[file]
 
     def raw(self, name: str) -> RawTensor:

@@ -1,1 +1,3 @@
-"""What runs the layers: the engine interface, what implementations share, and the pool of several shards."""
+"""What runs the layers: the engine interface, what implementations share, and the pool of several
+shards.
+"""

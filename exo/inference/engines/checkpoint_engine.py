@@ -1,7 +1,9 @@
-"""`CheckpointEngine`: what the engines that run real checkpoints share. Subclasses compute, synchronously.
+"""`CheckpointEngine`: what the engines that run real checkpoints share. Subclasses compute,
+synchronously.
 
-One worker thread per engine does all that takes time (loading, forward passes, tokenizing), so the event loop stays
-free and no two passes of an engine overlap. A cancelled pass stops at the next layer and leaves the KV cache as it was.
+One worker thread per engine does all that takes time (loading, forward passes, tokenizing), so the
+event loop stays free and no two passes of an engine overlap. A cancelled pass stops at the next
+layer and leaves the KV cache as it was.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class PassCancelled(Exception):
 
 
 class Cancel:
-    """Whether a pass should stop: its caller has gone, or the engine closes. Call it between layers.
+    """Whether a pass should stop: its caller has gone, or the engine closes. Call it between
+    layers.
 
     mark: told of each call, as a sign that the pass goes on.
     """
@@ -53,9 +56,11 @@ class Cancel:
 
 
 class CheckpointEngine(InferenceEngine):
-    """Subclasses fill `_load`, `_forward`, `_drop` and `_unload`; all run on the worker thread, one at a time.
+    """Subclasses fill `_load`, `_forward`, `_drop` and `_unload`; all run on the worker thread, one
+    at a time.
 
-    `on_progress` (see `LoadProgress`) is called on the event loop while a checkpoint loads; set it before.
+    `on_progress` (see `LoadProgress`) is called on the event loop while a checkpoint loads; set it
+    before.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -79,11 +84,15 @@ class CheckpointEngine(InferenceEngine):
 
     @abstractmethod
     def _load(self, weights: Weights, shard: Shard, advance: Callable[[int], None]) -> None:
-        """Take the shard's weights; call `advance(bytes on disk)` after each tensor. The checkpoint closes after."""
+        """Take the shard's weights; call `advance(bytes on disk)` after each tensor. The checkpoint
+        closes after.
+        """
 
     @abstractmethod
     def _forward(self, steps: Sequence[Step], cancel: Cancel) -> list[Array]:
-        """One pass. Raises `SequenceLost` before computing; `PassCancelled` between layers, the KV unchanged."""
+        """One pass. Raises `SequenceLost` before computing; `PassCancelled` between layers, the KV
+        unchanged.
+        """
 
     @abstractmethod
     def _drop(self, request_id: str) -> None:
@@ -121,7 +130,9 @@ class CheckpointEngine(InferenceEngine):
         return self._worker is not None
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run on the worker thread; a cancelled caller stops waiting, and what had not begun never does."""
+        """Run on the worker thread; a cancelled caller stops waiting, and what had not begun never
+        does.
+        """
         if self._worker is None:
             raise RuntimeError(f"{self.display_name} is not initialized")
         return await self._worker.submit(function, *arguments)
@@ -154,10 +165,14 @@ class CheckpointEngine(InferenceEngine):
             except CheckpointError as error:
                 self._tokenizer_error = error
             # Tens of MB of vocabulary, which the tokenizer has now.
-            checkpoint.metadata = {k: v for k, v in checkpoint.metadata.items() if not isinstance(v, list)}
+            checkpoint.metadata = {
+                k: v for k, v in checkpoint.metadata.items() if not isinstance(v, list)
+            }
             names = weights.names(shard)
             # A tied head is the embedding: one tensor.
-            sizes = {(s.name, s.start): weights.n_bytes(n) for n in names for s in [weights.source(n)]}
+            sizes = {
+                (s.name, s.start): weights.n_bytes(n) for n in names for s in [weights.source(n)]
+            }
             meter = _Meter(report, sum(sizes.values()), len(sizes))
             self._load(weights, shard, partial(self._loaded_bytes, meter))
             meter.finish()
@@ -205,11 +220,17 @@ class CheckpointEngine(InferenceEngine):
         return await self._infer_tensor(request_id, shard, tokens.reshape(1, -1), inference_state)
 
     async def _infer_tensor(
-        self, request_id: str, shard: Shard, input_data: Array, inference_state: dict[str, Any] | None
+        self,
+        request_id: str,
+        shard: Shard,
+        input_data: Array,
+        inference_state: dict[str, Any] | None,
     ) -> tuple[Array, dict[str, Any] | None]:
         """`inference_state["position"]`: tokens before these; returned advanced."""
         if input_data.ndim < 2 or input_data.shape[0] != 1:
-            raise InvalidRequest(f"input_data has the shape {input_data.shape}, not (1, T, ...)", field="input_data")
+            raise InvalidRequest(
+                f"input_data has the shape {input_data.shape}, not (1, T, ...)", field="input_data"
+            )
         position = int((inference_state or {}).get("position", 0))
         step = Step(request_id, input_data[0], position, "all")
         (result,) = await self._infer_batch(shard, [step])
@@ -226,9 +247,13 @@ class CheckpointEngine(InferenceEngine):
     # Checks.
 
     def require_tokenizer(self) -> Tokenizer:
-        """Raises `CheckpointError` where nothing is loaded or the checkpoint has no tokenizer we can build."""
+        """Raises `CheckpointError` where nothing is loaded or the checkpoint has no tokenizer we
+        can build.
+        """
         if self.tokenizer is None:
-            raise self._tokenizer_error or CheckpointError("no checkpoint is loaded", path=str(self.path))
+            raise self._tokenizer_error or CheckpointError(
+                "no checkpoint is loaded", path=str(self.path)
+            )
         return self.tokenizer
 
     def _check_shard(self, shard: Shard) -> None:
@@ -240,19 +265,31 @@ class CheckpointEngine(InferenceEngine):
         assert self.shard is not None
         values = step.values
         if len(values) == 0 or step.position < 0:
-            raise InvalidRequest("a step needs at least one token and a position from 0 on", field="values")
+            raise InvalidRequest(
+                "a step needs at least one token and a position from 0 on", field="values"
+            )
         if step.position + len(values) > self.config.context_length:
-            message = f"{step.position + len(values)} tokens do not fit the window of {self.config.context_length}"
+            message = (
+                f"{step.position + len(values)} tokens do not fit the window of"
+                f" {self.config.context_length}"
+            )
             raise InvalidRequest(message, field="values")
         if self.shard.is_first_layer():
             if values.ndim != 1 or values.dtype.kind not in "iu":
-                raise InvalidRequest(f"values are {values.dtype}{values.shape}, not token ids (T,)", field="values")
+                raise InvalidRequest(
+                    f"values are {values.dtype}{values.shape}, not token ids (T,)", field="values"
+                )
             ends = (values[0],) if len(values) == 1 else (values.min(), values.max())
             for token in map(int, ends):
                 if not 0 <= token < self.config.vocab:
-                    raise InvalidRequest(f"token id {token} is outside 0..{self.config.vocab - 1}", field="values")
+                    raise InvalidRequest(
+                        f"token id {token} is outside 0..{self.config.vocab - 1}", field="values"
+                    )
         elif values.ndim != 2 or values.shape[1] != self.config.hidden:
-            raise InvalidRequest(f"values have the shape {values.shape}, not (T, {self.config.hidden})", field="values")
+            raise InvalidRequest(
+                f"values have the shape {values.shape}, not (T, {self.config.hidden})",
+                field="values",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,7 +306,9 @@ class LoadProgress:
 class _Meter:
     """Counts what was loaded; reports at most ten times a second, and at the end."""
 
-    def __init__(self, report: Callable[[LoadProgress], None], n_bytes: int, n_tensors: int) -> None:
+    def __init__(
+        self, report: Callable[[LoadProgress], None], n_bytes: int, n_tensors: int
+    ) -> None:
         self._report = report
         self._total = (n_bytes, n_tensors)
         self._bytes = self._tensors = 0
@@ -287,7 +326,11 @@ class _Meter:
 
     def _say(self) -> None:
         self._last = time.monotonic()
-        left = (self._last - self._begun) * (self._total[0] - self._bytes) / self._bytes if self._bytes else None
+        left = (
+            (self._last - self._begun) * (self._total[0] - self._bytes) / self._bytes
+            if self._bytes
+            else None
+        )
         self._report(
             LoadProgress(
                 bytes_done=self._bytes,

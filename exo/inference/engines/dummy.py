@@ -1,8 +1,10 @@
-"""`DummyEngine`: a model that costs nothing, for tests of orchestration and to measure floors. No weights are read.
+"""`DummyEngine`: a model that costs nothing, for tests of orchestration and to measure floors. No
+weights are read.
 
-What it answers is nonsense, but right nonsense: each token depends on every token before it and on every layer, any
-split into shards gives the same, and a sequence that is not held is `SequenceLost`. Loaded from a checkpoint it takes
-that one's tokenizer and sizes; from a path named `dummy` it makes up a vocabulary of bytes.
+What it answers is nonsense, but right nonsense: each token depends on every token before it and on
+every layer, any split into shards gives the same, and a sequence that is not held is
+`SequenceLost`. Loaded from a checkpoint it takes that one's tokenizer and sizes; from a path named
+`dummy` it makes up a vocabulary of bytes.
 """
 
 from __future__ import annotations
@@ -30,10 +32,21 @@ HIDDEN: Final = 8
 _SPREAD: Final = np.arange(1, HIDDEN + 1)
 CONTROL: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CONFIG: Final = ModelConfig(
-    family=MODEL, n_layers=8, hidden=HIDDEN, heads=1, kv_heads=1, head_dim=HIDDEN, ffn=HIDDEN,
-    vocab=256 + len(CONTROL), context_length=8192, norm_eps=1e-5, rope=RopeConfig(dims=HIDDEN), tied=True,
-    bos_id=1, eos_ids=(2,),
-)  # fmt: skip
+    family=MODEL,
+    n_layers=8,
+    hidden=HIDDEN,
+    heads=1,
+    kv_heads=1,
+    head_dim=HIDDEN,
+    ffn=HIDDEN,
+    vocab=256 + len(CONTROL),
+    context_length=8192,
+    norm_eps=1e-5,
+    rope=RopeConfig(dims=HIDDEN),
+    tied=True,
+    bos_id=1,
+    eos_ids=(2,),
+)
 
 
 @dataclass(slots=True)
@@ -45,9 +58,13 @@ class _Held:
 
 
 class DummyEngine(CheckpointEngine):
-    """step_seconds: how long a pass takes. kv_tokens: how many tokens of KV it pretends to have room for."""
+    """step_seconds: how long a pass takes. kv_tokens: how many tokens of KV it pretends to have
+    room for.
+    """
 
-    def __init__(self, *, step_seconds: float = 0.0, kv_tokens: int | None = None, **options: Any) -> None:
+    def __init__(
+        self, *, step_seconds: float = 0.0, kv_tokens: int | None = None, **options: Any
+    ) -> None:
         super().__init__(**options)
         self.step_seconds = step_seconds
         self._kv_tokens = kv_tokens
@@ -60,7 +77,11 @@ class DummyEngine(CheckpointEngine):
 
     @property
     def kv_tokens_free(self) -> int | None:
-        return None if self._kv_tokens is None else self._kv_tokens - sum(h.length for h in self._held.values())
+        return (
+            None
+            if self._kv_tokens is None
+            else self._kv_tokens - sum(h.length for h in self._held.values())
+        )
 
     @property
     def sequences(self) -> int:
@@ -87,7 +108,11 @@ class DummyEngine(CheckpointEngine):
         control = set(self.tokenizer.control.values()) if self.tokenizer else set()
         # Never a control token: answers end at their maximum length.
         self._words = np.array(
-            [i for i in range(self.config.vocab) if i not in control and i not in self.config.eos_ids]
+            [
+                i
+                for i in range(self.config.vocab)
+                if i not in control and i not in self.config.eos_ids
+            ]
         )
 
     def _load(self, weights: Weights, shard: Shard, advance: Callable[[int], None]) -> None:
@@ -103,14 +128,18 @@ class DummyEngine(CheckpointEngine):
         for step in steps:
             held = self._held.get(step.request_id)
             if step.position and (held is None or held.length != step.position):
-                raise SequenceLost(step.request_id, expected=step.position, held=held.length if held else None)
+                raise SequenceLost(
+                    step.request_id, expected=step.position, held=held.length if held else None
+                )
         self._make_room(steps)
         if all(step.position and len(step.values) == 1 for step in steps):
             return self._decode_steps(steps)
         return [self._step(step) for step in steps]
 
     def _decode_steps(self, steps: Sequence[Step]) -> list[Array]:
-        """As `_step`, for one token of each sequence: the whole batch at once, so that the floor stays a floor."""
+        """As `_step`, for one token of each sequence: the whole batch at once, so that the floor
+        stays a floor.
+        """
         shard, config = self.shard, self.config
         assert shard is not None
         assert config is not None
@@ -138,7 +167,9 @@ class DummyEngine(CheckpointEngine):
         assert shard is not None
         assert config is not None
         if step.position == 0:
-            self._held[step.request_id] = _Held(0, np.zeros((shard.get_layer_count(), HIDDEN), np.int64))
+            self._held[step.request_id] = _Held(
+                0, np.zeros((shard.get_layer_count(), HIDDEN), np.int64)
+            )
         held = self._held[step.request_id]
         self._held.move_to_end(step.request_id)
         x = step.values.astype(np.int64)
@@ -189,4 +220,6 @@ def byte_tokenizer() -> Tokenizer:
     names = [*CONTROL, *(c for c, _ in characters)]
     backend = Backend(BPE({name: i for i, name in enumerate(names)}, []))
     backend.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
-    return Tokenizer(backend, control={name: i for i, name in enumerate(CONTROL)}, byte_level=True, bos_id=1)
+    return Tokenizer(
+        backend, control={name: i for i, name in enumerate(CONTROL)}, byte_level=True, bos_id=1
+    )

@@ -1,7 +1,8 @@
-"""`EnginePool`: an engine that holds several shards at once, each in an engine of its own with its own worker.
+"""`EnginePool`: an engine that holds several shards at once, each in an engine of its own with its
+own worker.
 
-So new layers load while the old ones go on to work. It decides nothing: who holds what, and whether the memory is
-there, is the ring's business.
+So new layers load while the old ones go on to work. It decides nothing: who holds what, and whether
+the memory is there, is the ring's business.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from exo.lifecycle import ResourceDegraded, ResourceState, ResourceUnavailable
 
 
 class EnginePool(InferenceEngine):
-    """make: an engine for one shard. It lives from its load to its drop, and is `PART_TYPE` in logs and metrics."""
+    """make: an engine for one shard. It lives from its load to its drop, and is `PART_TYPE` in logs
+    and metrics.
+    """
 
     PART_TYPE: Final = "shard_engine"
 
@@ -30,7 +33,7 @@ class EnginePool(InferenceEngine):
         self._wanted: dict[Shard, Path] = {}  # what a recovery is to load again
         self.on_progress: Callable[[LoadProgress], None] | None = None
 
-    # -- what it holds ----------------------------------------------------------------------------------------------
+    # -- what it holds -----------------------------------------------------------------------------
 
     @property
     def holds_several(self) -> bool:
@@ -48,7 +51,9 @@ class EnginePool(InferenceEngine):
 
     @property
     def kv_tokens_total(self) -> int | None:
-        """Of the shard with the least room: all sequences are counted against it, which is on the safe side."""
+        """Of the shard with the least room: all sequences are counted against it, which is on the
+        safe side.
+        """
         return _least(engine.kv_tokens_total for engine in self._engines.values())
 
     @property
@@ -71,7 +76,7 @@ class EnginePool(InferenceEngine):
     def replays_by_step(self) -> bool:
         return any(engine.replays_by_step for engine in self._engines.values())
 
-    # -- life -------------------------------------------------------------------------------------------------------
+    # -- life --------------------------------------------------------------------------------------
 
     async def _do_initialize(self) -> None:
         for shard, path in list(self._wanted.items()):
@@ -82,7 +87,9 @@ class EnginePool(InferenceEngine):
             self._wanted.clear()
         engines = (*self._engines.values(), *self._loading)
         self._engines.clear()
-        results = await asyncio.gather(*(engine.cleanup() for engine in engines), return_exceptions=True)
+        results = await asyncio.gather(
+            *(engine.cleanup() for engine in engines), return_exceptions=True
+        )
         if errors := [result for result in results if isinstance(result, Exception)]:
             raise ExceptionGroup("engines of shards: cleanup", errors)
 
@@ -93,10 +100,12 @@ class EnginePool(InferenceEngine):
         if not all(isinstance(engine.last_error, ResourceDegraded) for engine in ailing):
             return False
         if ailing:
-            raise ResourceDegraded(ailing[0].state_reason, resource_id=self.resource_id, state=self.state)
+            raise ResourceDegraded(
+                ailing[0].state_reason, resource_id=self.resource_id, state=self.state
+            )
         return True
 
-    # -- hooks of InferenceEngine -----------------------------------------------------------------------------------
+    # -- hooks of InferenceEngine ------------------------------------------------------------------
 
     async def _load_checkpoint(self, shard: Shard, path: Path) -> None:
         for held in list(self._engines):
@@ -146,7 +155,11 @@ class EnginePool(InferenceEngine):
         return await self._of(shard).infer_prompt(request_id, shard, prompt, inference_state)
 
     async def _infer_tensor(
-        self, request_id: str, shard: Shard, input_data: Array, inference_state: dict[str, Any] | None
+        self,
+        request_id: str,
+        shard: Shard,
+        input_data: Array,
+        inference_state: dict[str, Any] | None,
     ) -> tuple[Array, dict[str, Any] | None]:
         return await self._of(shard).infer_tensor(request_id, shard, input_data, inference_state)
 
@@ -160,7 +173,8 @@ class EnginePool(InferenceEngine):
         engine = self._engines.get(shard)
         if engine is None:
             held = ", ".join(map(str, self._engines)) or "nothing"
-            # It may have been a moment ago, and be again: to the sequence this is a loss, not a wrong request.
+            # It may have been a moment ago, and be again: to the sequence this is a loss, not a
+            # wrong request.
             message = f"{shard} was asked for, {held} is loaded"
             raise ResourceUnavailable(message, resource_id=self.resource_id, state=self.state)
         return engine

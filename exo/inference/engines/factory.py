@@ -1,4 +1,6 @@
-"""`create_engine`: an engine by name. `auto`: onnx where onnxruntime is, numpy where that cannot run the model."""
+"""`create_engine`: an engine by name. `auto`: onnx where onnxruntime is, numpy where that cannot
+run the model.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +22,31 @@ def create_pool(name: str = "auto") -> EnginePool:
     return EnginePool(functools.partial(create_engine, name, resource_type=EnginePool.PART_TYPE))
 
 
-def create_engine(name: str = "auto", *, resource_type: str | None = None, **options: Any) -> CheckpointEngine:
-    """`options` go to the engine (`kv_budget`, ...). Raises `InvalidRequest` for a name that is not in `ENGINES`."""
+def create_engine(
+    name: str = "auto", *, resource_type: str | None = None, **options: Any
+) -> CheckpointEngine:
+    """`options` go to the engine (`kv_budget`, ...). Raises `InvalidRequest` for a name that is not
+    in `ENGINES`.
+    """
     life = {} if resource_type is None else {"resource_type": resource_type}
-    makers: dict[str, Callable[..., CheckpointEngine]] = {"onnx": _onnx, "numpy": _numpy, "dummy": _dummy}
+    makers: dict[str, Callable[..., CheckpointEngine]] = {
+        "onnx": _onnx,
+        "numpy": _numpy,
+        "dummy": _dummy,
+    }
     if name in makers:
         return makers[name](**life, **options)
     if name != "auto":
-        raise InvalidRequest(f"engine {name!r} is unknown; there are: {', '.join(ENGINES)}", field="engine")
+        raise InvalidRequest(
+            f"engine {name!r} is unknown; there are: {', '.join(ENGINES)}", field="engine"
+        )
     if not has_onnxruntime():
         return _numpy(**life, **options)
     from exo.inference.engines.fallback import FallbackEngine
 
-    return FallbackEngine({"onnx": lambda: _onnx(**options), "numpy": lambda: _numpy(**options)}, **life)
+    return FallbackEngine(
+        {"onnx": lambda: _onnx(**options), "numpy": lambda: _numpy(**options)}, **life
+    )
 
 
 def has_onnxruntime() -> bool:
@@ -47,7 +61,9 @@ def _numpy(**options: Any) -> CheckpointEngine:
 
 def _onnx(**options: Any) -> CheckpointEngine:
     if not has_onnxruntime():
-        raise InvalidRequest("engine 'onnx' needs onnxruntime, which is not installed", field="engine")
+        raise InvalidRequest(
+            "engine 'onnx' needs onnxruntime, which is not installed", field="engine"
+        )
     from exo.inference.onnx.engine import OnnxEngine
 
     return OnnxEngine(**options)

@@ -27,7 +27,9 @@ class FallbackEngine(CheckpointEngine):
     The candidates are never initialized themselves: their hooks run on this engine's worker thread.
     """
 
-    def __init__(self, candidates: dict[str, Callable[[], CheckpointEngine]], **options: Any) -> None:
+    def __init__(
+        self, candidates: dict[str, Callable[[], CheckpointEngine]], **options: Any
+    ) -> None:
         super().__init__(**options)
         if not candidates:
             raise ValueError("candidates: at least one engine is needed")
@@ -81,7 +83,9 @@ class FallbackEngine(CheckpointEngine):
                 if name == list(self._candidates)[-1]:
                     raise
                 reason = f"{name}: {error}"
-                logger.warning("engine %s cannot run %s, trying the next one: %s", name, shard.model_id, error)
+                logger.warning(
+                    "engine %s cannot run %s, trying the next one: %s", name, shard.model_id, error
+                )
                 continue
             self._inner, self.active, self.degraded_reason = inner, name, reason
             return

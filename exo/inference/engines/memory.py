@@ -1,4 +1,6 @@
-"""How much memory keys and values may take, by what the container or the machine lets this process use."""
+"""How much memory keys and values may take, by what the container or the machine lets this process
+use.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,16 @@ def resident_bytes() -> int:
 
 
 def default_kv_budget() -> int:
-    """Half of what is left after the weights: the rest is for activations, buffers and the interpreter."""
+    """Half of what is left after the weights: the rest is for activations, buffers and the
+    interpreter.
+    """
     return max(SMALLEST_KV, (device_capabilities().memory_mib * MIB - resident_bytes()) // 2)
 
 
 def free_memory_mib() -> int:
-    """What this process may still take: of its container's limit, and of what the machine has available."""
+    """What this process may still take: of its container's limit, and of what the machine has
+    available.
+    """
     device = device_capabilities()
     free = available_memory_mib()
     if device.cgroup_limit_mib is not None:

@@ -1,8 +1,10 @@
-"""`Worker`: one thread that computes, an engine or a sampler, and how the event loop waits for it. Knows neither.
+"""`Worker`: one thread that computes, an engine or a sampler, and how the event loop waits for it.
+Knows neither.
 
-A decode step takes a few milliseconds and leaves the processor's caches full of weights, so that what runs around it
-runs cold: one queue and one callback cost a twentieth of a step less than the two futures, the condition and the
-semaphore of an executor (decision 0010).
+A decode step takes a few milliseconds and leaves the processor's caches full of weights, so that
+what runs around it
+runs cold: one queue and one callback cost a twentieth of a step less than the two futures, the
+condition and the semaphore of an executor (decision 0010).
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ class Worker:
         atexit.register(self._stop_and_wait)
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Run it on the thread. Cancelled, what has not begun never does, and what has goes on with nobody waiting."""
+        """Run it on the thread. Cancelled, what has not begun never does, and what has goes on with
+        nobody waiting.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._calls.put((future, loop, function, arguments))
@@ -55,7 +59,9 @@ def _serve(calls: SimpleQueue[_Call | None]) -> None:
         del call, future, loop, function, arguments  # an idle thread keeps nothing alive
 
 
-def _outcome(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
+def _outcome(
+    function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> tuple[Any, BaseException | None]:
     try:
         return function(*arguments), None
     except BaseException as error:  # noqa: BLE001 - it is the caller's
@@ -63,7 +69,10 @@ def _outcome(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[
 
 
 def _answer(
-    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], result: Any, error: BaseException | None
+    loop: asyncio.AbstractEventLoop,
+    future: asyncio.Future[Any],
+    result: Any,
+    error: BaseException | None,
 ) -> None:
     try:
         loop.call_soon_threadsafe(_settle, future, result, error)

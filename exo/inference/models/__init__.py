@@ -1,6 +1,8 @@
-"""Architecture families: what a checkpoint's configuration means and how its tensors are called. Knows no engine.
+"""Architecture families: what a checkpoint's configuration means and how its tensors are called.
+Knows no engine.
 
-Each family is one small file in `families/` that registers itself; engines see `ModelConfig` and the canonical tensor
+Each family is one small file in `families/` that registers itself; engines see `ModelConfig` and
+the canonical tensor
 names of `weights.py` only. Supported: see `supported_families()`.
 """
 

@@ -1,4 +1,6 @@
-"""What the families share: reading the usual keys of config.json and of GGUF, and the usual tensor names."""
+"""What the families share: reading the usual keys of config.json and of GGUF, and the usual tensor
+names.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +10,37 @@ from exo.inference.checkpoints.checkpoint import Checkpoint
 from exo.inference.models.config import size
 from exo.inference.models.rope import rope_from_gguf, rope_from_hf
 
-HF_TOP: Final = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}
+HF_TOP: Final = {
+    "embed": "model.embed_tokens.weight",
+    "norm": "model.norm.weight",
+    "head": "lm_head.weight",
+}
 HF_ATTENTION: Final = {
     name: f"model.layers.{{i}}.self_attn.{part}"
     for name, part in {
-        "q": "q_proj.weight", "k": "k_proj.weight", "v": "v_proj.weight", "o": "o_proj.weight",
-        "q_bias": "q_proj.bias", "k_bias": "k_proj.bias", "v_bias": "v_proj.bias", "o_bias": "o_proj.bias",
-        "q_norm": "q_norm.weight", "k_norm": "k_norm.weight",
+        "q": "q_proj.weight",
+        "k": "k_proj.weight",
+        "v": "v_proj.weight",
+        "o": "o_proj.weight",
+        "q_bias": "q_proj.bias",
+        "k_bias": "k_proj.bias",
+        "v_bias": "v_proj.bias",
+        "o_bias": "o_proj.bias",
+        "q_norm": "q_norm.weight",
+        "k_norm": "k_norm.weight",
     }.items()
-}  # fmt: skip
+}
 HF_MLP: Final = {
     name: f"model.layers.{{i}}.mlp.{part}"
     for name, part in {
-        "gate": "gate_proj.weight", "up": "up_proj.weight", "down": "down_proj.weight",
-        "gate_bias": "gate_proj.bias", "up_bias": "up_proj.bias", "down_bias": "down_proj.bias",
+        "gate": "gate_proj.weight",
+        "up": "up_proj.weight",
+        "down": "down_proj.weight",
+        "gate_bias": "gate_proj.bias",
+        "up_bias": "up_proj.bias",
+        "down_bias": "down_proj.bias",
     }.items()
-}  # fmt: skip
+}
 HF_NORMS: Final = {
     "attn_norm": "model.layers.{i}.input_layernorm.weight",
     "ffn_norm": "model.layers.{i}.post_attention_layernorm.weight",
@@ -31,34 +48,58 @@ HF_NORMS: Final = {
 HF_NAMES: Final = {**HF_TOP, **HF_ATTENTION, **HF_MLP, **HF_NORMS}
 
 GGUF_NAMES: Final = {
-    "embed": "token_embd.weight", "norm": "output_norm.weight", "head": "output.weight",
+    "embed": "token_embd.weight",
+    "norm": "output_norm.weight",
+    "head": "output.weight",
     **{
         name: f"blk.{{i}}.{part}"
         for name, part in {
-            "attn_norm": "attn_norm.weight", "ffn_norm": "ffn_norm.weight",
-            "q": "attn_q.weight", "k": "attn_k.weight", "v": "attn_v.weight", "o": "attn_output.weight",
-            "q_bias": "attn_q.bias", "k_bias": "attn_k.bias", "v_bias": "attn_v.bias", "o_bias": "attn_output.bias",
-            "q_norm": "attn_q_norm.weight", "k_norm": "attn_k_norm.weight",
-            "gate": "ffn_gate.weight", "up": "ffn_up.weight", "down": "ffn_down.weight",
-            "gate_bias": "ffn_gate.bias", "up_bias": "ffn_up.bias", "down_bias": "ffn_down.bias",
+            "attn_norm": "attn_norm.weight",
+            "ffn_norm": "ffn_norm.weight",
+            "q": "attn_q.weight",
+            "k": "attn_k.weight",
+            "v": "attn_v.weight",
+            "o": "attn_output.weight",
+            "q_bias": "attn_q.bias",
+            "k_bias": "attn_k.bias",
+            "v_bias": "attn_v.bias",
+            "o_bias": "attn_output.bias",
+            "q_norm": "attn_q_norm.weight",
+            "k_norm": "attn_k_norm.weight",
+            "gate": "ffn_gate.weight",
+            "up": "ffn_up.weight",
+            "down": "ffn_down.weight",
+            "gate_bias": "ffn_gate.bias",
+            "up_bias": "ffn_up.bias",
+            "down_bias": "ffn_down.bias",
         }.items()
     },
-}  # fmt: skip
+}
 
 # A kind of token in GGUF, and texts of such tokens that end an answer.
 CONTROL: Final = 3
 TURN_ENDS: Final = {"<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"}
 
 ACTIVATIONS: Final = {
-    "silu": "silu", "swish": "silu", "gelu": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh",
-}  # fmt: skip
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
 
 
 def hf_fields(
-    config: dict[str, Any], *, tied: bool, norm_eps: float, context_length: int, partial_rotary: bool = False
+    config: dict[str, Any],
+    *,
+    tied: bool,
+    norm_eps: float,
+    context_length: int,
+    partial_rotary: bool = False,
 ) -> dict[str, Any]:
-    """The fields of `ModelConfig` that all families read alike; the arguments are the family's defaults."""
+    """The fields of `ModelConfig` that all families read alike; the arguments are the family's
+    defaults.
+    """
     heads = size("heads", config["num_attention_heads"])
     hidden = size("hidden", config["hidden_size"])
     head_dim = size("head_dim", config.get("head_dim") or hidden // heads)
@@ -67,7 +108,9 @@ def hf_fields(
     tie = config.get("tie_word_embeddings")
     activation = config.get("hidden_activation") or config.get("hidden_act") or "silu"
     if activation not in ACTIVATIONS:
-        raise ValueError(f"activation {activation!r} is not supported; supported: {', '.join(ACTIVATIONS)}")
+        raise ValueError(
+            f"activation {activation!r} is not supported; supported: {', '.join(ACTIVATIONS)}"
+        )
     return {
         "n_layers": size("n_layers", config["num_hidden_layers"]),
         "hidden": hidden,
@@ -86,8 +129,12 @@ def hf_fields(
     }
 
 
-def hf_windows(config: dict[str, Any], window: int | None, sliding: tuple[bool, ...]) -> tuple[int | None, ...]:
-    """Per-layer windows: by `layer_types` where config.json has it, else by the family's rule `sliding`."""
+def hf_windows(
+    config: dict[str, Any], window: int | None, sliding: tuple[bool, ...]
+) -> tuple[int | None, ...]:
+    """Per-layer windows: by `layer_types` where config.json has it, else by the family's rule
+    `sliding`.
+    """
     if not window:
         return ()
     types = config.get("layer_types")
@@ -116,7 +163,9 @@ def gguf_fields(checkpoint: Checkpoint, arch: str) -> dict[str, Any]:
     meta, tensors = dict(checkpoint.metadata), checkpoint.tensors
     heads = _uniform(meta[f"{arch}.attention.head_count"], "head_count")
     hidden = size("hidden", meta[f"{arch}.embedding_length"])
-    head_dim = size("head_dim", meta.get(f"{arch}.attention.key_length") or hidden // size("heads", heads))
+    head_dim = size(
+        "head_dim", meta.get(f"{arch}.attention.key_length") or hidden // size("heads", heads)
+    )
     if int(meta.get(f"{arch}.attention.value_length") or head_dim) != head_dim:
         raise ValueError("keys and values of different sizes are not supported")
     divisors: tuple[float, ...] = ()
@@ -145,11 +194,20 @@ def gguf_fields(checkpoint: Checkpoint, arch: str) -> dict[str, Any]:
 
 
 def gguf_eos(meta: dict[str, Any]) -> tuple[int, ...]:
-    """Those the keys name and, as in llama.cpp, control tokens that end a turn by their text: older files name one."""
+    """Those the keys name and, as in llama.cpp, control tokens that end a turn by their text: older
+    files name one.
+    """
     keys = ("eos_token_id", "eot_token_id", "eom_token_id")
     ids = [meta.get(f"tokenizer.ggml.{key}") for key in keys]
-    tokens, types = meta.get("tokenizer.ggml.tokens") or [], meta.get("tokenizer.ggml.token_type") or []
-    ids += [i for i, (t, kind) in enumerate(zip(tokens, types, strict=False)) if kind == CONTROL and t in TURN_ENDS]
+    tokens, types = (
+        meta.get("tokenizer.ggml.tokens") or [],
+        meta.get("tokenizer.ggml.token_type") or [],
+    )
+    ids += [
+        i
+        for i, (t, kind) in enumerate(zip(tokens, types, strict=False))
+        if kind == CONTROL and t in TURN_ENDS
+    ]
     return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
 
 

@@ -1,7 +1,9 @@
-"""`ModelConfig`: everything an engine must know of a decoder-only transformer besides its weights. Pure data.
+"""`ModelConfig`: everything an engine must know of a decoder-only transformer besides its weights.
+Pure data.
 
-The block all families share: x + attention(norm(x)), then x + mlp(norm(x)), RMS norms, rotary positions on the two
-halves of each head, grouped-query attention, gated MLP. The fields say where a family differs.
+The block all families share: x + attention(norm(x)), then x + mlp(norm(x)), RMS norms, rotary
+positions on the two halves of each head, grouped-query attention, gated MLP. The fields say where a
+family differs.
 """
 
 from __future__ import annotations
@@ -10,12 +12,20 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 # Larger than any model's; keeps the sizes in a broken file from being believed.
-LIMITS: Final = {"n_layers": 1024, "heads": 4096, "kv_heads": 4096, "head_dim": 8192, "context_length": 1 << 31}
+LIMITS: Final = {
+    "n_layers": 1024,
+    "heads": 4096,
+    "kv_heads": 4096,
+    "head_dim": 8192,
+    "context_length": 1 << 31,
+}
 MAX_SIZE: Final = 1 << 24
 
 
 def size(name: str, value: object) -> int:
-    """`value` as the size `name` of a model. Raises `ValueError` unless it is a whole number within reason."""
+    """`value` as the size `name` of a model. Raises `ValueError` unless it is a whole number within
+    reason.
+    """
     limit = LIMITS.get(name, MAX_SIZE)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
         raise ValueError(f"{name} is {value!r}, not a number from 1 to {limit}")
@@ -26,7 +36,8 @@ def size(name: str, value: object) -> int:
 class RopeConfig:
     """Rotary embedding. `dims` of each head are rotated (the first ones), the rest passes through.
 
-    divisors: each frequency is divided by its own (llama3, GGUF rope_freqs, longrope's short factors); () is none.
+    divisors: each frequency is divided by its own (llama3, GGUF rope_freqs, longrope's short
+        factors); () is none.
     long_divisors: used instead where a sequence is longer than `original_context` (longrope).
     scale: multiplies cos and sin.
     """
@@ -41,7 +52,10 @@ class RopeConfig:
     def __post_init__(self) -> None:
         numbers = (self.theta, self.scale, *self.divisors, *self.long_divisors)
         if not all(1e-6 < abs(n) < 1e12 and n > 0 for n in numbers):
-            raise ValueError(f"rope theta {self.theta!r}, scale {self.scale!r} or a factor is not a sensible number")
+            raise ValueError(
+                f"rope theta {self.theta!r}, scale {self.scale!r} or a factor is not a sensible"
+                " number"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +93,16 @@ class ModelConfig:
     eos_ids: tuple[int, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        for name in ("n_layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "context_length"):
+        for name in (
+            "n_layers",
+            "hidden",
+            "heads",
+            "kv_heads",
+            "head_dim",
+            "ffn",
+            "vocab",
+            "context_length",
+        ):
             size(name, getattr(self, name))
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} key-value heads")
@@ -87,7 +110,9 @@ class ModelConfig:
             raise ValueError(f"rope rotates {self.rope.dims} of {self.head_dim} dimensions")
         for divisors in (self.rope.divisors, self.rope.long_divisors):
             if divisors and len(divisors) != self.rope.dims // 2:
-                raise ValueError(f"{len(divisors)} rope factors for {self.rope.dims // 2} frequencies")
+                raise ValueError(
+                    f"{len(divisors)} rope factors for {self.rope.dims // 2} frequencies"
+                )
         if not 0 < self.norm_eps < 1:
             raise ValueError(f"norm_eps is {self.norm_eps!r}")
         for name in ("attn_softcap", "final_softcap", "query_scale", "embed_scale"):

@@ -16,13 +16,17 @@ from exo.inference.models.config import ModelConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """What one architecture needs: how to read its configuration, and its tensor names by canonical name.
+    """What one architecture needs: how to read its configuration, and its tensor names by canonical
+    name.
 
     hf_type: `model_type` in config.json; gguf_arch: `general.architecture`.
-    hf_names, gguf_names: canonical name -> template with `{i}` for the layer. A value "NAME#part/parts" is
+    hf_names, gguf_names: canonical name -> template with `{i}` for the layer. A value
+        "NAME#part/parts" is
         a share of the rows of a packed tensor: see `weights.py`.
-    norm_offset: added to norm weights of safetensors (gemma stores w for a factor of 1 + w; GGUF stores 1 + w).
-    gguf_interleaved: q and k rows of GGUF files are in llama.cpp's order (neighbouring pairs rotate together).
+    norm_offset: added to norm weights of safetensors (gemma stores w for a factor of 1 + w; GGUF
+        stores 1 + w).
+    gguf_interleaved: q and k rows of GGUF files are in llama.cpp's order (neighbouring pairs rotate
+        together).
     """
 
     name: str
@@ -53,33 +57,50 @@ def family_of(checkpoint: Checkpoint) -> Family:
     key = "general.architecture" if checkpoint.FORMAT == "gguf" else "model_type"
     kind = checkpoint.metadata.get(key)
     for family in _FAMILIES.values():
-        if kind is not None and kind == (family.gguf_arch if checkpoint.FORMAT == "gguf" else family.hf_type):
+        if kind is not None and kind == (
+            family.gguf_arch if checkpoint.FORMAT == "gguf" else family.hf_type
+        ):
             return family
     raise UnsupportedModel(
-        f"{key} is {kind!r}, a family we cannot run", path=str(checkpoint.path), supported=supported_families()
+        f"{key} is {kind!r}, a family we cannot run",
+        path=str(checkpoint.path),
+        supported=supported_families(),
     )
 
 
 def _with_generation_eos(checkpoint: Checkpoint, config: ModelConfig) -> ModelConfig:
-    """generation_config.json lists every token that ends an answer; config.json often only one of them."""
+    """generation_config.json lists every token that ends an answer; config.json often only one of
+    them.
+    """
     path = checkpoint.path / "generation_config.json"
     if not path.is_file():
         return config
     value = read_json(path).get("eos_token_id")
-    more = () if value is None else tuple(int(v) for v in (value if isinstance(value, list) else [value]))
+    more = (
+        ()
+        if value is None
+        else tuple(int(v) for v in (value if isinstance(value, list) else [value]))
+    )
     return replace(config, eos_ids=tuple(dict.fromkeys((*config.eos_ids, *more))))
 
 
 def read_config(checkpoint: Checkpoint) -> ModelConfig:
-    """Raises `UnsupportedModel` for an unknown family, `CheckpointError` for a configuration that makes no sense."""
+    """Raises `UnsupportedModel` for an unknown family, `CheckpointError` for a configuration that
+    makes no sense.
+    """
     family = family_of(checkpoint)
     try:
-        with np.errstate(over="raise", invalid="raise"):  # numbers that make no sense overflow somewhere
+        # Numbers that make no sense overflow somewhere.
+        with np.errstate(over="raise", invalid="raise"):
             return _read(checkpoint, family)
     except KeyError as error:
-        raise CheckpointError(f"the configuration lacks {error.args[0]!r}", path=str(checkpoint.path)) from error
+        raise CheckpointError(
+            f"the configuration lacks {error.args[0]!r}", path=str(checkpoint.path)
+        ) from error
     except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
-        raise CheckpointError(f"the configuration cannot be used: {error}", path=str(checkpoint.path)) from error
+        raise CheckpointError(
+            f"the configuration cannot be used: {error}", path=str(checkpoint.path)
+        ) from error
 
 
 def _read(checkpoint: Checkpoint, family: Family) -> ModelConfig:
@@ -87,10 +108,14 @@ def _read(checkpoint: Checkpoint, family: Family) -> ModelConfig:
         if quantised := checkpoint.metadata.get("quantization_config"):
             kind = quantised.get("quant_method", "unknown")
             raise ValueError(
-                f"weights quantised by {kind!r} are not supported; take the unquantised model or a GGUF file"
+                f"weights quantised by {kind!r} are not supported; take the unquantised model or a"
+                " GGUF file"
             )
         config = family.from_hf(dict(checkpoint.metadata))
-        if config.tied and {family.hf_names["embed"], family.hf_names["head"]} <= checkpoint.tensors.keys():
+        if (
+            config.tied
+            and {family.hf_names["embed"], family.hf_names["head"]} <= checkpoint.tensors.keys()
+        ):
             # transformers ties them only where they are equal, and then it makes no difference.
             config = replace(config, tied=False)
         return _with_generation_eos(checkpoint, config)

@@ -1,10 +1,12 @@
-"""`Weights`: a checkpoint's tensors by canonical name, in one layout whatever the family and format.
+"""`Weights`: a checkpoint's tensors by canonical name, in one layout whatever the family and
+format.
 
-Canonical names. Of the model: `embed` (vocab, hidden), `norm` (hidden,), `head` (vocab, hidden; the embedding where
-tied). Of layer i, as `"{i}.q"`: q k v o gate up down, rows = outputs; q_bias k_bias v_bias o_bias gate_bias up_bias
-down_bias; attn_norm ffn_norm, q_norm k_norm (head_dim,), post_attn_norm post_ffn_norm. Norm weights are the factors
-themselves. Rotary pairs are (j, j + dims / 2) of each head, so GGUF's interleaved q and k rows come re-ordered.
-Packed tensors (phi3) come as their rows.
+Canonical names. Of the model: `embed` (vocab, hidden), `norm` (hidden,), `head` (vocab, hidden; the
+embedding where tied). Of layer i, as `"{i}.q"`: q k v o gate up down, rows = outputs; q_bias k_bias
+v_bias o_bias gate_bias up_bias down_bias; attn_norm ffn_norm, q_norm k_norm (head_dim,),
+post_attn_norm post_ffn_norm. Norm weights are the factors themselves. Rotary pairs are (j, j + dims
+/ 2) of each head, so GGUF's interleaved q and k rows come re-ordered. Packed tensors (phi3) come as
+their rows.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a canonical tensor lies: rows `start` to `stop` of the tensor `name`, re-ordered by `order` if given."""
+    """Where a canonical tensor lies: rows `start` to `stop` of the tensor `name`, re-ordered by
+    `order` if given.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -35,7 +39,9 @@ class Source:
 
 
 class Weights:
-    """Raises `CheckpointError` for a tensor that is missing or has another shape than the configuration says."""
+    """Raises `CheckpointError` for a tensor that is missing or has another shape than the
+    configuration says.
+    """
 
     def __init__(self, checkpoint: Checkpoint, family: Family, config: ModelConfig) -> None:
         self.checkpoint = checkpoint
@@ -44,8 +50,14 @@ class Weights:
         self._names = family.gguf_names if checkpoint.FORMAT == "gguf" else family.hf_names
 
     def names(self, shard: Shard) -> tuple[str, ...]:
-        """The canonical tensors a shard needs: `embed` with the first layer, `norm` and `head` with the last."""
-        out = [f"{i}.{part}" for i in range(shard.start_layer, shard.end_layer + 1) for part in self._layer_parts()]
+        """The canonical tensors a shard needs: `embed` with the first layer, `norm` and `head` with
+        the last.
+        """
+        out = [
+            f"{i}.{part}"
+            for i in range(shard.start_layer, shard.end_layer + 1)
+            for part in self._layer_parts()
+        ]
         if shard.is_first_layer():
             out.insert(0, "embed")
         if shard.is_last_layer():
@@ -55,7 +67,10 @@ class Weights:
     def check(self, shard: Shard) -> None:
         """Raises unless every tensor of the shard is there with the right shape."""
         if shard.n_layers != self.config.n_layers:
-            message = f"the model has {self.config.n_layers} layers, the shard is of one with {shard.n_layers}"
+            message = (
+                f"the model has {self.config.n_layers} layers, the shard is of one with"
+                f" {shard.n_layers}"
+            )
             raise CheckpointError(message, path=str(self.checkpoint.path))
         for name in self.names(shard):
             self.source(name)
@@ -63,19 +78,27 @@ class Weights:
     def tensor(self, name: str) -> Array:
         """float32, a copy of its own."""
         value = self.checkpoint.floats(self.source(name).name, self.raw(name))
-        if self._family.norm_offset and self.checkpoint.FORMAT == "safetensors" and name.endswith("norm"):
+        if (
+            self._family.norm_offset
+            and self.checkpoint.FORMAT == "safetensors"
+            and name.endswith("norm")
+        ):
             value += np.float32(self._family.norm_offset)
         return value
 
     def raw(self, name: str) -> RawTensor:
-        """The stored blocks, for engines that keep them; rows re-ordered as above. Norm offsets are not applied."""
+        """The stored blocks, for engines that keep them; rows re-ordered as above. Norm offsets are
+        not applied.
+        """
         source = self.source(name)
         raw = self.checkpoint.raw(source.name)
         if len(source.shape) == 1:  # a vector is one row of blocks; only plain types are re-ordered
             if source.order is None:
                 return raw
             return RawTensor(
-                raw.dtype, source.shape, raw.data.reshape(source.shape[0], -1)[source.order].reshape(1, -1)
+                raw.dtype,
+                source.shape,
+                raw.data.reshape(source.shape[0], -1)[source.order].reshape(1, -1),
             )
         data = raw.data[source.start : source.start + source.shape[0]]
         if source.order is not None:
@@ -94,7 +117,9 @@ class Weights:
             part = "embed" if self._names["embed"] in self.checkpoint.tensors else "head"
         template = self._names.get(part)
         if template is None:
-            raise CheckpointError(f"{self._family.name} has no tensor {part!r}", path=str(self.checkpoint.path))
+            raise CheckpointError(
+                f"{self._family.name} has no tensor {part!r}", path=str(self.checkpoint.path)
+            )
         shape, start = self._shape(part), 0
         # Packed tensors hold several parts one after the other.
         packed = [p for p in self._pack(part) if self._names.get(p) == template]
@@ -104,7 +129,9 @@ class Weights:
         source = Source(template.format(i=layer), shape, start, self._order(part))
         info = self.checkpoint.info(source.name)
         if info.shape != (rows, *shape[1:]):
-            message = f"tensor {source.name!r} has the shape {info.shape}, expected {(rows, *shape[1:])}"
+            message = (
+                f"tensor {source.name!r} has the shape {info.shape}, expected {(rows, *shape[1:])}"
+            )
             raise CheckpointError(message, path=str(self.checkpoint.path))
         return source
 
@@ -135,15 +162,22 @@ class Weights:
         if part.endswith("norm"):
             return (c.hidden,)
         out = {
-            "q": c.heads * c.head_dim, "k": c.kv_heads * c.head_dim, "v": c.kv_heads * c.head_dim, "o": c.hidden,
-            "gate": c.ffn, "up": c.ffn, "down": c.hidden,
-        }  # fmt: skip
+            "q": c.heads * c.head_dim,
+            "k": c.kv_heads * c.head_dim,
+            "v": c.kv_heads * c.head_dim,
+            "o": c.hidden,
+            "gate": c.ffn,
+            "up": c.ffn,
+            "down": c.hidden,
+        }
         if part.endswith("_bias"):
             return (out[part.removesuffix("_bias")],)
         return (out[part], {"o": c.heads * c.head_dim, "down": c.ffn}.get(part, c.hidden))
 
     def _order(self, part: str) -> Array | None:
-        """Row order that undoes llama.cpp's interleaving: row 2j, 2j + 1 of a head become j, j + half."""
+        """Row order that undoes llama.cpp's interleaving: row 2j, 2j + 1 of a head become j, j +
+        half.
+        """
         if not (self._family.gguf_interleaved and self.checkpoint.FORMAT == "gguf"):
             return None
         if part not in {"q", "k", "q_bias", "k_bias"}:

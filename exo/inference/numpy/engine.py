@@ -1,4 +1,6 @@
-"""`NumpyEngine`: steps and sequences around `NumpyModel`. Everything here runs on the engine's worker thread."""
+"""`NumpyEngine`: steps and sequences around `NumpyModel`. Everything here runs on the engine's
+worker thread.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ SMALLEST_PREFIXES: Final = 128 << 20
 
 
 class NumpyEngine(CheckpointEngine):
-    """kv_budget: bytes for keys and values; None: by the container's memory limit, after the weights are loaded."""
+    """kv_budget: bytes for keys and values; None: by the container's memory limit, after the
+    weights are loaded.
+    """
 
     def __init__(self, *, kv_budget: int | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -88,7 +92,9 @@ class NumpyEngine(CheckpointEngine):
             store.check(step.request_id, step.position)
             self._check_rope(store, step)
         plan = self._place(store, steps)
-        values = np.concatenate([s.values[len(s.values) - r.count :] for s, r in zip(steps, plan, strict=True)])
+        values = np.concatenate(
+            [s.values[len(s.values) - r.count :] for s, r in zip(steps, plan, strict=True)]
+        )
         x = model.embed_tokens(values) if model.embed is not None else values.astype(np.float32)
         model.run_layers(x, plan, cancel)
         for step, rows in zip(steps, plan, strict=True):
@@ -98,7 +104,9 @@ class NumpyEngine(CheckpointEngine):
         return self._logits(model, x, steps, plan)
 
     def _place(self, store: kv_cache.KVStore, steps: Sequence[Step]) -> list[Rows]:
-        """Find or begin each sequence, make room, take over what another request has computed; lay out the rows."""
+        """Find or begin each sequence, make room, take over what another request has computed; lay
+        out the rows.
+        """
         keep = [step.request_id for step in steps]
         plan: list[Rows] = []
         start = 0
@@ -117,7 +125,9 @@ class NumpyEngine(CheckpointEngine):
         return plan
 
     def _may_borrow(self, step: Step, sequence: kv_cache.Sequence) -> bool:
-        """Only where nobody waits for the rows left out: the whole model is here, not all logits are asked for."""
+        """Only where nobody waits for the rows left out: the whole model is here, not all logits
+        are asked for.
+        """
         assert self.shard is not None
         whole = self.shard.is_first_layer() and self.shard.is_last_layer()
         return (
@@ -127,7 +137,9 @@ class NumpyEngine(CheckpointEngine):
             and len(sequence.tokens) == sequence.length == step.position
         )
 
-    def _logits(self, model: NumpyModel, x: Array, steps: Sequence[Step], plan: Sequence[Rows]) -> list[Array]:
+    def _logits(
+        self, model: NumpyModel, x: Array, steps: Sequence[Step], plan: Sequence[Rows]
+    ) -> list[Array]:
         """The rows asked for go through the head together."""
         wanted = [_wanted_rows(s, r) for s, r in zip(steps, plan, strict=True)]
         picked = np.concatenate(wanted)
@@ -147,11 +159,17 @@ class NumpyEngine(CheckpointEngine):
     def _needs_long(self, request_id: str, length: int) -> bool:
         assert self._model is not None
         rope = self._model.config.rope
-        return bool(rope.long_divisors) and (length > rope.original_context or request_id in self._long)
+        return bool(rope.long_divisors) and (
+            length > rope.original_context or request_id in self._long
+        )
 
     def _check_rope(self, store: kv_cache.KVStore, step: Step) -> None:
-        """A sequence that outgrows the short factors (longrope) must be computed anew with the long ones."""
-        if step.position == 0 or not self._needs_long(step.request_id, step.position + len(step.values)):
+        """A sequence that outgrows the short factors (longrope) must be computed anew with the long
+        ones.
+        """
+        if step.position == 0 or not self._needs_long(
+            step.request_id, step.position + len(step.values)
+        ):
             return
         if not store.at(step.request_id, step.position).long:
             self._long[step.request_id] = None
@@ -160,7 +178,9 @@ class NumpyEngine(CheckpointEngine):
             raise SequenceLost(step.request_id, expected=step.position, held=None)
 
 
-def _borrow(store: kv_cache.KVStore, sequence: kv_cache.Sequence, tokens: Array, limit: int, keep: list[str]) -> int:
+def _borrow(
+    store: kv_cache.KVStore, sequence: kv_cache.Sequence, tokens: Array, limit: int, keep: list[str]
+) -> int:
     """What is not borrowed is computed, and then the lender may have to give way like any other."""
     try:
         return store.borrow(sequence, tokens, limit, keep)

@@ -1,8 +1,10 @@
-"""Keys and values of sequences under a byte budget. Pure bookkeeping and arrays: knows no model arithmetic.
+"""Keys and values of sequences under a byte budget. Pure bookkeeping and arrays: knows no model
+arithmetic.
 
-A released sequence whose tokens are known stays as a *prefix* until its room is needed, so that a request that begins
-alike (the same system prompt, the next turn of a chat) starts with those positions. When room is short, prefixes go
-first, then live sequences, the least recently used first; what was evicted is missed by `SequenceLost` at its next use.
+A released sequence whose tokens are known stays as a *prefix* until its room is needed, so that a
+request that begins alike (the same system prompt, the next turn of a chat) starts with those
+positions. When room is short, prefixes go first, then live sequences, the least recently used
+first; what was evicted is missed by `SequenceLost` at its next use.
 """
 
 from __future__ import annotations
@@ -16,16 +18,19 @@ import numpy as np
 from exo.inference.errors import Overloaded, SequenceLost
 
 Array = np.ndarray[Any, Any]
-# Room is given in whole blocks, and grows by half, so that a long answer copies its cache only a few times.
+# Room is given in whole blocks, and grows by half, so that a long answer copies its cache only a
+# few times.
 BLOCK: Final = 64
 # A shorter common beginning is not worth a copy.
 SHORTEST_PREFIX: Final = 16
 
 
 class Sequence:
-    """keys and values: per layer float32 (kv_heads, capacity, head_dim), of which `length` positions are filled.
+    """keys and values: per layer float32 (kv_heads, capacity, head_dim), of which `length`
+    positions are filled.
 
-    tokens: the ids of the first positions, as far as they are known (a stage in mid-ring sees none).
+    tokens: the ids of the first positions, as far as they are known (a stage in mid-ring sees
+        none).
     long: its keys were rotated with the factors for long sequences.
     """
 
@@ -52,10 +57,11 @@ class Sequence:
 
 
 class KVStore:
-    """All sequences of one engine. `budget` and `used` count bytes of allocated room, prefixes included.
+    """All sequences of one engine. `budget` and `used` count bytes of allocated room, prefixes
+    included.
 
-    prefix_budget: at most so many bytes are kept for reuse, so that a node with much memory does not fill it all; None
-    is the whole budget.
+    prefix_budget: at most so many bytes are kept for reuse, so that a node with much memory does
+    not fill it all; None is the whole budget.
     """
 
     def __init__(
@@ -80,7 +86,9 @@ class KVStore:
 
     @property
     def live_tokens(self) -> int:
-        """Tokens that live sequences have room for. May be asked from another thread: the tuple is made at once."""
+        """Tokens that live sequences have room for. May be asked from another thread: the tuple is
+        made at once.
+        """
         return sum(s.capacity for s in tuple(self._live.values()))
 
     @property
@@ -111,21 +119,31 @@ class KVStore:
         """Raise `SequenceLost` as `at` would, changing nothing."""
         sequence = self._live.get(request_id)
         if position and (sequence is None or sequence.length != position):
-            raise SequenceLost(request_id, expected=position, held=None if sequence is None else sequence.length)
+            raise SequenceLost(
+                request_id, expected=position, held=None if sequence is None else sequence.length
+            )
 
     def reserve(self, sequence: Sequence, length: int, keep: Collection[str]) -> None:
-        """Room for `length` positions; evicts others, none of `keep`. Raises `Overloaded` if that is not enough."""
+        """Room for `length` positions; evicts others, none of `keep`. Raises `Overloaded` if that
+        is not enough.
+        """
         if length <= sequence.capacity:
             return
         least = -(-length // BLOCK) * BLOCK
-        wanted = min(max(least, sequence.capacity * 3 // 2 // BLOCK * BLOCK), -(-self.context_length // BLOCK) * BLOCK)
+        wanted = min(
+            max(least, sequence.capacity * 3 // 2 // BLOCK * BLOCK),
+            -(-self.context_length // BLOCK) * BLOCK,
+        )
         for capacity in (max(wanted, least), least):
             extra = (capacity - sequence.capacity) * self.bytes_per_token
             if self._make_room(extra, sequence, keep, evict_live=capacity == least):
                 sequence.grow(capacity)
                 self.used += extra
                 return
-        message = f"the KV cache ({self.budget >> 20} MiB) has no room for {length} tokens of one more sequence"
+        message = (
+            f"the KV cache ({self.budget >> 20} MiB) has no room for {length} tokens of one more"
+            " sequence"
+        )
         raise Overloaded(message)
 
     def release(self, request_id: str) -> None:
@@ -140,11 +158,15 @@ class KVStore:
         sequence.length = len(sequence.tokens)
         self._prefixes[self._next_prefix] = sequence
         self._next_prefix += 1
-        while sum(s.capacity for s in self._prefixes.values()) * self.bytes_per_token > self.prefix_budget:
+        while (
+            sum(s.capacity for s in self._prefixes.values()) * self.bytes_per_token
+            > self.prefix_budget
+        ):
             self._discard(self._prefixes.popitem(last=False)[1])
 
     def borrow(self, sequence: Sequence, tokens: Array, limit: int, keep: Collection[str]) -> int:
-        """Fill `sequence`, which holds the KV of the first `length` of `tokens`, from one that begins alike.
+        """Fill `sequence`, which holds the KV of the first `length` of `tokens`, from one that
+        begins alike.
 
         At most `limit` positions are filled in all. Returns how many positions it holds then.
         """
@@ -174,17 +196,24 @@ class KVStore:
     def _is_known(self, sequence: Sequence) -> bool:
         """Another prefix has all of it (the same request again); it is the fresher one now."""
         for key, other in self._prefixes.items():
-            if _common(other.tokens, sequence.tokens) == len(sequence.tokens) and other.long == sequence.long:
+            if (
+                _common(other.tokens, sequence.tokens) == len(sequence.tokens)
+                and other.long == sequence.long
+            ):
                 self._prefixes.move_to_end(key)
                 return True
         return False
 
-    def _make_room(self, extra: int, sequence: Sequence, keep: Collection[str], *, evict_live: bool) -> bool:
+    def _make_room(
+        self, extra: int, sequence: Sequence, keep: Collection[str], *, evict_live: bool
+    ) -> bool:
         while self.used + extra > self.budget and self._prefixes:
             self._discard(self._prefixes.popitem(last=False)[1])
         if not evict_live:
             return self.used + extra <= self.budget
-        for request_id in [i for i, s in self._live.items() if i not in keep and s is not sequence and s.capacity]:
+        for request_id in [
+            i for i, s in self._live.items() if i not in keep and s is not sequence and s.capacity
+        ]:
             if self.used + extra <= self.budget:
                 break
             self.evictions += 1

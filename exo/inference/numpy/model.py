@@ -1,7 +1,8 @@
-"""`NumpyModel`: one shard's layers on rows of several sequences. Knows its weights and the cache, no asyncio.
+"""`NumpyModel`: one shard's layers on rows of several sequences. Knows its weights and the cache,
+no asyncio.
 
-The rows of all steps are stacked, so that each weight matrix is read once per pass; only attention goes sequence by
-sequence. Matrices that share their input (q, k, v; gate, up) are one matrix.
+The rows of all steps are stacked, so that each weight matrix is read once per pass; only attention
+goes sequence by sequence. Matrices that share their input (q, k, v; gate, up) are one matrix.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """A sequence's share of a pass: `count` rows from row `start` on, at `position` of the sequence."""
+    """A sequence's share of a pass: `count` rows from row `start` on, at `position` of the
+    sequence.
+    """
 
     sequence: kv_cache.Sequence
     start: int
@@ -33,7 +36,9 @@ class Rows:
 
 @dataclass(slots=True, eq=False)
 class Layer:
-    """Matrices are (outputs, inputs). Biases and further norms are None where the family has none."""
+    """Matrices are (outputs, inputs). Biases and further norms are None where the family has
+    none.
+    """
 
     attn_norm: Array
     qkv: Array
@@ -52,7 +57,9 @@ class Layer:
 
 
 class NumpyModel:
-    def __init__(self, weights: Weights, shard: Shard, advance: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self, weights: Weights, shard: Shard, advance: Callable[[int], None] = lambda _: None
+    ) -> None:
         self.config = weights.config
         self.shard = shard
         load = _Loader(weights, advance)
@@ -68,29 +75,48 @@ class NumpyModel:
 
     def n_bytes(self) -> int:
         """Of all weights."""
-        matrices = [m for layer in self.layers for m in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+        matrices = [
+            m for layer in self.layers for m in (layer.qkv, layer.o, layer.gate_up, layer.down)
+        ]
         tables = {id(t): t for t in (self.embed, self.head) if t is not None}
         return sum(m.nbytes for m in (*matrices, *tables.values()))
 
     def embed_tokens(self, tokens: Array) -> Array:
         assert self.embed is not None  # the caller has checked the shard
         rows: Array = self.embed[tokens]
-        return rows * np.float32(self.config.embed_scale) if self.config.embed_scale != 1.0 else rows
+        return (
+            rows * np.float32(self.config.embed_scale) if self.config.embed_scale != 1.0 else rows
+        )
 
-    def run_layers(self, x: Array, rows: Sequence[Rows], between: Callable[[], None] = lambda: None) -> Array:
-        """x: float32 (N, hidden), changed in place. Keys and values are written behind each sequence's `position`.
+    def run_layers(
+        self, x: Array, rows: Sequence[Rows], between: Callable[[], None] = lambda: None
+    ) -> Array:
+        """x: float32 (N, hidden), changed in place. Keys and values are written behind each
+        sequence's `position`.
 
-        `between` is called before each layer and may raise; lengths of sequences are the caller's to advance.
+        `between` is called before each layer and may raise; lengths of sequences are the caller's
+        to advance.
         """
         cos, sin = self._angles(rows)
         eps = self.config.norm_eps
-        with np.errstate(over="ignore"):  # exp(-x) of a very negative gate is infinite, and its silu 0, as it should be
+        # exp(-x) of a very negative gate is infinite, and its silu 0, as it should be.
+        with np.errstate(over="ignore"):
             for index, layer in enumerate(self.layers):
                 between()
-                mixed = self._attention(layer, index, rms_norm(x, layer.attn_norm, eps), rows, cos, sin)
-                x += mixed if layer.post_attn_norm is None else rms_norm(mixed, layer.post_attn_norm, eps)
+                mixed = self._attention(
+                    layer, index, rms_norm(x, layer.attn_norm, eps), rows, cos, sin
+                )
+                x += (
+                    mixed
+                    if layer.post_attn_norm is None
+                    else rms_norm(mixed, layer.post_attn_norm, eps)
+                )
                 mixed = self._mlp(layer, rms_norm(x, layer.ffn_norm, eps))
-                x += mixed if layer.post_ffn_norm is None else rms_norm(mixed, layer.post_ffn_norm, eps)
+                x += (
+                    mixed
+                    if layer.post_ffn_norm is None
+                    else rms_norm(mixed, layer.post_ffn_norm, eps)
+                )
         return x
 
     def logits(self, x: Array) -> Array:
@@ -105,12 +131,17 @@ class NumpyModel:
 
     def _angles(self, rows: Sequence[Rows]) -> tuple[Array, Array]:
         rope = self.config.rope
-        parts = [cos_sin(rope, np.arange(r.position, r.position + r.count), long=r.sequence.long) for r in rows]
+        parts = [
+            cos_sin(rope, np.arange(r.position, r.position + r.count), long=r.sequence.long)
+            for r in rows
+        ]
         if len(parts) == 1:
             return parts[0]
         return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
-    def _attention(self, layer: Layer, index: int, h: Array, rows: Sequence[Rows], cos: Array, sin: Array) -> Array:
+    def _attention(
+        self, layer: Layer, index: int, h: Array, rows: Sequence[Rows], cos: Array, sin: Array
+    ) -> Array:
         c = self.config
         H, G, D = c.heads, c.kv_heads, c.head_dim
         qkv = h @ layer.qkv.T

@@ -1,4 +1,5 @@
-"""The arithmetic of a transformer block in numpy. Pure functions on float32; shapes in the comments.
+"""The arithmetic of a transformer block in numpy. Pure functions on float32; shapes in the
+comments.
 
 N rows (tokens of all sequences of a pass), H heads, G key-value heads, D head size.
 """
@@ -24,7 +25,9 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> None:
-    """Rotary positions, in place. x: (N, heads, D); cos, sin: (N, dims / 2); pairs are (j, j + dims / 2)."""
+    """Rotary positions, in place. x: (N, heads, D); cos, sin: (N, dims / 2); pairs are (j, j + dims
+    / 2).
+    """
     half = cos.shape[-1]
     cos, sin = cos[:, None, :], sin[:, None, :]
     first, second = x[..., :half], x[..., half : 2 * half]
@@ -49,16 +52,23 @@ def activate(gate: Array, kind: str) -> Array:
 
 
 def attend(
-    queries: Array, keys: Array, values: Array, position: int, scale: float, window: int | None, softcap: float | None
+    queries: Array,
+    keys: Array,
+    values: Array,
+    position: int,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
 ) -> Array:
     """Causal attention of T queries at `position`, `position` + 1, ... over the keys so far.
 
-    queries (T, H, D); keys and values (G, position + T, D); query head h belongs to key-value head h // (H / G).
-    Returns (T, H * D).
+    queries (T, H, D); keys and values (G, position + T, D); query head h belongs to key-value head
+    h // (H / G). Returns (T, H * D).
     """
     T, H, D = queries.shape
     G = keys.shape[0]
-    grouped = (queries * np.float32(scale)).reshape(T, G, H // G, D).transpose(1, 2, 0, 3)  # (G, H/G, T, D)
+    # (G, H/G, T, D).
+    grouped = (queries * np.float32(scale)).reshape(T, G, H // G, D).transpose(1, 2, 0, 3)
     out = np.empty((T, G, H // G, D), np.float32)
     for begin in range(0, T, QUERY_BLOCK):
         end = min(T, begin + QUERY_BLOCK)
@@ -79,7 +89,9 @@ def attend(
 
 
 def _mask(scores: Array, first: int, low: int, window: int | None) -> None:
-    """Hide what a query must not see, in place: later keys, and keys `window` or more behind. Last axes (t, keys)."""
+    """Hide what a query must not see, in place: later keys, and keys `window` or more behind. Last
+    axes (t, keys).
+    """
     t, n = scores.shape[-2:]
     rows = np.arange(first, first + t)[:, None]
     # Only the last t columns can lie above the diagonal.
@@ -91,9 +103,13 @@ def _mask(scores: Array, first: int, low: int, window: int | None) -> None:
 
 
 def _erf(x: Array) -> Array:
-    """Error function; numpy has none. Abramowitz and Stegun 7.1.26 in float64: absolute error below 1.5e-7."""
+    """Error function; numpy has none. Abramowitz and Stegun 7.1.26 in float64: absolute error below
+    1.5e-7.
+    """
     z = np.abs(x.astype(np.float64))
     t = 1.0 / (1.0 + 0.3275911 * z)
-    poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    poly = t * (
+        0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429)))
+    )
     out: Array = (np.sign(x) * (1.0 - poly * np.exp(-z * z))).astype(np.float32)
     return out

@@ -1,9 +1,10 @@
 """Converted shards on disk, so that a second start is quick. Knows files, no models.
 
-An entry is a folder named by its key, with a manifest of its files' sizes and hashes. It is built under a temporary
-name and renamed, so that a reader, here or on another node that shares the volume, sees all of it or nothing. A broken
-entry is put aside and built anew. The least recently used entries go when the whole is too large; a process that still
-maps one keeps it until it lets go.
+An entry is a folder named by its key, with a manifest of its files' sizes and hashes. It is built
+under a temporary name and renamed, so that a reader, here or on another node that shares the
+volume, sees all of it or nothing. A broken entry is put aside and built anew. The least recently
+used entries go when the whole is too large; a process that still maps one keeps it until it lets
+go.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
 
 class ConversionCache:
-    """`folder` None, or one that cannot be written or is full: the entry is private and gone with `close`."""
+    """`folder` None, or one that cannot be written or is full: the entry is private and gone with
+    `close`.
+    """
 
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
         self._folder = folder
@@ -57,7 +60,9 @@ class ConversionCache:
                 os.utime(entry)
                 self._shrink(root, keep=entry)  # a start that was killed may have left something
                 return entry
-            logger.warning("converted weights %s are broken (%s): converting again", entry.name, fault)
+            logger.warning(
+                "converted weights %s are broken (%s): converting again", entry.name, fault
+            )
             self._discard(entry)
         self._build(root, entry, build)
         self._shrink(root, keep=entry)
@@ -118,7 +123,10 @@ class ConversionCache:
         entries: list[tuple[float, int, Path]] = []
         for path in root.iterdir():
             try:
-                used, size = path.stat().st_mtime, sum(f.stat().st_size for f in path.iterdir() if f.is_file())
+                used, size = (
+                    path.stat().st_mtime,
+                    sum(f.stat().st_size for f in path.iterdir() if f.is_file()),
+                )
             except OSError:
                 continue  # gone in the meantime, or not a folder
             if path.name.startswith(_PREFIX):
@@ -129,20 +137,29 @@ class ConversionCache:
         excess = sum(size for _, size, _ in entries) - self._max_bytes
         for _, size, path in sorted(entries):
             if excess > 0 and path != keep:
-                logger.info("converted weights %s removed: the cache is over %d bytes", path.name, self._max_bytes)
+                logger.info(
+                    "converted weights %s removed: the cache is over %d bytes",
+                    path.name,
+                    self._max_bytes,
+                )
                 self._discard(path)
                 excess -= size
 
 
 def _not_kept(folder: Path, error: OSError) -> None:
-    logger.warning("cache folder %s: %s; converted weights are not kept", folder, error.strerror or error)
+    logger.warning(
+        "cache folder %s: %s; converted weights are not kept", folder, error.strerror or error
+    )
 
 
 def find_fault(entry: Path) -> str | None:
     """What is wrong with an entry; None: nothing."""
     try:
         manifest = json.loads((entry / MANIFEST).read_text())
-        files = {str(name): (int(size), str(digest)) for name, (size, digest) in manifest["files"].items()}
+        files = {
+            str(name): (int(size), str(digest))
+            for name, (size, digest) in manifest["files"].items()
+        }
         for name, (size, digest) in files.items():
             if Path(name).name != name:
                 return f"{name!r} is not a file name"

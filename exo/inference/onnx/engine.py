@@ -1,4 +1,6 @@
-"""`OnnxEngine`: converts a shard once, then runs it with ONNX Runtime. All of it is on the worker thread."""
+"""`OnnxEngine`: converts a shard once, then runs it with ONNX Runtime. All of it is on the worker
+thread.
+"""
 
 from __future__ import annotations
 
@@ -32,17 +34,22 @@ from exo.topology.device_capabilities import device_capabilities
 
 logger = logging.getLogger(__name__)
 
-# Part of every cache key: raise it whenever the same checkpoint would be converted to something else.
+# Part of every cache key: raise it whenever the same checkpoint would be converted to something
+# else.
 CONVERSION: Final = 7
 DEFAULT_CACHE_BYTES: Final = 20 << 30
 
 
 class OnnxEngine(CheckpointEngine):
-    """weight_format: `stored` keeps what the file has; `float32`, `8bit`, `4bit`; `auto`: see `shard_weights`.
+    """weight_format: `stored` keeps what the file has; `float32`, `8bit`, `4bit`; `auto`: see
+    `shard_weights`.
 
-    cache_dir: where converted weights are kept (None: `default_cache_dir()`), at most `cache_bytes` of them.
-    kv_budget: bytes for keys and values; None: by the container's memory limit, after the weights are loaded.
-    max_sequences: slots of the KV cache, prefixes kept for reuse included. threads: None: as many as there are cores.
+    cache_dir: where converted weights are kept (None: `default_cache_dir()`), at most `cache_bytes`
+        of them.
+    kv_budget: bytes for keys and values; None: by the container's memory limit, after the weights
+        are loaded.
+    max_sequences: slots of the KV cache, prefixes kept for reuse included. threads: None: as many
+        as there are cores.
     """
 
     def __init__(
@@ -118,7 +125,12 @@ class OnnxEngine(CheckpointEngine):
         self._sequences = Sequences(session, spec, weights.config, self._max_sequences, budget)
 
     def _open(
-        self, cache: ConversionCache, key: str, build: Callable[[Path], None], spec: DecoderSpec, weights: Weights
+        self,
+        cache: ConversionCache,
+        key: str,
+        build: Callable[[Path], None],
+        spec: DecoderSpec,
+        weights: Weights,
     ) -> ShardSession:
         """Raises `UnsupportedModel` where ONNX Runtime refuses a freshly converted graph."""
         threads = self._threads or device_capabilities().cores
@@ -132,7 +144,9 @@ class OnnxEngine(CheckpointEngine):
                 if fresh:
                     path = str(weights.checkpoint.path)
                     message = f"onnxruntime cannot run this model: {error}"
-                    raise UnsupportedModel(message, path=path, supported=supported_families()) from error
+                    raise UnsupportedModel(
+                        message, path=path, supported=supported_families()
+                    ) from error
         raise AssertionError("unreachable: the second round returns or raises")
 
     def _forward(self, steps: Sequence[Step], cancel: Cancel) -> list[Array]:
@@ -157,7 +171,9 @@ class OnnxEngine(CheckpointEngine):
 
 
 def default_cache_dir() -> Path:
-    """`onnx` in the node's cache folder: the one set, else the image's where it can be written, else the user's."""
+    """`onnx` in the node's cache folder: the one set, else the image's where it can be written,
+    else the user's.
+    """
     wanted = os.environ.get(contract.env_name("cache-dir"))
     if wanted:
         return Path(wanted) / "onnx"
@@ -215,10 +231,15 @@ def start_session(
         embedding = None
         if spec.first:
             embedding = Embedding(
-                folder, dtype=weights.raw("embed").dtype, width=config.hidden, scale=config.embed_scale
+                folder,
+                dtype=weights.raw("embed").dtype,
+                width=config.hidden,
+                scale=config.embed_scale,
             )
             undo.callback(embedding.close)
-        session = ShardSession(folder, spec, config, threads=threads, providers=providers, embedding=embedding)
+        session = ShardSession(
+            folder, spec, config, threads=threads, providers=providers, embedding=embedding
+        )
         session.try_out()
         undo.pop_all()
     return session

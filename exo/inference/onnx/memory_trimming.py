@@ -1,7 +1,9 @@
-"""Keeping the resident size down: pages of mapped files, and memory that malloc keeps, go back to the system.
+"""Keeping the resident size down: pages of mapped files, and memory that malloc keeps, go back to
+the system.
 
-Mapped pages are read again from the file when they are touched, so forgetting them loses nothing; without that, all of
-a checkpoint that was read once counts against the container's limit. Linux only; elsewhere these do nothing.
+Mapped pages are read again from the file when they are touched, so forgetting them loses nothing;
+without that, all of a checkpoint that was read once counts against the container's limit. Linux
+only; elsewhere these do nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ def mappings(maps: str, files: Iterable[Path]) -> list[tuple[int, int]]:
 
 
 def code_mappings(maps: str) -> list[tuple[int, int]]:
-    """(address, bytes) of the program code of all libraries. Only what can never have been written to: r-x."""
+    """(address, bytes) of the program code of all libraries. Only what can never have been written
+    to: r-x.
+    """
     found: list[tuple[int, int]] = []
     for line in maps.splitlines():
         fields = line.split(maxsplit=5)
@@ -53,7 +57,9 @@ def forget_mapped_pages(files: Iterable[Path]) -> None:
 
 
 def forget_code() -> None:
-    """Drop the code that only starting up needed; what runs on comes back page by page from the page cache."""
+    """Drop the code that only starting up needed; what runs on comes back page by page from the
+    page cache.
+    """
     _forget(code_mappings)
 
 

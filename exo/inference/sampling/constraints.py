@@ -1,7 +1,8 @@
-"""`JsonConstraint`: which tokens may come next so that an answer is JSON of a schema, by the `llguidance` library.
+"""`JsonConstraint`: which tokens may come next so that an answer is JSON of a schema, by the
+`llguidance` library.
 
-A constraint follows one sequence: `allowed()` before a choice, `accept(token)` after it. It depends on the schema and
-the tokens accepted alone, so a replayed sequence meets the same ones.
+A constraint follows one sequence: `allowed()` before a choice, `accept(token)` after it. It depends
+on the schema and the tokens accepted alone, so a replayed sequence meets the same ones.
 """
 
 from __future__ import annotations
@@ -41,12 +42,15 @@ class _Words:
 
 
 class JsonConstraint:
-    """schema: a JSON schema; {} is any object. Raises `InvalidRequest` for one that cannot be compiled.
+    """schema: a JSON schema; {} is any object. Raises `InvalidRequest` for one that cannot be
+    compiled.
 
     eos_ids: the tokens that may end the answer once it is whole; at least one.
     """
 
-    def __init__(self, tokenizer: Tokenizer, schema: dict[str, Any], eos_ids: Collection[int], vocab: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, schema: dict[str, Any], eos_ids: Collection[int], vocab: int
+    ) -> None:
         words = _words(tokenizer, vocab, eos_ids)
         self._vocab = vocab
         self._ends = sorted(i for i in eos_ids if i < vocab)
@@ -56,7 +60,9 @@ class JsonConstraint:
             raise InvalidRequest(f"the JSON schema cannot be used: {self._fault()}", field=FIELD)
 
     def allowed(self) -> Array:
-        """bool (vocab,): the tokens that may come next; once the answer is whole, an end token is among them."""
+        """bool (vocab,): the tokens that may come next; once the answer is whole, an end token is
+        among them.
+        """
         if self._over or self._matcher.is_stopped():
             only_ends = np.zeros(self._vocab, bool)
             only_ends[self._ends] = True
@@ -65,7 +71,9 @@ class JsonConstraint:
         return np.unpackbits(bits, count=self._vocab, bitorder="little").astype(bool)
 
     def accept(self, *tokens: int) -> None:
-        """What was chosen. Raises `ValueError` for a token that was not allowed; after the end nothing matters."""
+        """What was chosen. Raises `ValueError` for a token that was not allowed; after the end
+        nothing matters.
+        """
         for token in tokens:
             self._over = self._over or (token in self._ends and self.is_complete())
             if not self._over and not self._matcher.consume_token(token):
@@ -89,10 +97,16 @@ def _library() -> Any:
     return importlib.import_module("llguidance")
 
 
-def check_schema(tokenizer: Tokenizer | None, schema: dict[str, Any], eos_ids: Collection[int], vocab: int) -> None:
-    """For the edge: raises `InvalidRequest` where the schema, the model or this installation cannot do it."""
+def check_schema(
+    tokenizer: Tokenizer | None, schema: dict[str, Any], eos_ids: Collection[int], vocab: int
+) -> None:
+    """For the edge: raises `InvalidRequest` where the schema, the model or this installation cannot
+    do it.
+    """
     if not is_available():
-        raise InvalidRequest("structured output needs the package llguidance, which is not installed", field=FIELD)
+        raise InvalidRequest(
+            "structured output needs the package llguidance, which is not installed", field=FIELD
+        )
     if tokenizer is None or not any(i < vocab for i in eos_ids):
         raise InvalidRequest("this model has no tokenizer to constrain", field=FIELD)
     JsonConstraint(tokenizer, schema, eos_ids, vocab)
@@ -101,7 +115,9 @@ def check_schema(tokenizer: Tokenizer | None, schema: dict[str, Any], eos_ids: C
 def _grammar(schema: dict[str, Any]) -> str:
     text = json.dumps(schema or ANY_OBJECT)
     if len(text) > MAX_SCHEMA:
-        raise InvalidRequest(f"the JSON schema has {len(text)} characters; at most {MAX_SCHEMA}", field=FIELD)
+        raise InvalidRequest(
+            f"the JSON schema has {len(text)} characters; at most {MAX_SCHEMA}", field=FIELD
+        )
     try:
         grammar: str = _library().LLMatcher.grammar_from_json_schema(text, overrides=OPTIONS)
     except ValueError as error:

@@ -1,7 +1,8 @@
-"""`SamplingParams`: how the next token is chosen. Pure data, checked once at the edge; travels the ring as JSON.
+"""`SamplingParams`: how the next token is chosen. Pure data, checked once at the edge; travels the
+ring as JSON.
 
-The random choice is counter based: token at position p of a sequence depends only on the logits, these parameters,
-the seed and p. So a replayed sequence, on whatever node, chooses the same tokens.
+The random choice is counter based: token at position p of a sequence depends only on the logits,
+these parameters, the seed and p. So a replayed sequence, on whatever node, chooses the same tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """Names and order of application as in Hugging Face transformers; `temperature` 0 means greedy."""
+    """Names and order of application as in Hugging Face transformers;
+    `temperature` 0 means greedy.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -24,5 +27,6 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = field(default_factory=dict)
     seed: int = 0
-    logprobs: int | None = None  # how many alternatives to report with each token; 0: the chosen one only
+    # How many alternatives to report with each token; 0: the chosen one only.
+    logprobs: int | None = None
     json_schema: dict[str, Any] | None = None  # constrain to this schema; {} means any JSON object

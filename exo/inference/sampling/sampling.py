@@ -1,8 +1,9 @@
-"""From logits to the next token. Pure: the choice depends on logits, parameters, history, seed and position alone.
+"""From logits to the next token. Pure: the choice depends on logits, parameters, history, seed and
+position alone.
 
-Order as in Hugging Face `generate`: logit bias, repetition penalty, presence and frequency penalty, temperature, top-k,
-top-p, min-p, typical-p. The random number is counter based (Philox, keyed by the seed, counter = position), so a
-replayed sequence chooses the same tokens on whatever node.
+Order as in Hugging Face `generate`: logit bias, repetition penalty, presence and frequency penalty,
+temperature, top-k, top-p, min-p, typical-p. The random number is counter based (Philox, keyed by
+the seed, counter = position), so a replayed sequence chooses the same tokens on whatever node.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from exo.inference.errors import ExoError
 from exo.inference.sampling.params import SamplingParams
 
 Array = np.ndarray[Any, Any]
-# Tokens less likely than the best by more than this factor's logarithm are looked at only where need be,
+# Tokens less likely than the best by more than this factor's logarithm are looked at only where
+# need be,
 NEAR: Final = 8.0
 # and then so many first.
 HEADS: Final = (1024, 8192)
@@ -31,24 +33,33 @@ def sample(
     position: int,
     allowed: Array | None = None,
 ) -> tuple[int, float | None, tuple[tuple[int, float], ...]]:
-    """Choose the token for `position`. Raises `ExoError` where the logits are no numbers, or nothing is allowed.
+    """Choose the token for `position`. Raises `ExoError` where the logits are no numbers, or
+    nothing is allowed.
 
-    logits: float32 (vocab,). history: prompt and tokens so far; the first `prompt_length` are prompt.
+    logits: float32 (vocab,). history: prompt and tokens so far; the first `prompt_length` are
+        prompt.
     allowed: bool (vocab,), the tokens a constraint leaves; None: all.
-    Returns (token, log probability, most likely alternatives as (token, log probability)); the last two are None and ()
-    unless `params.logprobs` asks for them. They are of the model's own distribution, before penalties and temperature.
+    Returns (token, log probability, most likely alternatives as (token, log probability)); the last
+    two are None and () unless `params.logprobs` asks for them. They are of the model's own
+    distribution, before penalties and temperature.
     """
     token = _draw_from_head(logits, params, history, prompt_length, position, allowed)
     if token is None:
         ids, probabilities = distribution(logits, params, history, prompt_length, allowed)
-        token = int(ids[0]) if len(ids) == 1 else _draw(ids, probabilities, _uniform(params.seed, position))
+        token = (
+            int(ids[0])
+            if len(ids) == 1
+            else _draw(ids, probabilities, _uniform(params.seed, position))
+        )
     if params.logprobs is None:
         return token, None, ()
     return token, *_log_probabilities(logits, token, params.logprobs)
 
 
 def _draw(ids: Array, probabilities: Array, uniform: float) -> int:
-    place = int(np.searchsorted(np.cumsum(probabilities), uniform * probabilities.sum(), side="right"))
+    place = int(
+        np.searchsorted(np.cumsum(probabilities), uniform * probabilities.sum(), side="right")
+    )
     return int(ids[min(place, len(ids) - 1)])
 
 
@@ -60,9 +71,11 @@ def _draw_from_head(
     position: int,
     allowed: Array | None,
 ) -> int | None:
-    """The draw from all tokens (no top-k, top-p, min-p: the API's default) without sorting the whole vocabulary.
+    """The draw from all tokens (no top-k, top-p, min-p: the API's default) without sorting the
+    whole vocabulary.
 
-    The same token as by `distribution`, several times as fast; None where the draw falls outside the likeliest.
+    The same token as by `distribution`, several times as fast; None where the draw falls outside
+    the likeliest.
     """
     vocab = len(logits)
     cut_off = params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0 or params.typical_p < 1.0
@@ -88,7 +101,9 @@ def distribution(
     prompt_length: int = 0,
     allowed: Array | None = None,
 ) -> tuple[Array, Array]:
-    """(token ids, float64 probabilities) that a draw chooses from, most likely first; one token where greedy."""
+    """(token ids, float64 probabilities) that a draw chooses from, most likely first; one token
+    where greedy.
+    """
     scores = penalised(logits, params, history, prompt_length)
     if allowed is not None:
         scores[~allowed] = -np.inf
@@ -115,13 +130,19 @@ def distribution(
 
 
 def check_number(best: float) -> None:
-    """`best`: the largest score. Raises `ExoError` if it is none, so that no token can be chosen."""
+    """`best`: the largest score. Raises `ExoError` if it is none,
+    so that no token can be chosen.
+    """
     if not np.isfinite(best):
-        raise ExoError(f"no token can be chosen: the best score is {best}; the model's weights may be damaged")
+        raise ExoError(
+            f"no token can be chosen: the best score is {best}; the model's weights may be damaged"
+        )
 
 
 def _apply_temperature(scores: Array, params: SamplingParams) -> None:
-    """In place. The best becomes and stays 0, so that the smallest temperature makes only the others infinite."""
+    """In place. The best becomes and stays 0, so that the smallest temperature makes only the
+    others infinite.
+    """
     best = scores.max()
     check_number(best)
     with np.errstate(over="ignore"):
@@ -129,8 +150,12 @@ def _apply_temperature(scores: Array, params: SamplingParams) -> None:
         scores /= params.temperature
 
 
-def penalised(logits: Array, params: SamplingParams, history: Sequence[int], prompt_length: int) -> Array:
-    """Bias and penalties, on a float64 copy. Presence and frequency count produced tokens only, as OpenAI does."""
+def penalised(
+    logits: Array, params: SamplingParams, history: Sequence[int], prompt_length: int
+) -> Array:
+    """Bias and penalties, on a float64 copy. Presence and frequency count produced tokens only, as
+    OpenAI does.
+    """
     scores = logits.astype(np.float64)
     vocab = len(scores)
     for token, bias in params.logit_bias.items():
@@ -139,7 +164,9 @@ def penalised(logits: Array, params: SamplingParams, history: Sequence[int], pro
     if params.repetition_penalty != 1.0 and len(history):
         seen = np.unique(np.asarray(history, dtype=np.int64))
         values = scores[seen]
-        scores[seen] = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+        scores[seen] = np.where(
+            values > 0, values / params.repetition_penalty, values * params.repetition_penalty
+        )
     produced = history[prompt_length:]
     if (params.presence_penalty or params.frequency_penalty) and len(produced):
         tokens, counts = np.unique(np.asarray(produced, dtype=np.int64), return_counts=True)
@@ -148,12 +175,15 @@ def penalised(logits: Array, params: SamplingParams, history: Sequence[int], pro
 
 
 def _most_likely_first(scores: Array, weights: Array, params: SamplingParams) -> Array:
-    """Ids after top-k, by falling score, equal scores by id. Only as many as top-p can need, or min-p will keep."""
+    """Ids after top-k, by falling score, equal scores by id. Only as many as top-p can need, or
+    min-p will keep.
+    """
     vocab = len(scores)
     if 0 < params.top_k < vocab:
         return _sorted_ids(scores, _at_least(scores, params.top_k))
     if params.min_p > 0.0:
-        # Whatever top-p leaves out, min-p measures by the best one. A little more than it keeps: it decides itself.
+        # Whatever top-p leaves out, min-p measures by the best one. A little more than it keeps: it
+        # decides itself.
         return _sorted_ids(scores, np.flatnonzero(scores >= math.log(params.min_p) - 1e-6))
     if params.top_p < 1.0:
         enough = (params.top_p + 1e-9) * weights.sum()
@@ -164,9 +194,11 @@ def _most_likely_first(scores: Array, weights: Array, params: SamplingParams) ->
 
 
 def _beginnings(scores: Array) -> Iterator[Array]:
-    """Beginnings of the falling order, as a rule each longer than the one before. The best score must be 0.
+    """Beginnings of the falling order, as a rule each longer than the one before. The best score
+    must be 0.
 
-    Sorting a whole vocabulary takes as long as a decode step, and what is drawn is nearly always among the likeliest.
+    Sorting a whole vocabulary takes as long as a decode step, and what is drawn is nearly always
+    among the likeliest.
     """
     near = np.flatnonzero(scores >= -NEAR)
     if len(near) <= HEADS[0]:
@@ -188,7 +220,9 @@ def _sorted_ids(scores: Array, ids: Array) -> Array:
 
 
 def _nucleus(ids: Array, weights: Array, total: float, top_p: float) -> tuple[Array, Array]:
-    """Drop a token when it and all less likely ones together have at most 1 - top_p; the best one stays."""
+    """Drop a token when it and all less likely ones together have at most 1 - top_p; the best one
+    stays.
+    """
     more_likely = np.concatenate([[0.0], np.cumsum(weights)[:-1]])
     kept = (total - more_likely) > (1.0 - top_p) * total
     kept[0] = True
@@ -196,7 +230,9 @@ def _nucleus(ids: Array, weights: Array, total: float, top_p: float) -> tuple[Ar
 
 
 def _typical(ids: Array, weights: Array, typical_p: float) -> tuple[Array, Array]:
-    """Keep the tokens whose surprise is nearest to the expected one, up to a mass of `typical_p`."""
+    """Keep the tokens whose surprise is nearest to the expected one,
+    up to a mass of `typical_p`.
+    """
     ids, weights = ids[weights > 0], weights[weights > 0]
     probabilities = weights / weights.sum()
     surprise = -np.log(probabilities)
@@ -212,7 +248,9 @@ def _uniform(seed: int, position: int) -> float:
     return float(generator.random())
 
 
-def _log_probabilities(logits: Array, token: int, count: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+def _log_probabilities(
+    logits: Array, token: int, count: int
+) -> tuple[float, tuple[tuple[int, float], ...]]:
     scores = logits.astype(np.float64)
     scores -= scores.max()
     scores -= np.log(np.exp(scores).sum())

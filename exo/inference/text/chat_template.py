@@ -1,7 +1,8 @@
-"""Chat messages to tokens: the model's own Jinja template, run in a sandbox. User text cannot forge control tokens.
+"""Chat messages to tokens: the model's own Jinja template, run in a sandbox. User text cannot forge
+control tokens.
 
-Before rendering, control tokens written in messages get an invisible mark inside; after it, the text is split at the
-template's own control tokens and the marks are taken out of the plain parts.
+Before rendering, control tokens written in messages get an invisible mark inside; after it, the
+text is split at the template's own control tokens and the marks are taken out of the plain parts.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from exo.inference.text.tokenizer import Tokenizer
 
 # For models that come without a template.
 CHATML: Final = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] +"
+    " '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%"
+    " endif %}"
 )
 MAX_RENDERED: Final = 16 << 20
 # A private-use character that no text of a message may have.
@@ -50,7 +52,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 class _Generation(Extension):
-    """`{% generation %}`: marks what the model itself wrote, for training. Here its contents are just that."""
+    """`{% generation %}`: marks what the model itself wrote, for training. Here its contents are
+    just that.
+    """
 
     tags = {"generation"}  # noqa: RUF012  as Jinja declares it
 
@@ -60,11 +64,18 @@ class _Generation(Extension):
 
 
 def encode_chat(
-    tokenizer: Tokenizer, messages: list[Message], tools: list[dict[str, Any]] | None = None, **variables: Any
+    tokenizer: Tokenizer,
+    messages: list[Message],
+    tools: list[dict[str, Any]] | None = None,
+    **variables: Any,
 ) -> list[int]:
-    """Token ids of a conversation, up to where the assistant's answer begins. Raises `InvalidRequest`."""
+    """Token ids of a conversation, up to where the assistant's answer begins. Raises
+    `InvalidRequest`.
+    """
     names: dict[str, Any] = {**tokenizer.special_texts, **variables}
-    text = render_chat(tokenizer.chat_template, messages, tools, control=tuple(tokenizer.control), **names)
+    text = render_chat(
+        tokenizer.chat_template, messages, tools, control=tuple(tokenizer.control), **names
+    )
     texts: list[str] = []
     controls: list[int] = []
     at = 0
@@ -84,7 +95,8 @@ def render_chat(
     control: tuple[str, ...] = (),
     **variables: Any,
 ) -> str:
-    """The text of the conversation. With `control`, those tokens are marked where a message has written them.
+    """The text of the conversation. With `control`, those tokens are marked where a message has
+    written them.
 
     Raises `InvalidRequest` naming the message for a shape we or the template refuse.
     """
@@ -98,11 +110,25 @@ def render_chat(
             **variables,
         )
     except _Refused as error:
-        raise InvalidRequest(f"the model's chat template refuses: {error}", field="messages") from error
-    except (TemplateError, SecurityError, TypeError, ValueError, KeyError, ArithmeticError, RecursionError) as error:
-        raise InvalidRequest(f"the model's chat template fails on these messages: {error}", field="messages") from error
+        raise InvalidRequest(
+            f"the model's chat template refuses: {error}", field="messages"
+        ) from error
+    except (
+        TemplateError,
+        SecurityError,
+        TypeError,
+        ValueError,
+        KeyError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        raise InvalidRequest(
+            f"the model's chat template fails on these messages: {error}", field="messages"
+        ) from error
     if len(text) > MAX_RENDERED:
-        raise InvalidRequest(f"the conversation is longer than {MAX_RENDERED} characters", field="messages")
+        raise InvalidRequest(
+            f"the conversation is longer than {MAX_RENDERED} characters", field="messages"
+        )
     return text
 
 
@@ -112,14 +138,18 @@ class _Refused(Exception):
 
 @lru_cache(maxsize=16)
 def _compile(template: str) -> Template:
-    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
+    environment = _Sandbox(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
+    )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     try:
         return environment.from_string(template)
     except (TemplateError, RecursionError) as error:
-        raise InvalidRequest(f"the model's chat template cannot be compiled: {error}", field="messages") from error
+        raise InvalidRequest(
+            f"the model's chat template cannot be compiled: {error}", field="messages"
+        ) from error
 
 
 def _raise(message: str) -> None:
@@ -127,8 +157,11 @@ def _raise(message: str) -> None:
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-    # Jinja's own escapes for HTML, which a model must not see. Options as of json.dumps: indent, separators, sort_keys.
-    return json.dumps(None if isinstance(value, Undefined) else value, ensure_ascii=ensure_ascii, **options)
+    # Jinja's own escapes for HTML, which a model must not see. Options as of json.dumps: indent,
+    # separators, sort_keys.
+    return json.dumps(
+        None if isinstance(value, Undefined) else value, ensure_ascii=ensure_ascii, **options
+    )
 
 
 def _nonempty(messages: Any) -> list[Any]:
@@ -142,7 +175,9 @@ def _message(index: int, message: Any) -> Message:
         raise InvalidRequest(f"messages[{index}] must be an object", field=f"messages[{index}]")
     role = message.get("role")
     if not isinstance(role, str) or not role:
-        raise InvalidRequest(f"messages[{index}].role must be a string", field=f"messages[{index}].role")
+        raise InvalidRequest(
+            f"messages[{index}].role must be a string", field=f"messages[{index}].role"
+        )
     return {**message, "content": _content(index, message)}
 
 
@@ -157,9 +192,15 @@ def _content(index: int, message: Message) -> str:
         raise InvalidRequest(f"{field} must be a string or a list of text parts", field=field)
     texts: list[str] = []
     for part in content:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        if (
+            not isinstance(part, dict)
+            or part.get("type") != "text"
+            or not isinstance(part.get("text"), str)
+        ):
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            raise InvalidRequest(f"{field}: a part of type {kind!r} is not supported; only text is", field=field)
+            raise InvalidRequest(
+                f"{field}: a part of type {kind!r} is not supported; only text is", field=field
+            )
         texts.append(part["text"])
     return "".join(texts)
 
@@ -169,7 +210,9 @@ def _marker(control: tuple[str, ...]) -> Callable[[str], str]:
         return lambda text: text
     pattern = _pattern(control)
     # The mark goes behind the first character of each control token.
-    return lambda text: pattern.sub(lambda m: m.group()[0] + MARK + m.group()[1:], text.replace(MARK, ""))
+    return lambda text: pattern.sub(
+        lambda m: m.group()[0] + MARK + m.group()[1:], text.replace(MARK, "")
+    )
 
 
 @lru_cache(maxsize=16)

@@ -1,4 +1,6 @@
-"""Tokenizers from GGUF metadata: byte-level BPE (`gpt2`) by its named pre-tokenizer, sentencepiece BPE (`llama`)."""
+"""Tokenizers from GGUF metadata: byte-level BPE (`gpt2`) by its named pre-tokenizer, sentencepiece
+BPE (`llama`).
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,32 @@ GPT4O: Final = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_SUFFIX}"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Value of tokenizer.ggml.pre -> the pattern words are split by, "digits" for single digits and GPT-2's own, or GPT-2's.
+# Value of tokenizer.ggml.pre -> the pattern words are split by, "digits" for single digits and
+# GPT-2's own, or GPT-2's.
 PRE: Final = {
-    "gpt-2": None, "gpt2": None, "phi-2": None, "mpt": None, "olmo": None, "jais": None,
-    "smollm": "digits", "starcoder": "digits", "refact": "digits", "command-r": "digits", "codeshell": "digits",
-    "llama-bpe": LLAMA3, "llama3": LLAMA3, "llama-v3": LLAMA3, "smaug-bpe": LLAMA3, "dbrx": LLAMA3,
-    "qwen2": QWEN2, "stablelm2": QWEN2, "megrez": QWEN2, "deepseek-r1-qwen": QWEN2,
-    "tekken": TEKKEN, "gpt-4o": GPT4O,
-}  # fmt: skip
+    "gpt-2": None,
+    "gpt2": None,
+    "phi-2": None,
+    "mpt": None,
+    "olmo": None,
+    "jais": None,
+    "smollm": "digits",
+    "starcoder": "digits",
+    "refact": "digits",
+    "command-r": "digits",
+    "codeshell": "digits",
+    "llama-bpe": LLAMA3,
+    "llama3": LLAMA3,
+    "llama-v3": LLAMA3,
+    "smaug-bpe": LLAMA3,
+    "dbrx": LLAMA3,
+    "qwen2": QWEN2,
+    "stablelm2": QWEN2,
+    "megrez": QWEN2,
+    "deepseek-r1-qwen": QWEN2,
+    "tekken": TEKKEN,
+    "gpt-4o": GPT4O,
+}
 
 
 def from_gguf(checkpoint: Checkpoint) -> Tokenizer:
@@ -49,17 +69,25 @@ def from_gguf(checkpoint: Checkpoint) -> Tokenizer:
     elif kind == "llama":
         backend = _sentencepiece(checkpoint, tokens)
     else:
-        raise UnsupportedModel(f"tokenizer {kind!r}", path=str(checkpoint.path), supported=("gpt2", "llama"))
+        raise UnsupportedModel(
+            f"tokenizer {kind!r}", path=str(checkpoint.path), supported=("gpt2", "llama")
+        )
     types = meta.get("tokenizer.ggml.token_type") or []
     bos = meta.get("tokenizer.ggml.bos_token_id")
     template = meta.get("tokenizer.chat_template")
-    control = {tokens[i]: i for i, t in enumerate(types) if t in {UNKNOWN, CONTROL} and i < len(tokens) and tokens[i]}
+    control = {
+        tokens[i]: i
+        for i, t in enumerate(types)
+        if t in {UNKNOWN, CONTROL} and i < len(tokens) and tokens[i]
+    }
     return Tokenizer(
         backend,
         control=control,
         byte_level=kind == "gpt2",
         bos_id=bos if isinstance(bos, int) and 0 <= bos < len(tokens) else None,
-        add_bos=bool(meta.get("tokenizer.ggml.add_bos_token", kind == "llama" or _looks_words_up(meta))),
+        add_bos=bool(
+            meta.get("tokenizer.ggml.add_bos_token", kind == "llama" or _looks_words_up(meta))
+        ),
         chat_template=template if isinstance(template, str) else None,
         special_texts=_special_texts(meta, tokens),
         strip_space=kind == "llama" and bool(meta.get("tokenizer.ggml.add_space_prefix", True)),
@@ -68,22 +96,30 @@ def from_gguf(checkpoint: Checkpoint) -> Tokenizer:
 
 
 def _looks_words_up(meta: Any) -> bool:
-    """Llama 3 and Mistral Nemo do, before they merge; they also put bos before a prompt where no key says so."""
+    """Llama 3 and Mistral Nemo do, before they merge; they also put bos before a prompt where no
+    key says so.
+    """
     pre = meta.get("tokenizer.ggml.pre")
     return isinstance(pre, str) and PRE.get(pre) in {LLAMA3, TEKKEN}
 
 
 def _right_blind(meta: Any, control: dict[str, int]) -> frozenset[int]:
-    """GGUF has no key for tokens that swallow the white space behind them; phi3's do, but for three of them."""
+    """GGUF has no key for tokens that swallow the white space behind them; phi3's do, but for three
+    of them.
+    """
     if meta.get("general.architecture") != "phi3":
         return frozenset()
-    return frozenset(i for text, i in control.items() if text not in {"<unk>", "<s>", "<|endoftext|>"})
+    return frozenset(
+        i for text, i in control.items() if text not in {"<unk>", "<s>", "<|endoftext|>"}
+    )
 
 
 def _special_texts(meta: Any, tokens: list[str]) -> dict[str, str]:
     keys = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     ids = {name: meta.get(f"tokenizer.ggml.{key}_token_id") for name, key in keys.items()}
-    return {name: tokens[i] for name, i in ids.items() if isinstance(i, int) and 0 <= i < len(tokens)}
+    return {
+        name: tokens[i] for name, i in ids.items() if isinstance(i, int) and 0 <= i < len(tokens)
+    }
 
 
 def _byte_level(checkpoint: Checkpoint, tokens: list[str]) -> Any:
@@ -96,14 +132,20 @@ def _byte_level(checkpoint: Checkpoint, tokens: list[str]) -> Any:
 
     pre = checkpoint.metadata.get("tokenizer.ggml.pre", "gpt-2")
     if pre not in PRE:
-        raise UnsupportedModel(f"pre-tokenizer {pre!r}", path=str(checkpoint.path), supported=tuple(sorted(PRE)))
+        raise UnsupportedModel(
+            f"pre-tokenizer {pre!r}", path=str(checkpoint.path), supported=tuple(sorted(PRE))
+        )
     merges = checkpoint.metadata.get("tokenizer.ggml.merges") or []
     try:
         pairs = [_pair(merge) for merge in merges]
         whole_words = _looks_words_up(checkpoint.metadata)
-        backend = Backend(BPE(_vocabulary(tokens), pairs, fuse_unk=False, ignore_merges=whole_words))
+        backend = Backend(
+            BPE(_vocabulary(tokens), pairs, fuse_unk=False, ignore_merges=whole_words)
+        )
     except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"the tokenizer's merges do not fit: {error}", path=str(checkpoint.path)) from error
+        raise CheckpointError(
+            f"the tokenizer's merges do not fit: {error}", path=str(checkpoint.path)
+        ) from error
     pattern = PRE[pre]
     if pre == "qwen2":
         backend.normalizer = NFC()
@@ -136,10 +178,14 @@ def _sentencepiece(checkpoint: Checkpoint, tokens: list[str]) -> Any:
     name = tokens[unknown] if isinstance(unknown, int) and 0 <= unknown < len(tokens) else tokens[0]
     types = checkpoint.metadata.get("tokenizer.ggml.token_type") or []
     # No text merges into the name of one of these.
-    names = {tokens[i] for i, t in enumerate(types) if t in {UNKNOWN, CONTROL, BYTE} and i < len(tokens)}
+    names = {
+        tokens[i] for i, t in enumerate(types) if t in {UNKNOWN, CONTROL, BYTE} and i < len(tokens)
+    }
     merges = _merges_by_score(tokens, scores, vocabulary, names)
     backend = Backend(BPE(vocabulary, merges, unk_token=name, fuse_unk=True, byte_fallback=True))
-    prefix = [Prepend(SPACE)] if checkpoint.metadata.get("tokenizer.ggml.add_space_prefix", True) else []
+    prefix = (
+        [Prepend(SPACE)] if checkpoint.metadata.get("tokenizer.ggml.add_space_prefix", True) else []
+    )
     backend.normalizer = Sequence([*prefix, Replace(" ", SPACE)])
     _add_user_defined(checkpoint, backend, tokens)
     return backend
@@ -148,7 +194,9 @@ def _sentencepiece(checkpoint: Checkpoint, tokens: list[str]) -> Any:
 def _merges_by_score(
     tokens: list[str], scores: list[float], vocabulary: dict[str, int], names: set[str]
 ) -> list[tuple[str, str]]:
-    """Best score first; of equal ones that with the longer left part, as Hugging Face's converter has it."""
+    """Best score first; of equal ones that with the longer left part, as Hugging Face's converter
+    has it.
+    """
     pieces = vocabulary.keys() - names
     ranked: list[tuple[float, int, int, int, str, str]] = []
     for i, (token, score) in enumerate(zip(tokens, scores, strict=True)):
@@ -178,5 +226,9 @@ def _add_user_defined(checkpoint: Checkpoint, backend: Any, tokens: list[str]) -
     from tokenizers import AddedToken
 
     types = checkpoint.metadata.get("tokenizer.ggml.token_type") or []
-    added = [tokens[i] for i, t in enumerate(types) if t == USER_DEFINED and i < len(tokens) and tokens[i]]
+    added = [
+        tokens[i]
+        for i, t in enumerate(types)
+        if t == USER_DEFINED and i < len(tokens) and tokens[i]
+    ]
     backend.add_tokens([AddedToken(t, normalized=False, special=False) for t in added])

@@ -1,4 +1,6 @@
-"""Tokenizers from a Hugging Face folder: tokenizer.json, with what tokenizer_config.json adds to it."""
+"""Tokenizers from a Hugging Face folder: tokenizer.json, with what tokenizer_config.json adds to
+it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,11 @@ def from_folder(folder: Path) -> Tokenizer:
 
     content = read_json(path)
     backend = _built(lambda: Backend.from_file(str(path)), path)
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    settings = (
+        read_json(folder / "tokenizer_config.json")
+        if (folder / "tokenizer_config.json").is_file()
+        else {}
+    )
     added = {i: t for i, t in backend.get_added_tokens_decoder().items() if t.special}
     decoders = list(_parts(content.get("decoder"), "decoders"))
     bos_id, add_bos = _bos(backend, settings)
@@ -33,7 +39,9 @@ def from_folder(folder: Path) -> Tokenizer:
         add_bos=add_bos,
         chat_template=_template(folder, settings),
         special_texts={
-            k: _text(settings[k]) for k in ("bos_token", "eos_token", "unk_token", "pad_token") if settings.get(k)
+            k: _text(settings[k])
+            for k in ("bos_token", "eos_token", "unk_token", "pad_token")
+            if settings.get(k)
         },
         strip_space=any(map(_strips, decoders)),
         left_blind=frozenset(i for i, t in added.items() if t.lstrip),
@@ -50,8 +58,14 @@ def _built(build: Callable[[], Any], path: Path) -> Any:
 
 
 def _backend_for_the_rest(content: dict[str, Any], path: Path) -> Any:
-    """The same tokenizer without the space that Metaspace puts before the first word only; None: it does not."""
-    first = [p for p in _parts(content.get("pre_tokenizer"), "pretokenizers") if p.get("prepend_scheme") == "first"]
+    """The same tokenizer without the space that Metaspace puts before the first word only; None: it
+    does not.
+    """
+    first = [
+        p
+        for p in _parts(content.get("pre_tokenizer"), "pretokenizers")
+        if p.get("prepend_scheme") == "first"
+    ]
     if not first:
         return None
     for part in first:
@@ -73,12 +87,17 @@ def _strips(decoder: dict[str, Any]) -> bool:
     if decoder.get("type") == "Strip":
         return decoder.get("content") == " " and bool(decoder.get("start"))
     if decoder.get("type") == "Metaspace":
-        return decoder.get("prepend_scheme", "always") != "never" and decoder.get("add_prefix_space", True) is not False
+        return (
+            decoder.get("prepend_scheme", "always") != "never"
+            and decoder.get("add_prefix_space", True) is not False
+        )
     return False
 
 
 def _bos(backend: Any, settings: dict[str, Any]) -> tuple[int | None, bool]:
-    """(bos id, whether it goes before a plain prompt): as tokenizer_config.json says, else as the file itself does."""
+    """(bos id, whether it goes before a plain prompt): as tokenizer_config.json says, else as the
+    file itself does.
+    """
     encoded = backend.encode("a", add_special_tokens=True)
     first = encoded.ids[0] if encoded.ids and encoded.special_tokens_mask[0] else None
     named = backend.token_to_id(_text(settings["bos_token"])) if settings.get("bos_token") else None

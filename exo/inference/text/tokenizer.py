@@ -1,7 +1,9 @@
-"""`Tokenizer`: text to token ids and back, from GGUF metadata or tokenizer.json, on Hugging Face's `tokenizers`.
+"""`Tokenizer`: text to token ids and back, from GGUF metadata or tokenizer.json, on Hugging Face's
+`tokenizers`.
 
-Control tokens (`<|im_end|>` and the like) in a text are plain text unless asked for: a prompt cannot forge them.
-`IncrementalDetokenizer` gives text as early as its bytes are certain, and never half a character.
+Control tokens (`<|im_end|>` and the like) in a text are plain text unless asked for: a prompt
+cannot forge them. `IncrementalDetokenizer` gives text as early as its bytes are certain, and never
+half a character.
 """
 
 from __future__ import annotations
@@ -15,12 +17,17 @@ from exo.inference.checkpoints.checkpoint import Checkpoint
 
 BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 SPACE: Final = "\u2581"  # how sentencepiece writes a space
-# What the library takes for white space beside a token that swallows it; Python's own notion has four more.
-WHITE: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+# What the library takes for white space beside a token that swallows it; Python's own notion has
+# four more.
+WHITE: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
 
 
 def byte_of_character() -> dict[str, int]:
-    """The printable characters that stand for bytes in a byte-level vocabulary (as GPT-2 chose them)."""
+    """The printable characters that stand for bytes in a byte-level vocabulary (as GPT-2 chose
+    them).
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {chr(b): b for b in printable}
     rest = [b for b in range(256) if b not in set(printable)]
@@ -30,9 +37,12 @@ def byte_of_character() -> dict[str, int]:
 class Tokenizer:
     """bos_id is put before a plain prompt where `add_bos` (chat templates write their own).
 
-    `control` maps the texts of control tokens to their ids; `left_blind` and `right_blind` are those of them that
-    swallow the white space before or after them. strip_space: a decoded text begins with a space that is not its own.
-    rest: the backend for text behind a control token, where that is not written like text at the beginning.
+    `control` maps the texts of control tokens to their ids; `left_blind` and `right_blind` are
+    those of them that
+    swallow the white space before or after them. strip_space: a decoded text begins with a space
+        that is not its own.
+    rest: the backend for text behind a control token, where that is not written like text at the
+        beginning.
     """
 
     def __init__(
@@ -84,7 +94,9 @@ class Tokenizer:
         return self.encode_around([*texts, text[at:]], controls)
 
     def encode_around(self, texts: Sequence[str], controls: Sequence[int]) -> list[int]:
-        """Ids of plain texts with a control token between each two of them: one text more than controls."""
+        """Ids of plain texts with a control token between each two of them: one text more than
+        controls.
+        """
         ids: list[int] = []
         for k, text in enumerate(texts):
             if k and controls[k - 1] in self._right_blind:
@@ -96,7 +108,9 @@ class Tokenizer:
         return ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """A plain (non-chat) prompt: bos where the model wants it, no control tokens from the text."""
+        """A plain (non-chat) prompt: bos where the model wants it,
+        no control tokens from the text.
+        """
         ids = self.encode(text)
         return [self.bos_id, *ids] if self.add_bos and self.bos_id is not None else ids
 
@@ -149,7 +163,9 @@ class IncrementalDetokenizer:
 
     def push(self, token: int) -> str:
         """The text that becomes certain with this token; may be empty."""
-        return self._stripped(self._decoder.decode(self._tokenizer.token_bytes(token, self._skip_special)))
+        return self._stripped(
+            self._decoder.decode(self._tokenizer.token_bytes(token, self._skip_special))
+        )
 
     def flush(self) -> str:
         """What is left of a character that was cut: U+FFFD or nothing."""
@@ -165,8 +181,8 @@ class IncrementalDetokenizer:
 class StopMatcher:
     """Finds stop strings in a text that comes in pieces; holds back what may become one.
 
-    `push` returns (text that is safe to show, whether a stop string was met); the stop string and what follows it are
-    never shown. After a stop `push` returns ("", True).
+    `push` returns (text that is safe to show, whether a stop string was met); the stop string and
+    what follows it are never shown. After a stop `push` returns ("", True).
     """
 
     def __init__(self, stops: Sequence[str]) -> None:

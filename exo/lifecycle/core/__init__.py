@@ -1,1 +1,3 @@
-"""The machinery behind `AsyncResource`: hooks, single flights, health checks, events. Use `exo.lifecycle` instead."""
+"""The machinery behind `AsyncResource`: hooks, single flights, health checks, events. Use
+`exo.lifecycle` instead.
+"""

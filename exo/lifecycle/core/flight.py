@@ -1,7 +1,8 @@
 """Single flight: one shared run of a coroutine that any number of callers wait for.
 
-A caller's time-out or cancellation touches that caller only. A flight that may be abandoned is asked to stop when the
-last waiter leaves, and that waiter stays until the stop is complete. Knows nothing of resources.
+A caller's time-out or cancellation touches that caller only. A flight that may be abandoned is
+asked to stop when the last waiter leaves, and that waiter stays until the stop is complete. Knows
+nothing of resources.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ LOOP_CLOSING: Final = "the event loop is being closed"
 
 
 async def settled(future: asyncio.Future[Any], timeout: float | None = None) -> None:
-    """Wait for a future or task without ever cancelling it, and without its result; TimeoutError after `timeout`."""
+    """Wait for a future or task without ever cancelling it, and without its result; TimeoutError
+    after `timeout`.
+    """
     if future.done():
         return
     loop = asyncio.get_running_loop()
@@ -41,14 +44,18 @@ async def settled(future: asyncio.Future[Any], timeout: float | None = None) -> 
 
 
 class Flight(Generic[T]):
-    """One run. `stop_reason` is set once it was asked to end early; `on_stop` is what it does then."""
+    """One run. `stop_reason` is set once it was asked to end early;
+    `on_stop` is what it does then.
+    """
 
     __slots__ = (
         *("_abandonable", "_error", "_name", "_result", "_run", "_task", "_traceback", "_waiters"),
         *("done", "on_stop", "stop_reason"),
     )
 
-    def __init__(self, run: Callable[[Flight[T]], Coroutine[Any, Any, T]], *, name: str, abandonable: bool) -> None:
+    def __init__(
+        self, run: Callable[[Flight[T]], Coroutine[Any, Any, T]], *, name: str, abandonable: bool
+    ) -> None:
         self.stop_reason: str | None = None
         self.on_stop: Callable[[], None] | None = None
         self.done = False
@@ -75,7 +82,9 @@ class Flight(Generic[T]):
                 self.on_stop()
 
     async def join(self, timeout: float | None = None) -> T:
-        """The shared result or failure. TimeoutError when this caller's own `timeout` seconds are over."""
+        """The shared result or failure. TimeoutError when this caller's own `timeout` seconds are
+        over.
+        """
         if not self.done:
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
@@ -99,7 +108,8 @@ class Flight(Generic[T]):
     async def _left(self) -> None:
         """A waiter has gone; the last one asks the run to stop and stays until it has.
 
-        Where the run is cancelled too, the event loop is being closed, and turns only as long as somebody waits.
+        Where the run is cancelled too, the event loop is being closed, and turns only as long as
+        somebody waits.
         """
         if self.done:
             return
@@ -110,7 +120,9 @@ class Flight(Generic[T]):
             await self.settle()
 
     async def settle(self, timeout: float | None = None) -> None:
-        """Wait for the end without being counted as a waiter; TimeoutError after `timeout` seconds."""
+        """Wait for the end without being counted as a waiter;
+        TimeoutError after `timeout` seconds.
+        """
         if self.done:
             return
         loop = asyncio.get_running_loop()
@@ -147,14 +159,17 @@ class Flight(Generic[T]):
         self._task.add_done_callback(self._landed)
 
     def _landed(self, _: asyncio.Task[None]) -> None:
-        """A loop that is being closed cancels every task, this one perhaps before its first step: then it flies again,
-        only to come down in good order, for the run alone can put right what the owner began."""
+        """A loop that is being closed cancels every task, this one perhaps before its first step:
+        then it flies again, only to come down in good order, for the run alone can put right what
+        the owner began."""
         if self._run is not None:
             self.stop(LOOP_CLOSING)
             self._launch()
 
     async def _fly(self) -> None:
-        """Never raises: waiters may all have left, and an error nobody retrieves is asyncio's to complain about."""
+        """Never raises: waiters may all have left, and an error nobody retrieves is asyncio's to
+        complain about.
+        """
         run, self._run = self._run, None
         assert run is not None
         try:

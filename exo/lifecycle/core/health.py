@@ -1,7 +1,8 @@
-"""One resource's health checks, and what their results do to its state. Part of `core.py`, apart for its size.
+"""One resource's health checks, and what their results do to its state. Part of `core.py`, apart
+for its size.
 
-A check that fails counts; one that says `ResourceDegraded`, or a declared degradation, only shows. Results of an
-earlier life are dropped.
+A check that fails counts; one that says `ResourceDegraded`, or a declared degradation, only shows.
+Results of an earlier life are dropped.
 """
 
 from __future__ import annotations
@@ -12,7 +13,13 @@ from typing import TYPE_CHECKING
 
 from exo.lifecycle.core.flight import Flight
 from exo.lifecycle.core.hooks import HookStopped, HookTimeout, run_hook
-from exo.lifecycle.errors import ResourceDegraded, ResourceError, ResourceTimeout, ResourceUnavailable, let_go
+from exo.lifecycle.errors import (
+    ResourceDegraded,
+    ResourceError,
+    ResourceTimeout,
+    ResourceUnavailable,
+    let_go,
+)
 from exo.lifecycle.faults import injected_fault
 from exo.lifecycle.states import USABLE, ResourceState
 
@@ -41,7 +48,9 @@ class Health:
             return False
         if self.running is None:
             self.running = Flight(
-                self._run_check, name=f"{self._core.resource.resource_id}:health_check", abandonable=True
+                self._run_check,
+                name=f"{self._core.resource.resource_id}:health_check",
+                abandonable=True,
             )
         flight = self.running
         if flight.stopping:
@@ -57,17 +66,25 @@ class Health:
             if (fault := injected_fault(self._core.resource)) is not None:
                 raise self._core.error(ResourceUnavailable, f"is not healthy: {fault}")
             healthy = await run_hook(
-                self._core.resource, "health_check", self._core.resource.health_check_timeout, flight
+                self._core.resource,
+                "health_check",
+                self._core.resource.health_check_timeout,
+                flight,
             )
             if not healthy:
                 what = "returned None instead of a bool" if healthy is None else "returned False"
-                failure = self._core.error(ResourceUnavailable, f"is not healthy: its health check {what}")
+                failure = self._core.error(
+                    ResourceUnavailable, f"is not healthy: its health check {what}"
+                )
         except HookTimeout:
             limit = self._core.resource.health_check_timeout
-            failure = self._core.error(ResourceTimeout, f"is not healthy: its health check took more than {limit:g} s")
+            failure = self._core.error(
+                ResourceTimeout, f"is not healthy: its health check took more than {limit:g} s"
+            )
         except HookStopped:
             return False
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # a hook may raise anything
+        # A hook may raise anything.
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
             failure = error
         finally:
             if self.running is flight:
@@ -103,7 +120,9 @@ class Health:
         return False
 
     def declare(self, made: Degradation) -> None:
-        """A named degradation: shown in the state at once, or at the end of the initialize that declares it."""
+        """A named degradation: shown in the state at once, or at the end of the initialize that
+        declares it.
+        """
         self.declared[made.name] = made
         self.show_declared()
 

@@ -1,10 +1,11 @@
 """Runs one hook of a resource: bounded in time, stoppable, and knowing who called it.
 
-Theory of operation. A hook runs in a task of its own, so that one which ignores its cancellation can be left behind:
-it is cancelled, given a short grace, then abandoned, counted and named in the log. While it runs, a context variable
-holds its `Frame`; a lifecycle call made under that frame on the same resource would wait for itself and is refused.
-Things started inside a hook (a server's callbacks, plain tasks) inherit the variable, so a frame is dead once its hook
-has ended, and outer frames (a hook that initializes another resource) count only for the very task of the inner hook.
+Theory of operation. A hook runs in a task of its own, so that one which ignores its cancellation
+can be left behind: it is cancelled, given a short grace, then abandoned, counted and named in the
+log. While it runs, a context variable holds its `Frame`; a lifecycle call made under that frame on
+the same resource would wait for itself and is refused. Things started inside a hook (a server's
+callbacks, plain tasks) inherit the variable, so a frame is dead once its hook has ended, and outer
+frames (a hook that initializes another resource) count only for the very task of the inner hook.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _abandoned: Final[set[asyncio.Task[Any]]] = set()
 
 
 class Frame:
-    """One running hook. `resource` is dropped at its end: contexts that captured the frame must not keep it alive."""
+    """One running hook. `resource` is dropped at its end: contexts that captured the frame must not
+    keep it alive.
+    """
 
     __slots__ = ("hook", "outer", "resource", "task")
 
@@ -47,7 +50,9 @@ class Frame:
         self.task = None
 
 
-current: Final[contextvars.ContextVar[Frame | None]] = contextvars.ContextVar("exo_hook", default=None)
+current: Final[contextvars.ContextVar[Frame | None]] = contextvars.ContextVar(
+    "exo_hook", default=None
+)
 
 
 class HookTimeout(Exception):
@@ -67,8 +72,9 @@ def forbid_reentry(resource: AsyncResource, call: str) -> None:
     while frame is not None:
         if frame.resource is resource:
             raise ReentrantCall(
-                f"{resource.resource_type} {resource.resource_id!r}: {call}() called from its own {frame.hook} hook, "
-                "which would wait for itself; call it from outside, or from a task of the resource's task manager",
+                f"{resource.resource_type} {resource.resource_id!r}: {call}() called from its own"
+                f" {frame.hook} hook, which would wait for itself; call it from outside, or from a"
+                " task of the resource's task manager",
                 resource_id=resource.resource_id,
                 state=resource.state,
             )
@@ -88,7 +94,12 @@ def grace(timeout: float) -> float:
 
 
 async def run_hook(
-    resource: AsyncResource, name: str, timeout: float, flight: Flight[Any], *, stoppable: bool = True
+    resource: AsyncResource,
+    name: str,
+    timeout: float,
+    flight: Flight[Any],
+    *,
+    stoppable: bool = True,
 ) -> Any:
     """Run hook `_do_<name>`; its result or its exception, or `HookTimeout` or `HookStopped`.
 
@@ -120,7 +131,8 @@ async def run_hook(
         try:
             await ended
         except asyncio.CancelledError:
-            # Nobody cancels a flight; the event loop is being closed. What is open is still rolled back.
+            # Nobody cancels a flight; the event loop is being closed. What is open is still rolled
+            # back.
             stopped = True
         if task.done():
             outcome = _outcome(task)
@@ -130,7 +142,11 @@ async def run_hook(
         if not await _cancel(task, grace(timeout)):
             outcome = "abandoned"
             _abandon(resource, name, task)
-        raise HookStopped(flight.stop_reason or "cancelled") if stopped else HookTimeout(f"{timeout:g} s")
+        raise (
+            HookStopped(flight.stop_reason or "cancelled")
+            if stopped
+            else HookTimeout(f"{timeout:g} s")
+        )
     finally:
         flight.on_stop = None
         timer.cancel()
@@ -140,7 +156,9 @@ async def run_hook(
             publish(HookRun(resource.resource_id, resource.resource_type, name, seconds, outcome))
 
 
-def _start(resource: AsyncResource, name: str, hook: Callable[[], Any]) -> tuple[asyncio.Task[Any], Frame]:
+def _start(
+    resource: AsyncResource, name: str, hook: Callable[[], Any]
+) -> tuple[asyncio.Task[Any], Frame]:
     frame = Frame(resource, name, current.get())
     context = contextvars.copy_context()
     context.run(current.set, frame)
@@ -152,7 +170,8 @@ def _start(resource: AsyncResource, name: str, hook: Callable[[], Any]) -> tuple
 
 
 def _note_begin(resource: AsyncResource, name: str) -> None:
-    """From the init hook's first step on there may be something to close, until the cleanup hook's first step.
+    """From the init hook's first step on there may be something to close, until the cleanup hook's
+    first step.
 
     A hook that is cancelled before it changes nothing.
     """
@@ -164,7 +183,10 @@ async def _call(resource: AsyncResource, name: str, hook: Callable[[], Any]) -> 
     _note_begin(resource, name)
     result = hook()
     if not inspect.isawaitable(result):
-        raise TypeError(f"{type(resource).__name__}._do_{name} of {resource.resource_id!r} must be an async function")
+        raise TypeError(
+            f"{type(resource).__name__}._do_{name} of {resource.resource_id!r} must be an async"
+            " function"
+        )
     return await result
 
 
@@ -197,6 +219,11 @@ def _abandon(resource: AsyncResource, name: str, task: asyncio.Task[Any]) -> Non
     def done(ended: asyncio.Task[Any]) -> None:
         _abandoned.discard(ended)
         error = None if ended.cancelled() else ended.exception()
-        log.warning("%s: the %s hook left behind has ended%s", who, name, f" with {error!r}" if error else "")
+        log.warning(
+            "%s: the %s hook left behind has ended%s",
+            who,
+            name,
+            f" with {error!r}" if error else "",
+        )
 
     task.add_done_callback(done)

@@ -1,9 +1,13 @@
-"""The lifecycle behind one `AsyncResource`: single-flight initialize, cleanup, recover and health check.
+"""The lifecycle behind one `AsyncResource`: single-flight initialize, cleanup, recover and health
+check.
 
-Theory of operation. `opened` says that an init hook began since the cleanup hook last ran: the cleanup hook runs
-exactly when it is set. There are at most three flights: `starting` (initialize or recover), `closing`, and a health
-check. A flight changes the state only while it is the current one, and the state moves synchronously with the call that
-causes it: a caller that sees `cleanup()` begun sees CLOSING. `closing` stops the other two and waits for them before it
+Theory of operation. `opened` says that an init hook began since the cleanup hook last ran: the
+    cleanup hook runs
+exactly when it is set. There are at most three flights: `starting` (initialize or recover),
+`closing`, and a health check. A flight changes the state only while it is the current one, and the
+state moves synchronously with the call that
+causes it: a caller that sees `cleanup()` begun sees CLOSING. `closing` stops the other two and
+    waits for them before it
 closes anything. `life` counts attempts and cleanups: a health result of an earlier life is dropped.
 """
 
@@ -42,7 +46,17 @@ _S = ResourceState
 
 
 class Lifecycle:
-    __slots__ = ("closing", "counts", "health", "last_error", "life", "machine", "opened", "resource", "starting")
+    __slots__ = (
+        "closing",
+        "counts",
+        "health",
+        "last_error",
+        "life",
+        "machine",
+        "opened",
+        "resource",
+        "starting",
+    )
 
     def __init__(self, resource: AsyncResource, machine: StateMachine) -> None:
         self.resource = resource
@@ -91,12 +105,16 @@ class Lifecycle:
             await self.initialize(None)
         self._refuse_closed("ensure_ready")
         if self.machine.state is _S.DEGRADED and not allow_degraded:
-            raise self.error(ResourceUnavailable, f"is DEGRADED: {self.last_error or 'see its health'}")
+            raise self.error(
+                ResourceUnavailable, f"is DEGRADED: {self.last_error or 'see its health'}"
+            )
         if self.machine.state not in USABLE:
             raise self.error(ResourceUnavailable, f"is {self.machine.state.name}")
 
     async def _join_start(self, call: str, deadline: float | None) -> bool:
-        """Wait for the attempt in flight; False when it was being given up, so that the caller tries anew."""
+        """Wait for the attempt in flight; False when it was being given up, so that the caller
+        tries anew.
+        """
         flight = self.starting
         if flight is None:
             return False
@@ -107,7 +125,9 @@ class Lifecycle:
         except TimeoutError as error:
             if isinstance(error, ResourceError):
                 raise
-            raise self.error(ResourceTimeout, f"was not ready within the time-out given to {call}()") from None
+            raise self.error(
+                ResourceTimeout, f"was not ready within the time-out given to {call}()"
+            ) from None
         if doomed:
             return False
         self._refuse_closed(call)
@@ -139,7 +159,11 @@ class Lifecycle:
                     await self._attempt(flight, deadline if recovering else None)
                 except ResourceInitializationError:
                     delay = resource.recover_delay(attempt)
-                    if flight.stopping or attempt == attempts or time.monotonic() + delay >= deadline:
+                    if (
+                        flight.stopping
+                        or attempt == attempts
+                        or time.monotonic() + delay >= deadline
+                    ):
                         raise
                     await flight.pause(delay)
                     self._refuse_closing("recover")
@@ -155,7 +179,9 @@ class Lifecycle:
             publish(Recovered(resource.resource_id, resource.resource_type))
 
     async def _attempt(self, flight: Flight[None], deadline: float | None) -> None:
-        """From INITIALIZING to READY, or rolled back to ERROR (or left to the cleanup that stopped it)."""
+        """From INITIALIZING to READY, or rolled back to ERROR (or left to the cleanup that stopped
+        it).
+        """
         started = time.monotonic()
         limit = self.resource.initialize_timeout
         self.counts.initializations += 1
@@ -168,13 +194,16 @@ class Lifecycle:
             await run_hook(self.resource, "initialize", limit, flight)
             if flight.stopping:
                 raise HookStopped(flight.stop_reason)
-        except (Exception, asyncio.CancelledError) as cause:  # noqa: BLE001  # a hook may raise anything
+        # A hook may raise anything.
+        except (Exception, asyncio.CancelledError) as cause:  # noqa: BLE001
             self.counts.initialize_failures += 1
             failure = self._failure(cause, limit)
             let_go(cause)
             await self._roll_back(flight, cause, failure)
             if self.machine.state is _S.CLOSING and not isinstance(failure, ResourceClosed):
-                raise self.error(ResourceClosed, "was closed while it rolled back a failed start") from failure
+                raise self.error(
+                    ResourceClosed, "was closed while it rolled back a failed start"
+                ) from failure
             raise failure from failure.__cause__
         finally:
             self.counts.last_initialize_seconds = time.monotonic() - started
@@ -184,7 +213,9 @@ class Lifecycle:
         self.health.show_declared()
 
     async def _close_the_old(self, flight: Flight[None]) -> None:
-        """Before a recovery. What is broken often fails to close: counted, said, and no obstacle."""
+        """Before a recovery. What is broken often fails to close: counted, said,
+        and no obstacle.
+        """
         try:
             await self._close(self.resource.cleanup_timeout, flight)
         except Exception as error:  # noqa: BLE001  # a hook may raise anything
@@ -195,17 +226,24 @@ class Lifecycle:
             return self.error(ResourceClosed, "was closed while it initialized")
         if isinstance(cause, HookTimeout):
             failure: ResourceError = self.error(
-                ResourceInitializationTimeout, f"did not initialize within {limit:g} s and was rolled back"
+                ResourceInitializationTimeout,
+                f"did not initialize within {limit:g} s and was rolled back",
             )
             failure.__cause__ = self.error(ResourceTimeout, f"init hook ran out of its {limit:g} s")
         elif isinstance(cause, HookStopped):
-            failure = self.error(ResourceInitializationError, f"gave up initializing: {cause}; it was rolled back")
+            failure = self.error(
+                ResourceInitializationError, f"gave up initializing: {cause}; it was rolled back"
+            )
         else:
-            failure = self.error(ResourceInitializationError, f"failed to initialize and was rolled back: {cause!r}")
+            failure = self.error(
+                ResourceInitializationError, f"failed to initialize and was rolled back: {cause!r}"
+            )
             failure.__cause__ = cause
         return failure
 
-    async def _roll_back(self, flight: Flight[None], cause: BaseException, failure: ResourceError) -> None:
+    async def _roll_back(
+        self, flight: Flight[None], cause: BaseException, failure: ResourceError
+    ) -> None:
         if self.machine.state is _S.CLOSING:
             return  # the cleanup that stopped this attempt closes what it opened
         self.last_error = failure.__cause__ or failure
@@ -239,7 +277,9 @@ class Lifecycle:
                 return
         else:
             self.machine.move(_S.CLOSING, "cleanup")
-        self.closing = Flight(self._run_cleanup, name=f"{self.resource.resource_id}:cleanup", abandonable=False)
+        self.closing = Flight(
+            self._run_cleanup, name=f"{self.resource.resource_id}:cleanup", abandonable=False
+        )
         if self.starting is not None:
             self.starting.stop("cleanup")
         self.health.stop("cleanup")
@@ -249,32 +289,42 @@ class Lifecycle:
         try:
             for other in (self.starting, self.health.running):
                 if other is not None:
-                    # Cancelled only when the event loop is being closed: what is open is closed all the same.
+                    # Cancelled only when the event loop is being closed: what is open is closed all
+                    # the same.
                     with contextlib.suppress(asyncio.CancelledError):
                         await other.settle()
             self.health.running = None
             await self._close(self.resource.cleanup_timeout, flight)
-        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001  # a hook may raise anything
+        # A hook may raise anything.
+        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001
             error = self._cleanup_failure(raised)
             let_go(error)
             self.last_error = error
         finally:
             self.closing = None
             self.health.declared.clear()
-            self.machine.move(_S.CLOSED, "cleaned up" if error is None else f"cleanup failed: {error!r}")
+            self.machine.move(
+                _S.CLOSED, "cleaned up" if error is None else f"cleanup failed: {error!r}"
+            )
         return [] if error is None else [error]
 
     def _cleanup_failure(self, raised: BaseException) -> BaseException:
         if isinstance(raised, HookTimeout):
-            return self.error(ResourceTimeout, f"did not clean up within {self.resource.cleanup_timeout:g} s")
+            return self.error(
+                ResourceTimeout, f"did not clean up within {self.resource.cleanup_timeout:g} s"
+            )
         if isinstance(raised, HookStopped | asyncio.CancelledError):
             error = self.error(ResourceError, "its cleanup was cancelled")
             error.__cause__ = raised
             return error
         return raised
 
-    async def _close(self, timeout: float, flight: Flight[None] | Flight[list[BaseException]]) -> None:
-        """Cancel the background tasks, then run the cleanup hook if something is open; within `timeout` seconds."""
+    async def _close(
+        self, timeout: float, flight: Flight[None] | Flight[list[BaseException]]
+    ) -> None:
+        """Cancel the background tasks, then run the cleanup hook if something is open; within
+        `timeout` seconds.
+        """
         started = time.monotonic()
         tasks = self.resource._task_manager
         tasks.close()
@@ -290,7 +340,8 @@ class Lifecycle:
             except (HookStopped, asyncio.CancelledError):
                 if not self.opened:
                     raise
-                # Cancelled before its first step by an event loop that is being closed: nothing is closed yet.
+                # Cancelled before its first step by an event loop that is being closed: nothing is
+                # closed yet.
                 await run_hook(self.resource, "cleanup", left, flight, stoppable=False)
         except (Exception, asyncio.CancelledError):
             self.counts.cleanup_failures += 1
@@ -312,13 +363,17 @@ class Lifecycle:
 
     # -- shared
 
-    async def wait_for(self, states: frozenset[ResourceState], timeout: float | None) -> ResourceState:
+    async def wait_for(
+        self, states: frozenset[ResourceState], timeout: float | None
+    ) -> ResourceState:
         try:
             async with asyncio.timeout(timeout):
                 return await self.machine.wait_for(states)
         except TimeoutError:
             names = ", ".join(sorted(state.name for state in states))
-            raise self.error(ResourceTimeout, f"did not reach {names} within {timeout:g} s") from None
+            raise self.error(
+                ResourceTimeout, f"did not reach {names} within {timeout:g} s"
+            ) from None
 
     def error(self, kind: type[ResourceError], what: str) -> ResourceError:
         resource = self.resource
@@ -332,10 +387,14 @@ class Lifecycle:
     def _refuse_closed(self, call: str) -> None:
         self._refuse_closing(call)
         if self.machine.state is _S.CLOSED:
-            raise self.error(ResourceClosed, f"is closed: {call}() does not re-open it, only initialize() does")
+            raise self.error(
+                ResourceClosed, f"is closed: {call}() does not re-open it, only initialize() does"
+            )
 
 
 def backoff(attempt: int, base: float, most: float) -> float:
-    """Exponential with jitter: between half and all of min(most, base * 2**(attempt - 1)) seconds."""
+    """Exponential with jitter: between half and all of min(most,
+    base * 2**(attempt - 1)) seconds.
+    """
     ceiling = min(most, base * 2 ** min(attempt - 1, 32))
     return random.uniform(ceiling / 2, ceiling)

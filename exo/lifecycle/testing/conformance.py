@@ -1,6 +1,7 @@
 """`check_resource`: the conformance suite that every AsyncResource passes. For tests.
 
-Started twice, stopped twice, restarted, failed and cancelled at each await of its hooks; after each of these nothing
+Started twice, stopped twice, restarted, failed and cancelled at each await of its hooks; after each
+of these nothing
 may be left: no task, no socket, no file, no thread.
 """
 
@@ -29,17 +30,27 @@ class ConformanceError(AssertionError):
     """What a resource does wrong; `violations` has one sentence each."""
 
     def __init__(self, name: str, violations: list[str]) -> None:
-        super().__init__(f"{name} does not conform:\n" + "\n".join(f"  - {line}" for line in violations))
+        super().__init__(
+            f"{name} does not conform:\n" + "\n".join(f"  - {line}" for line in violations)
+        )
         self.violations = tuple(violations)
 
 
 async def check_resource(
-    factory: Factory, *, points: int = 12, patience: float = 10.0, health: bool = True, stop_at_first: bool = False
+    factory: Factory,
+    *,
+    points: int = 12,
+    patience: float = 10.0,
+    health: bool = True,
+    stop_at_first: bool = False,
 ) -> None:
-    """Run the whole suite on fresh resources made by `factory` (no arguments; may be async, must open nothing).
+    """Run the whole suite on fresh resources made by `factory` (no arguments; may be async, must
+    open nothing).
 
-    points: at how many awaits of each hook to fail and to cancel, evenly spread when there are more.
-    patience: seconds given to sockets and threads to go away. health: whether a started one must be healthy.
+    points: at how many awaits of each hook to fail and to cancel, evenly spread when there are
+        more.
+    patience: seconds given to sockets and threads to go away. health: whether a started one must be
+        healthy.
     stop_at_first: skip the rest of the suite once a scenario fails.
     Raises `ConformanceError` that lists every violation.
     """
@@ -50,7 +61,9 @@ async def check_resource(
     await suite.run("started again after it was closed", suite.again)
     starts, stops = _spread(suite.start_waits, points), _spread(suite.stop_waits, points)
     for point in (0, *starts, suite.start_waits + 1):
-        await suite.run(_named("failed", point, suite.start_waits), partial(suite.fail_start, point))
+        await suite.run(
+            _named("failed", point, suite.start_waits), partial(suite.fail_start, point)
+        )
     for point in starts:
         await suite.run(f"start cancelled at await {point}", partial(suite.cancel_start, point))
         await suite.run(f"closed at await {point} of its start", partial(suite.close_start, point))
@@ -68,7 +81,9 @@ def _spread(waits: int, points: int) -> list[int]:
 
 
 def _named(what: str, point: int, waits: int) -> str:
-    where = "before" if point == 0 else f"at await {point} of" if point <= waits else "at the end of"
+    where = (
+        "before" if point == 0 else f"at await {point} of" if point <= waits else "at the end of"
+    )
     return f"{what} {where} its start"
 
 
@@ -132,10 +147,15 @@ class _Suite:
             self.violations.append(f"{self._scenario}: {otherwise}")
 
     async def warm_up(self) -> None:
-        """One plain life: counts the awaits, and lets libraries open what they keep for the process."""
+        """One plain life: counts the awaits, and lets libraries open what they keep for the
+        process.
+        """
         resource = await self.make()
         self.name = repr(type(resource).__name__)
-        start, stop = _Probe().install(resource, "_do_initialize"), _Probe().install(resource, "_do_cleanup")
+        start, stop = (
+            _Probe().install(resource, "_do_initialize"),
+            _Probe().install(resource, "_do_cleanup"),
+        )
         self._scenario = "plain life"
         await self._quietly(resource.initialize())
         if self.health and resource.is_usable:
@@ -156,7 +176,9 @@ class _Suite:
             await resource.cleanup()
         except Exception as error:  # noqa: BLE001
             self.expect(False, f"cleanup raised {error!r}")
-        self.expect(resource.state is _S.CLOSED, f"ends {resource.state.name} after cleanup, not CLOSED")
+        self.expect(
+            resource.state is _S.CLOSED, f"ends {resource.state.name} after cleanup, not CLOSED"
+        )
         abandoned = resource.statistics().abandoned_hooks
         self.expect(abandoned == 0, f"{abandoned} hook(s) ignored their cancellation")
         await self.nothing_left(before, "after cleanup")
@@ -176,14 +198,19 @@ class _Suite:
         self.expect(stop.runs == 0, "runs its cleanup hook although it was never started")
 
     async def twice(self, resource: AsyncResource) -> None:
-        start, stop = _Probe().install(resource, "_do_initialize"), _Probe().install(resource, "_do_cleanup")
+        start, stop = (
+            _Probe().install(resource, "_do_initialize"),
+            _Probe().install(resource, "_do_cleanup"),
+        )
         await asyncio.gather(resource.initialize(), resource.initialize(), resource.ensure_ready())
         await resource.initialize()
         self.expect(start.runs == 1, f"runs its init hook {start.runs} times for one start")
         self.expect(resource.state in USABLE, f"is {resource.state.name} after initialize")
         if self.health:
             await asyncio.gather(resource.check_health(), resource.check_health())
-            self.expect(_serves(resource), f"is not healthy after its start: {resource.last_error!r}")
+            self.expect(
+                _serves(resource), f"is not healthy after its start: {resource.last_error!r}"
+            )
         await asyncio.gather(resource.cleanup(), resource.cleanup())
         await resource.cleanup()
         self.expect(stop.runs == 1, f"runs its cleanup hook {stop.runs} times for one stop")
@@ -203,7 +230,9 @@ class _Suite:
         self.expect(resource.state in USABLE, f"is {resource.state.name} when started again")
         if self.health:
             await resource.check_health()
-            self.expect(_serves(resource), f"is not healthy when started again: {resource.last_error!r}")
+            self.expect(
+                _serves(resource), f"is not healthy when started again: {resource.last_error!r}"
+            )
 
     async def fail_start(self, point: int, resource: AsyncResource) -> None:
         before = Holdings.now()
@@ -212,10 +241,15 @@ class _Suite:
             await resource.initialize()
         except ResourceInitializationError as error:
             self._look_at_notes(error)
-            self.expect(resource.state is _S.ERROR, f"is {resource.state.name} after a failed start, not ERROR")
+            self.expect(
+                resource.state is _S.ERROR,
+                f"is {resource.state.name} after a failed start, not ERROR",
+            )
             await self.nothing_left(before, "after the roll-back")
             await resource.initialize()
-        self.expect(resource.state in USABLE, f"is {resource.state.name} when started after a failed start")
+        self.expect(
+            resource.state in USABLE, f"is {resource.state.name} when started after a failed start"
+        )
 
     async def cancel_start(self, point: int, resource: AsyncResource) -> None:
         before = Holdings.now()
@@ -226,7 +260,10 @@ class _Suite:
         if resource.state is _S.ERROR:
             await self.nothing_left(before, "after the roll-back")
             await resource.initialize()
-        self.expect(resource.state in USABLE, f"is {resource.state.name} when started after a cancelled start")
+        self.expect(
+            resource.state in USABLE,
+            f"is {resource.state.name} when started after a cancelled start",
+        )
 
     async def close_start(self, point: int, resource: AsyncResource) -> None:
         closing: list[asyncio.Task[None]] = []
@@ -243,21 +280,34 @@ class _Suite:
         self.expect(not probe.swallowed, "its init hook swallows its cancellation")
         for task in closing:
             await task
-            self.expect(resource.state is _S.CLOSED, f"is {resource.state.name} after a cleanup during its start")
+            self.expect(
+                resource.state is _S.CLOSED,
+                f"is {resource.state.name} after a cleanup during its start",
+            )
 
     async def cancel_stop(self, point: int, resource: AsyncResource) -> None:
         await resource.initialize()
         await self._cancel_at(resource, "_do_cleanup", point, resource.cleanup)
         await resource.cleanup()
-        self.expect(resource.state is _S.CLOSED, f"is {resource.state.name} after its cleanup's caller was cancelled")
+        self.expect(
+            resource.state is _S.CLOSED,
+            f"is {resource.state.name} after its cleanup's caller was cancelled",
+        )
 
     async def _cancel_at(
-        self, resource: AsyncResource, hook: str, point: int, operation: Callable[[], Awaitable[object]]
+        self,
+        resource: AsyncResource,
+        hook: str,
+        point: int,
+        operation: Callable[[], Awaitable[object]],
     ) -> bool:
-        """Cancel the caller of `operation` while the hook waits for the n-th time; whether that was in time."""
+        """Cancel the caller of `operation` while the hook waits for the n-th time; whether that was
+        in time.
+        """
         loop = asyncio.get_running_loop()
         caller: list[asyncio.Task[object]] = []
-        # Not from inside the hook's own step: the caller is cancelled between two turns of the loop, as in life.
+        # Not from inside the hook's own step: the caller is cancelled between two turns of the
+        # loop, as in life.
         probe = _Probe(call_at=point, call=lambda: loop.call_soon(caller[0].cancel))
         probe.install(resource, hook)
         caller.append(asyncio.ensure_future(_wait(operation)))

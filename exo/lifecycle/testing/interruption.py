@@ -1,4 +1,6 @@
-"""Interrupts a coroutine at its n-th suspension: counts them, fails there, or calls something there. For tests."""
+"""Interrupts a coroutine at its n-th suspension: counts them, fails there, or calls something
+there. For tests.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ class InjectedFailure(Exception):
 class Interrupted:
     """Awaits `coroutine`; `suspensions` counts how often it had to wait.
 
-    fail_at: at that suspension `InjectedFailure` is raised inside it in place of the waiting; 0: before its first step.
+    fail_at: at that suspension `InjectedFailure` is raised inside it in place of the waiting; 0:
+        before its first step.
     call_at: at that suspension `call` is called, and the waiting goes on.
     """
 
@@ -36,7 +39,8 @@ class Interrupted:
         if self._fail_at == 0:
             self._coroutine.close()
             raise InjectedFailure("before the first step")
-        resume: Callable[[], Any] = lambda: self._coroutine.send(None)  # noqa: E731  # replaced below
+        # Replaced below.
+        resume: Callable[[], Any] = lambda: self._coroutine.send(None)  # noqa: E731
         while True:
             try:
                 waits_for = resume()
@@ -47,7 +51,9 @@ class Interrupted:
                 if asyncio.isfuture(waits_for):
                     # The task never sees this future: take back the mark that a task must clear.
                     waits_for._asyncio_future_blocking = False
-                resume = _thrower(self._coroutine, InjectedFailure(f"at suspension {self.suspensions}"))
+                resume = _thrower(
+                    self._coroutine, InjectedFailure(f"at suspension {self.suspensions}")
+                )
                 continue
             if self.suspensions == self._call_at:
                 self._call()

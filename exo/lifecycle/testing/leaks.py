@@ -1,4 +1,6 @@
-"""What a process holds: tasks, open files and sockets, threads. For comparing before and after. For tests."""
+"""What a process holds: tasks, open files and sockets, threads. For comparing before and after. For
+tests.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from typing import Final
 _FDS: Final = Path("/proc/self/fd")
 # Threads of the event loop's own default executor stay, by design.
 _POOL_PREFIXES: Final = ("asyncio_",)
-# Random numbers, the null device and what kernels hand out for event queues belong to libraries, not to resources.
+# Random numbers, the null device and what kernels hand out for event queues belong to libraries,
+# not to resources.
 _IGNORED: Final = ("anon_inode:", "/dev/", "/proc/", "/sys/")
 
 
@@ -30,19 +33,26 @@ class Holdings:
     @classmethod
     def now(cls) -> Holdings:
         tasks = frozenset(task for task in asyncio.all_tasks() if not task.done())
-        threads = frozenset(t for t in threading.enumerate() if not t.name.startswith(_POOL_PREFIXES))
+        threads = frozenset(
+            t for t in threading.enumerate() if not t.name.startswith(_POOL_PREFIXES)
+        )
         return cls(tasks, threads, _open_files())
 
     def gained_since(self, before: Holdings) -> list[str]:
         """What is held now and was not before, in words."""
         gained = [f"task {task.get_name()!r} still runs" for task in self.tasks - before.tasks]
         gained += [f"thread {thread.name!r} still runs" for thread in self.threads - before.threads]
-        gained += [f"{name} left open ({number} more)" for name, number in (self.files - before.files).items()]
+        gained += [
+            f"{name} left open ({number} more)"
+            for name, number in (self.files - before.files).items()
+        ]
         return sorted(gained)
 
 
 async def gained_since(before: Holdings, patience: float) -> list[str]:
-    """What is still held after up to `patience` seconds: closing a socket takes the event loop a few turns."""
+    """What is still held after up to `patience` seconds: closing a socket takes the event loop a
+    few turns.
+    """
     deadline = time.monotonic() + patience
     collected = False
     while True:
@@ -52,7 +62,8 @@ async def gained_since(before: Holdings, patience: float) -> list[str]:
         if time.monotonic() >= deadline:
             if collected:
                 return gained
-            # What only the collector closes is late, but not leaked: it must not depend on when it runs.
+            # What only the collector closes is late, but not leaked: it must not depend on when it
+            # runs.
             gc.collect()
             collected = True
             deadline = time.monotonic() + 0.5  # a thread of its own may have to close it

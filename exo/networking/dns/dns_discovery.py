@@ -1,7 +1,7 @@
 """`DnsDiscovery`: every A and AAAA record of one name is a peer. Needs no API server and no token.
 
-The name may be missing while the first pods start. The resolver is the system's, in a thread: it honours
-/etc/resolv.conf and /etc/hosts, and a resolver that hangs delays nothing but the next look.
+The name may be missing while the first pods start. The resolver is the system's, in a thread: it
+honours /etc/resolv.conf and /etc/hosts, and a resolver that hangs delays nothing but the next look.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _NOT_YET = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
 async def resolve(name: str) -> list[str]:
-    """The addresses of `name`, sorted; none where it does not exist. Raises `OSError` where DNS does not work."""
+    """The addresses of `name`, sorted; none where it does not exist. Raises `OSError` where DNS
+    does not work.
+    """
     try:
         found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
@@ -37,7 +39,9 @@ async def resolve(name: str) -> list[str]:
 
 
 class DnsDiscovery(PooledDiscovery):
-    """interval: seconds between look-ups. Two failing look-ups in a row degrade, a missing name does not."""
+    """interval: seconds between look-ups. Two failing look-ups in a row degrade, a missing name
+    does not.
+    """
 
     def __init__(
         self,
@@ -87,10 +91,16 @@ class DnsDiscovery(PooledDiscovery):
             self._failures += 1
             self._problem = str(error) or f"no answer within {self._lookup_timeout} s"
             if self._failures == 2:
-                log.warning("%s cannot be resolved: %s; the earlier peers stay", self._name, self._problem)
+                log.warning(
+                    "%s cannot be resolved: %s; the earlier peers stay", self._name, self._problem
+                )
             return
         self._failures = 0
-        candidates = [Candidate(None, address, self._peer_port) for address in addresses if _is_address(address)]
+        candidates = [
+            Candidate(None, address, self._peer_port)
+            for address in addresses
+            if _is_address(address)
+        ]
         # A peer that is connected stays until it is lost: records lag behind, streams do not.
         await self._pool.update(candidates, keep_connected=True)
 

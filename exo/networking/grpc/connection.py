@@ -1,4 +1,6 @@
-"""`Connection`: a channel to one peer with its Control and Data streams, their hellos done. Knows no heartbeats."""
+"""`Connection`: a channel to one peer with its Control and Data streams, their hellos done. Knows
+no heartbeats.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from exo.topology.offer import NodeOffer
 
 
 class Connection:
-    """target: `host:port`. own_offer: what this node says of itself in each hello. hello_timeout: seconds for each."""
+    """target: `host:port`. own_offer: what this node says of itself in each hello. hello_timeout:
+    seconds for each.
+    """
 
     def __init__(
         self,
@@ -38,7 +42,9 @@ class Connection:
         self.data: Any = None
 
     async def open(self, expected_id: str | None, refuse_when: Callable[[str], str]) -> NodeOffer:
-        """Both streams, and the peer's offer. Raises `PeerLost`, `BadMessage`, `TimeoutError`, `AioRpcError`."""
+        """Both streams, and the peer's offer. Raises `PeerLost`, `BadMessage`, `TimeoutError`,
+        `AioRpcError`.
+        """
         if self._tls is None:
             self._channel = grpc.aio.insecure_channel(self._target, options=CLIENT_OPTIONS)
         elif self._tls.check_identity:
@@ -75,7 +81,9 @@ class Connection:
         call = self._channel.stream_stream(f"/{SERVICE}/{method}")()
         try:
             async with timeout(self._hello_timeout):
-                offer = await offer_hello(call, self._membership, self._own_offer(), expected_id, refuse_when)
+                offer = await offer_hello(
+                    call, self._membership, self._own_offer(), expected_id, refuse_when
+                )
         except BaseException as error:
             call.cancel()
             del call
@@ -107,7 +115,9 @@ class Connection:
 
 
 def _forget_frames(error: BaseException) -> None:
-    """Empty the ended frames of its traceback: whoever keeps the error would keep the stream and its socket open."""
+    """Empty the ended frames of its traceback: whoever keeps the error would keep the stream and
+    its socket open.
+    """
     seen: set[int] = set()
     chain: list[BaseException | None] = [error]
     while chain:

@@ -1,7 +1,9 @@
-"""`GRPCPeerHandle`: the dialling side of one peer. Connects, says hello, beats, sends, and notices when it is over.
+"""`GRPCPeerHandle`: the dialling side of one peer. Connects, says hello, beats, sends, and notices
+when it is over.
 
-One connection with two streams: Control (heartbeats) and Data (ring messages), so that a peer that is behind with
-messages still answers heartbeats. The first stream to break ends the handle's life: `PeerLost` from then on.
+One connection with two streams: Control (heartbeats) and Data (ring messages), so that a peer that
+is behind with messages still answers heartbeats. The first stream to break ends the handle's life:
+`PeerLost` from then on.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from exo.topology.offer import NodeOffer
 
 log = logging.getLogger(__name__)
 
-# Small messages that wait together travel together; a large tensor goes alone and is not copied for it.
+# Small messages that wait together travel together; a large tensor goes alone and is not copied for
+# it.
 BUNDLE_BYTES = 256 * 1024
 
 
@@ -98,7 +101,11 @@ class GRPCPeerHandle(PeerHandle):
         self._lost = None
         self._liveness = Liveness(self._timings)
         self._connection = Connection(
-            self.addr(), self._membership, self._handler.own_offer, self._tls, self._timings.connect_timeout
+            self.addr(),
+            self._membership,
+            self._handler.own_offer,
+            self._tls,
+            self._timings.connect_timeout,
         )
         try:
             offer = await self._connection.open(self._expected_id, self._refuse_when)
@@ -117,7 +124,9 @@ class GRPCPeerHandle(PeerHandle):
             ("refusals", self._read_refusals),
             ("watch", self._watch),
         ):
-            self._task_manager.start_task(f"{name} {self.id()}", self._until_lost(factory, self._connection))
+            self._task_manager.start_task(
+                f"{name} {self.id()}", self._until_lost(factory, self._connection)
+            )
 
     async def _do_cleanup(self) -> None:
         queue, self._queue = self._queue, None
@@ -133,7 +142,9 @@ class GRPCPeerHandle(PeerHandle):
 
     async def _do_health_check(self) -> bool:
         if self._liveness.is_slow() and self.is_connected():
-            raise ResourceDegraded(f"heartbeats are late: silent for {self._liveness.silence:.1f} s")
+            raise ResourceDegraded(
+                f"heartbeats are late: silent for {self._liveness.silence:.1f} s"
+            )
         return self.is_connected()
 
     async def _send(self, message: Message) -> None:
@@ -143,7 +154,9 @@ class GRPCPeerHandle(PeerHandle):
         await self._queue.put(data)
 
     def _send_now(self, message: Message) -> bool:
-        if self._queue is None or (isinstance(message, Forward) and message.values.nbytes > BUNDLE_BYTES):
+        if self._queue is None or (
+            isinstance(message, Forward) and message.values.nbytes > BUNDLE_BYTES
+        ):
             return False  # a large one is encoded when it is its turn, and not in vain
         return self._queue.put_now(encode(message))
 
@@ -158,9 +171,13 @@ class GRPCPeerHandle(PeerHandle):
                 return await answer
         except TimeoutError as error:
             problem = f"peer {self.id()!r} did not answer within {self._timings.hello_timeout} s"
-            raise ResourceTimeout(problem, resource_id=self.resource_id, state=self.state) from error
+            raise ResourceTimeout(
+                problem, resource_id=self.resource_id, state=self.state
+            ) from error
 
-    def _until_lost(self, work: Callable[[Connection], Awaitable[None]], connection: Connection) -> Callable[[], Any]:
+    def _until_lost(
+        self, work: Callable[[Connection], Awaitable[None]], connection: Connection
+    ) -> Callable[[], Any]:
         """Runs `work`; however it ends, other than by our own closing, the peer is lost."""
 
         async def run() -> None:
@@ -169,7 +186,8 @@ class GRPCPeerHandle(PeerHandle):
                 await work(connection)
                 self._lose("it ended its stream")
             except asyncio.InvalidStateError:
-                self._lose(await connection.status())  # a write to a stream that has ended: the status says why
+                # A write to a stream that has ended: the status says why.
+                self._lose(await connection.status())
             except (grpc.aio.AioRpcError, BadMessage) as error:
                 self._lose(_reason(error))
             except PeerLost:
@@ -177,7 +195,8 @@ class GRPCPeerHandle(PeerHandle):
             except asyncio.CancelledError:
                 cancelled = True
             if cancelled:
-                # Anew, because the old one's traceback keeps the stream, and with it the socket, alive.
+                # Anew, because the old one's traceback keeps the stream, and with it the socket,
+                # alive.
                 raise asyncio.CancelledError
 
         return run
@@ -215,7 +234,9 @@ class GRPCPeerHandle(PeerHandle):
         while (data := await read_frame(connection.control)) is not None:
             number, offer = wire.read_heartbeat(data)
             if offer.node_id != self._peer_id:
-                raise BadMessage("offer.node_id", f"{offer.node_id!r} in an answer of {self._peer_id!r}")
+                raise BadMessage(
+                    "offer.node_id", f"{offer.node_id!r} in an answer of {self._peer_id!r}"
+                )
             sent = self._sent_at.pop(number, None)
             if sent is not None:
                 self._liveness.heard(time.monotonic() - sent)
@@ -254,13 +275,20 @@ class GRPCPeerHandle(PeerHandle):
             await asyncio.sleep(self._timings.tick)
             self._liveness.tick(time.monotonic())
             if self._liveness.is_stuck():
-                self._lose(f"silent for {self._liveness.silence:.0f} s, though its port answers", PeerStuck)
+                self._lose(
+                    f"silent for {self._liveness.silence:.0f} s, though its port answers", PeerStuck
+                )
                 return
-            if self._liveness.is_silent() and not await self._port_answers(self._timings.probe_timeout):
-                self._lose(f"no heartbeat for {self._liveness.silence:.1f} s and its port does not answer")
+            if self._liveness.is_silent() and not await self._port_answers(
+                self._timings.probe_timeout
+            ):
+                self._lose(
+                    f"no heartbeat for {self._liveness.silence:.1f} s and its port does not answer"
+                )
                 return
             if self._liveness.is_silent():
-                await asyncio.sleep(self._timings.heartbeat)  # it is there, only slow: no hurry to ask again
+                # It is there, only slow: no hurry to ask again.
+                await asyncio.sleep(self._timings.heartbeat)
 
     async def answers(self) -> bool:
         return await self._port_answers(self._timings.connect_timeout)

@@ -1,7 +1,10 @@
-"""`GRPCServer`: accepts peers' streams and hands their messages to the `RingHandler`. No decisions about the ring.
+"""`GRPCServer`: accepts peers' streams and hands their messages to the `RingHandler`. No decisions
+about the ring.
 
-A peer has one Control and one Data stream; a newer stream of the same kind replaces the older. When one ends, so does
-the other, and the handler is told once. A stranger gets as far as the hello: few at a time, bounded in time and size.
+A peer has one Control and one Data stream; a newer stream of the same kind replaces the older. When
+one ends, so does
+the other, and the handler is told once. A stranger gets as far as the hello: few at a time, bounded
+    in time and size.
 """
 
 from __future__ import annotations
@@ -68,7 +71,9 @@ class GRPCServer(Server):
 
     async def _do_initialize(self) -> None:
         self._sessions = Sessions(self._handler.on_peer_lost)
-        server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=2 * self._max_peers + MAX_HELLOS)
+        server = grpc.aio.server(
+            options=SERVER_OPTIONS, maximum_concurrent_rpcs=2 * self._max_peers + MAX_HELLOS
+        )
         self._server = server
         methods = {
             "Control": grpc.stream_stream_rpc_method_handler(self._control),
@@ -107,7 +112,9 @@ class GRPCServer(Server):
     async def _data(self, _: Any, context: Any) -> None:
         await self._serve("data", context, self._messages)
 
-    async def _serve(self, kind: str, context: Any, loop: Callable[[str, Any], Awaitable[None]]) -> None:
+    async def _serve(
+        self, kind: str, context: Any, loop: Callable[[str, Any], Awaitable[None]]
+    ) -> None:
         """One stream's life: hello, then its loop until either side ends it."""
         try:
             offer = await self._accept(context)
@@ -160,7 +167,9 @@ class GRPCServer(Server):
 
     def _decide(self, hello: Hello) -> HelloReply:
         if not self._sessions.has_room(hello.offer.node_id, self._max_peers):
-            return HelloReply(offer=hello.offer, reason=f"this node has {self._max_peers} peers already")
+            return HelloReply(
+                offer=hello.offer, reason=f"this node has {self._max_peers} peers already"
+            )
         return self._handler.on_hello(hello)
 
     def _identity_problem(self, node_id: str, context: Any) -> str:
@@ -182,7 +191,8 @@ class GRPCServer(Server):
             for message in decode_all(data):
                 try:
                     await self._handler.on_message(peer, message)
-                except Exception as error:  # noqa: BLE001 - whatever one message does, the stream carries others
+                # Whatever one message does, the stream carries others.
+                except Exception as error:  # noqa: BLE001
                     await self._refuse(peer, message, error, context)
 
     async def _refuse(self, peer: str, message: Message, error: Exception, context: Any) -> None:

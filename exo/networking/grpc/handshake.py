@@ -1,4 +1,6 @@
-"""The hello over a stream of frames, both sides. Decisions are `exo.networking.hello`'s, bytes `control_codec`'s."""
+"""The hello over a stream of frames, both sides. Decisions are `exo.networking.hello`'s, bytes
+`control_codec`'s.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,15 @@ import grpc
 
 from exo.networking.errors import BadMessage, PeerLost, PeerRefused
 from exo.networking.grpc.wire import control_codec as wire
-from exo.networking.hello import NONCE_BYTES, Hello, HelloReply, Membership, proof, proof_holds, refusal
+from exo.networking.hello import (
+    NONCE_BYTES,
+    Hello,
+    HelloReply,
+    Membership,
+    proof,
+    proof_holds,
+    refusal,
+)
 from exo.topology.offer import NodeOffer
 
 
@@ -35,9 +45,13 @@ async def offer_hello(
     expected_id: str | None,
     refuse_when: Callable[[str], str],
 ) -> NodeOffer:
-    """The connecting side. Returns the peer's offer; raises `PeerRefused`, `PeerLost` or `BadMessage`."""
+    """The connecting side. Returns the peer's offer; raises `PeerRefused`, `PeerLost` or
+    `BadMessage`.
+    """
     nonce = secrets.token_bytes(NONCE_BYTES)
-    hello = wire.HelloFrame(cluster=membership.cluster, protocol=membership.protocol, offer=own, nonce=nonce)
+    hello = wire.HelloFrame(
+        cluster=membership.cluster, protocol=membership.protocol, offer=own, nonce=nonce
+    )
     await stream.write(wire.hello_frame(hello))
     theirs, given, node_id = wire.read_challenge(await _next(stream, expected_id))
     identity = _identity(own.node_id, node_id)
@@ -48,7 +62,9 @@ async def offer_hello(
     unwanted = refuse_when(node_id)
     if unwanted:
         raise PeerRefused(node_id, unwanted)
-    await stream.write(wire.proof_frame(proof(membership.secret, "client", nonce, theirs, identity)))
+    await stream.write(
+        wire.proof_frame(proof(membership.secret, "client", nonce, theirs, identity))
+    )
     reason, offer = wire.read_welcome(await _next(stream, node_id))
     if offer is None:
         raise PeerRefused(node_id, reason)
@@ -67,18 +83,23 @@ async def answer_hello(
     decide: Callable[[Hello], HelloReply],
     identity_problem: Callable[[str], str],
 ) -> NodeOffer:
-    """The accepting side. Returns the peer's offer; raises `PeerRefused` after telling the peer, or `BadMessage`."""
+    """The accepting side. Returns the peer's offer; raises `PeerRefused` after telling the peer, or
+    `BadMessage`.
+    """
     hello = wire.read_hello(await _next(stream, None))
     peer = hello.offer.node_id
     nonce = secrets.token_bytes(NONCE_BYTES)
     identity = _identity(peer, own.node_id)
     await stream.write(
-        wire.challenge_frame(nonce, proof(membership.secret, "server", hello.nonce, nonce, identity), own.node_id)
+        wire.challenge_frame(
+            nonce, proof(membership.secret, "server", hello.nonce, nonce, identity), own.node_id
+        )
     )
     given = wire.read_proof(await _next(stream, peer))
     reason = ""
     if not proof_holds(given, proof(membership.secret, "client", hello.nonce, nonce, identity)):
-        reason = "the shared secret differs"  # and not a word about cluster or model to who cannot prove it
+        # And not a word about cluster or model to who cannot prove it.
+        reason = "the shared secret differs"
     reason = reason or identity_problem(peer)
     reason = reason or refusal(membership, own, hello.cluster, hello.protocol, hello.offer)
     if not reason:

@@ -1,8 +1,9 @@
-"""`HealthServer`: grpc.health.v1 on a plaintext port of its own, for the kubelet. Says what the monitor says.
+"""`HealthServer`: grpc.health.v1 on a plaintext port of its own, for the kubelet. Says what the
+monitor says.
 
-Names: `live`, `started`, `ready`, one per resource type, and "" (the whole server: as `ready`). Answers come from the
-monitor's latest report, so a slow health check delays no probe. It is a resource apart from the node, because it
-must answer while the node is still starting.
+Names: `live`, `started`, `ready`, one per resource type, and "" (the whole server: as `ready`).
+Answers come from the monitor's latest report, so a slow health check delays no probe. It is a
+resource apart from the node, because it must answer while the node is still starting.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ _VIEWS = {
 
 
 def status_of(report: HealthReport, service: str) -> int:
-    """A `ServingStatus`; SERVICE_UNKNOWN for a name that is neither a view nor the type of a watched resource."""
+    """A `ServingStatus`; SERVICE_UNKNOWN for a name that is neither a view nor the type of a
+    watched resource.
+    """
     view = _VIEWS.get(service)
     if view is not None:
         return int(Status.SERVING if view(report) else Status.NOT_SERVING)
@@ -50,7 +53,9 @@ def status_of(report: HealthReport, service: str) -> int:
 class HealthServer(Server):
     RESOURCE_TYPE = "health_server"
 
-    def __init__(self, node_id: str, host: str, monitor: HealthMonitor, *, port: int = HEALTH_PORT) -> None:
+    def __init__(
+        self, node_id: str, host: str, monitor: HealthMonitor, *, port: int = HEALTH_PORT
+    ) -> None:
         super().__init__(node_id, host, port)
         self._monitor = monitor
         self._server: Any = None
@@ -59,7 +64,10 @@ class HealthServer(Server):
 
     async def _do_initialize(self) -> None:
         server = grpc.aio.server(
-            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_REQUEST_BYTES)],
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+            ],
             maximum_concurrent_rpcs=2 * MAX_WATCHERS,
         )
         self._server = server
@@ -91,13 +99,17 @@ class HealthServer(Server):
     async def _check(self, request: Any, context: Any) -> Any:
         status = status_of(self._monitor.report(), request.service)
         if status == Status.SERVICE_UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service[:64]!r}")
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, f"unknown service {request.service[:64]!r}"
+            )
         return Status(status=status)
 
     async def _watch(self, request: Any, context: Any) -> None:
         """The status now, and again whenever it changes, until the client goes."""
         if len(self._watchers) >= MAX_WATCHERS:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_WATCHERS} watchers already")
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_WATCHERS} watchers already"
+            )
         changed = asyncio.Event()
         self._watchers.add(changed)
         last = -1

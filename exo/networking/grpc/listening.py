@@ -1,4 +1,6 @@
-"""Where a gRPC server listens, and the error where it cannot: gRPC's own text gives no reason. Knows no service."""
+"""Where a gRPC server listens, and the error where it cannot: gRPC's own text gives no reason.
+Knows no service.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def listen(
     *,
     setting: str,
 ) -> int:
-    """The port it listens on, another one where 0 was asked for. Raises `CannotListen`, which names `setting`."""
+    """The port it listens on, another one where 0 was asked for. Raises `CannotListen`, which names
+    `setting`.
+    """
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         if credentials is None:
@@ -29,9 +33,13 @@ def listen(
 
 
 def _reason(host: str, port: int, setting: str) -> CannotListen:
-    """What the system says to a socket of our own at the same place; that it is taken, where that one would do."""
+    """What the system says to a socket of our own at the same place; that it is taken, where that
+    one would do.
+    """
     try:
         listening_socket(host, port, setting).close()
     except CannotListen as refused:
         return refused
-    return CannotListen(host, port, setting, OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)))
+    return CannotListen(
+        host, port, setting, OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    )

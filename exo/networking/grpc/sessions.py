@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Ended:
-    """Why a stream ended; its server may say more than that. by_us: this node cancelled it, for another stream."""
+    """Why a stream ended; its server may say more than that. by_us: this node cancelled it, for
+    another stream.
+    """
 
     reason: str = "its stream ended"
     by_us: bool = False
@@ -38,7 +40,9 @@ class Sessions:
 
     @contextmanager
     def stream(self, peer: str, incarnation: int, kind: str) -> Iterator[Ended]:
-        """Runs for as long as the current task serves this stream; a newer one of the kind cancels it."""
+        """Runs for as long as the current task serves this stream; a newer one of the kind cancels
+        it.
+        """
         task = asyncio.current_task()
         assert task is not None
         ended = Ended()
@@ -55,7 +59,9 @@ class Sessions:
         self._closed = True
         self._sessions.clear()
 
-    def _join(self, peer: str, incarnation: int, kind: str, stream: tuple[asyncio.Task[object], Ended]) -> _Session:
+    def _join(
+        self, peer: str, incarnation: int, kind: str, stream: tuple[asyncio.Task[object], Ended]
+    ) -> _Session:
         session = self._sessions.get(peer)
         if session is not None and (session.incarnation != incarnation or kind in session.streams):
             self._end(peer, session, "it connected anew")

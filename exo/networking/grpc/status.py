@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import grpc
 
-from exo.inference.errors import InvalidRequest, NodeDraining, Overloaded, RingUnavailable, SequenceLost
+from exo.inference.errors import (
+    InvalidRequest,
+    NodeDraining,
+    Overloaded,
+    RingUnavailable,
+    SequenceLost,
+)
 from exo.networking.errors import BadMessage, PeerRefused, WrongEpoch
 
 # First match wins.

@@ -1,7 +1,8 @@
 """Optional mutual TLS between nodes, from PEM files that may be replaced while the node runs.
 
-Every node's certificate must be valid for the DNS name `server_name` (peers are dialled by address, which no
-certificate lists). The server re-reads the files at a handshake after they changed, a client for each connection.
+Every node's certificate must be valid for the DNS name `server_name` (peers are dialled by address,
+which no certificate lists). The server re-reads the files at a handshake after they changed, a
+client for each connection.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFiles:
-    """check_identity: a peer's certificate must also name its node id (subject alternative or common name).
+    """check_identity: a peer's certificate must also name its node id (subject alternative or
+    common name).
 
     As long as it is off, any certificate of the authority speaks for any node of the cluster.
     """
@@ -30,7 +32,9 @@ class TlsFiles:
     check_identity: bool = False
 
     def read(self) -> tuple[bytes, bytes, bytes]:
-        """Certificate chain, key, authority. Raises `OSError` naming the file, `ValueError` where it is no PEM."""
+        """Certificate chain, key, authority. Raises `OSError` naming the file, `ValueError` where
+        it is no PEM.
+        """
         contents = []
         for path in (self.certificate, self.key, self.authority):
             data = path.read_bytes()
@@ -47,7 +51,9 @@ class TlsFiles:
 
 def client_credentials(files: TlsFiles) -> Any:
     chain, key, authority = files.read()
-    return grpc.ssl_channel_credentials(root_certificates=authority, private_key=key, certificate_chain=chain)
+    return grpc.ssl_channel_credentials(
+        root_certificates=authority, private_key=key, certificate_chain=chain
+    )
 
 
 def server_credentials(files: TlsFiles) -> Any:
@@ -73,7 +79,9 @@ def _configuration(files: TlsFiles) -> Any:
 
 
 class _Reloader:
-    """Called by gRPC, in its own thread, at each handshake; None means: go on with what you have."""
+    """Called by gRPC, in its own thread, at each handshake; None means:
+    go on with what you have.
+    """
 
     def __init__(self, files: TlsFiles, stamp: tuple[tuple[int, int, int], ...]) -> None:
         self._files = files

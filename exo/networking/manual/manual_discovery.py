@@ -1,4 +1,6 @@
-"""`ManualDiscovery`: peers from a JSON file, read again whenever it changes. The file alone says who is a peer."""
+"""`ManualDiscovery`: peers from a JSON file, read again whenever it changes. The file alone says
+who is a peer.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,19 @@ log = logging.getLogger(__name__)
 
 
 class ManualDiscovery(PooledDiscovery):
-    """A file that is wrong at the start fails `initialize`; one that becomes wrong later degrades: peers stay.
+    """A file that is wrong at the start fails `initialize`; one that becomes wrong later degrades:
+    peers stay.
 
     poll_interval: seconds between looks at the file.
     """
 
     def __init__(
-        self, node_id: str, path: str | Path, create_peer_handle: PeerFactory, *, poll_interval: float = 0.5
+        self,
+        node_id: str,
+        path: str | Path,
+        create_peer_handle: PeerFactory,
+        *,
+        poll_interval: float = 0.5,
     ) -> None:
         super().__init__(node_id, create_peer_handle)
         if poll_interval <= 0:

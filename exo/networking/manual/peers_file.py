@@ -28,7 +28,9 @@ def parse_peers(text: str) -> tuple[Candidate, ...]:
     except RecursionError as error:
         raise BadPeersFile("nested too deeply") from error
     if not isinstance(data, dict) or not isinstance(data.get("peers"), dict):
-        raise BadPeersFile('peers: the file must be {"peers": {"NODE": {"address": ..., "port": ...}}}')
+        raise BadPeersFile(
+            'peers: the file must be {"peers": {"NODE": {"address": ..., "port": ...}}}'
+        )
     return tuple(_candidate(node_id, entry) for node_id, entry in sorted(data["peers"].items()))
 
 

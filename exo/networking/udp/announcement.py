@@ -1,7 +1,7 @@
 """`Announcement`: the datagram of UDP discovery, JSON of at most 1 KiB, parsed strictly. Pure.
 
-It only says where to dial; who may join is settled by the hello. Where there is a shared secret the datagram
-carries an HMAC, so that strangers cannot even make a node dial.
+It only says where to dial; who may join is settled by the hello. Where there is a shared secret the
+datagram carries an HMAC, so that strangers cannot even make a node dial.
 """
 
 from __future__ import annotations
@@ -70,13 +70,22 @@ def decode_announcement(data: bytes, secret: bytes) -> Announcement:
 
 
 def _mac(announcement: Announcement, secret: bytes) -> str:
-    parts = [announcement.cluster, announcement.node_id, announcement.grpc_port, announcement.incarnation]
+    parts = [
+        announcement.cluster,
+        announcement.node_id,
+        announcement.grpc_port,
+        announcement.incarnation,
+    ]
     return hmac.new(secret, json.dumps(["udp", *parts]).encode(), hashlib.sha256).hexdigest()
 
 
 def _name(fields: dict[str, Any], name: str) -> str:
     value = fields.get(name)
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_ID_LENGTH or not value.isprintable():
+    if (
+        not isinstance(value, str)
+        or not 1 <= len(value) <= MAX_ID_LENGTH
+        or not value.isprintable()
+    ):
         raise BadMessage(name, f"must be text of 1 to {MAX_ID_LENGTH} characters")
     return value
 

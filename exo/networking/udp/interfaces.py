@@ -1,4 +1,6 @@
-"""The sockets of UDP discovery: where to send, what to listen on. Linux; elsewhere the general broadcast address."""
+"""The sockets of UDP discovery: where to send, what to listen on. Linux; elsewhere the general
+broadcast address.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _UP, _BROADCAST, _LOOPBACK = 0x1, 0x2, 0x8
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """broadcast: IPv4 address that reaches everyone on it, "" for none. index: for IPv6 multicast."""
+    """broadcast: IPv4 address that reaches everyone on it, "" for none. index:
+    for IPv6 multicast.
+    """
 
     name: str
     index: int
@@ -41,7 +45,9 @@ def interfaces() -> list[Interface]:
 
 
 def open_ipv4(port: int) -> socket.socket:
-    """Shares the port with other nodes of this machine: broadcasts reach every one of them. Raises `CannotListen`."""
+    """Shares the port with other nodes of this machine: broadcasts reach every one of them. Raises
+    `CannotListen`.
+    """
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
@@ -93,7 +99,9 @@ def _share(sock: socket.socket) -> None:
 
 def _flags(probe: socket.socket, name: str) -> int:
     try:
-        answer = fcntl.ioctl(probe.fileno(), _SIOCGIFFLAGS, struct.pack("16sH14x", name.encode()[:15], 0))
+        answer = fcntl.ioctl(
+            probe.fileno(), _SIOCGIFFLAGS, struct.pack("16sH14x", name.encode()[:15], 0)
+        )
     except OSError:
         return 0
     return int(struct.unpack("16sH14x", answer)[1])
@@ -105,7 +113,9 @@ def _broadcast(probe: socket.socket, name: str, flags: int) -> str:
     if not flags & _BROADCAST:
         return ""
     try:
-        answer = fcntl.ioctl(probe.fileno(), _SIOCGIFBRDADDR, struct.pack("16s16x", name.encode()[:15]))
+        answer = fcntl.ioctl(
+            probe.fileno(), _SIOCGIFBRDADDR, struct.pack("16s16x", name.encode()[:15])
+        )
     except OSError:
         return ""
     return socket.inet_ntoa(answer[20:24])

@@ -1,4 +1,6 @@
-"""`Sightings`: who was heard where, and when. Bounded, so that a flood of datagrams costs no memory. Pure."""
+"""`Sightings`: who was heard where, and when. Bounded, so that a flood of datagrams costs no
+memory. Pure.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ MAX_PER_ADDRESS = 32
 
 
 class Sightings:
-    """expiry: seconds after which an address that is not heard any more is forgotten. Time is handed in."""
+    """expiry: seconds after which an address that is not heard any more is forgotten. Time is
+    handed in.
+    """
 
     def __init__(self, expiry: float) -> None:
         self._expiry = expiry

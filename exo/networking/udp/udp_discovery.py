@@ -1,4 +1,5 @@
-"""`UDPDiscovery`: nodes of one local network find each other by datagrams: IPv4 broadcast and IPv6 multicast.
+"""`UDPDiscovery`: nodes of one local network find each other by datagrams: IPv4 broadcast and IPv6
+multicast.
 
 Announces itself on every interface, quickly at first, and dials whoever announces the same cluster.
 """
@@ -18,7 +19,13 @@ from exo.networking.errors import BadMessage
 from exo.networking.hello import Membership
 from exo.networking.pooled_discovery import PooledDiscovery
 from exo.networking.udp.announcement import Announcement, decode_announcement, encode_announcement
-from exo.networking.udp.interfaces import MULTICAST_GROUP, Interface, interfaces, open_ipv4, open_ipv6
+from exo.networking.udp.interfaces import (
+    MULTICAST_GROUP,
+    Interface,
+    interfaces,
+    open_ipv4,
+    open_ipv6,
+)
 from exo.networking.udp.sightings import Sightings
 
 log = logging.getLogger(__name__)
@@ -28,9 +35,11 @@ MAX_DATAGRAMS_PER_SECOND = 500
 
 
 class UDPDiscovery(PooledDiscovery):
-    """port: UDP, shared by all nodes. grpc_port: what peers shall dial; asked anew for each announcement.
+    """port: UDP, shared by all nodes. grpc_port: what peers shall dial; asked anew for each
+    announcement.
 
-    interval: seconds between announcements; expiry: when an address not heard any more is forgotten.
+    interval: seconds between announcements; expiry: when an address not heard any more is
+        forgotten.
     """
 
     def __init__(
@@ -50,7 +59,9 @@ class UDPDiscovery(PooledDiscovery):
         if not 1 <= port <= 65535:
             raise ValueError(f"port: {port} must be 1 to 65535")
         if interval <= 0 or expiry <= interval:
-            raise ValueError(f"expiry: {expiry} s must be more than interval: {interval} s, and that more than 0")
+            raise ValueError(
+                f"expiry: {expiry} s must be more than interval: {interval} s, and that more than 0"
+            )
         self._grpc_port = grpc_port
         self._membership = membership
         self._port = port
@@ -81,7 +92,9 @@ class UDPDiscovery(PooledDiscovery):
         await super()._do_cleanup()
 
     async def _do_health_check(self) -> bool:
-        return bool(self._transports) and not any(each.is_closing() for each in self._transports.values())
+        return bool(self._transports) and not any(
+            each.is_closing() for each in self._transports.values()
+        )
 
     async def _listen(self, family: int, sock: socket.socket) -> None:
         try:
@@ -148,7 +161,11 @@ class UDPDiscovery(PooledDiscovery):
     def _own_id_heard(self, announcement: Announcement, address: str) -> None:
         if announcement.incarnation != self._incarnation and not self._warned:
             self._warned = True
-            log.warning("another node at %s calls itself %r: give each its own --node-id", address, self._node_id)
+            log.warning(
+                "another node at %s calls itself %r: give each its own --node-id",
+                address,
+                self._node_id,
+            )
 
 
 class _Protocol(asyncio.DatagramProtocol):
@@ -160,4 +177,5 @@ class _Protocol(asyncio.DatagramProtocol):
         self._received(data, f"{addr[0]}%{addr[3]}" if link_local else str(addr[0]))
 
     def error_received(self, exc: Exception) -> None:
-        log.debug("udp: %s", exc)  # an interface without a route, a peer without a listener: the next one may do
+        # An interface without a route, a peer without a listener: the next one may do.
+        log.debug("udp: %s", exc)

@@ -1,1 +1,3 @@
-"""The custom resources: their spec and status as typed models, names, and the generated CRDs. Pure."""
+"""The custom resources: their spec and status as typed models, names, and the generated CRDs.
+Pure.
+"""

@@ -1,4 +1,5 @@
-"""Every name the operator gives: objects, labels, annotations, the field manager, the keys of the work queue.
+"""Every name the operator gives: objects, labels, annotations, the field manager, the keys of the
+work queue.
 
 One function or constant each, so that no other module composes a name. Pure.
 """
@@ -28,8 +29,8 @@ RING_SECRET_KEY: Final = "secret"
 # Label on the ExoNodes of an ExoCluster: which of its nodes this is.
 LABEL_INDEX: Final = f"{contract.GROUP}/index"
 
-# A pod's host name is a DNS label of at most 63 characters; a child of an ExoCluster adds "-<index>", a
-# Service "-ring".
+# A pod's host name is a DNS label of at most 63 characters; a child of an ExoCluster adds
+# "-<index>", a Service "-ring".
 MAX_NAME: Final = 52
 # Room for "-999".
 MAX_CLUSTER_NAME: Final = MAX_NAME - 4
@@ -47,12 +48,16 @@ class Key(NamedTuple):
 
 
 def ring_service(owner: str) -> str:
-    """The headless Service over which nodes find each other; `owner` is the cluster, or a lone node."""
+    """The headless Service over which nodes find each other; `owner` is the cluster, or a lone
+    node.
+    """
     return f"{owner}-ring"
 
 
 def ring_host(owner: str, namespace: str) -> str:
-    """The DNS name behind `ring_service`. Relative to the cluster's domain, whatever that is called."""
+    """The DNS name behind `ring_service`. Relative to the cluster's domain, whatever that is
+    called.
+    """
     return f"{ring_service(owner)}.{namespace}.svc"
 
 
@@ -85,8 +90,8 @@ def labels(component: str, instance: str) -> dict[str, str]:
 def owner_reference(owner: dict[str, Any], *, controller: bool = True) -> dict[str, Any]:
     """An owner reference to a custom resource as the API server returned it.
 
-    `blockOwnerDeletion` stays false: it would let a stuck child hold back the deletion of its owner, and it needs a
-    permission on finalizers.
+    `blockOwnerDeletion` stays false: it would let a stuck child hold back the deletion of its
+    owner, and it needs a permission on finalizers.
     """
     return {
         "apiVersion": owner["apiVersion"],

@@ -1,4 +1,5 @@
-"""Typed models of the custom resources' status; the status schema of the CRDs is generated from them.
+"""Typed models of the custom resources' status; the status schema of the CRDs is generated from
+them.
 
 What goes into them is decided in `status.py` and `status_cluster.py`.
 """
@@ -21,20 +22,26 @@ class Condition(Model):
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     reason: str = Field(description="Why, in one CamelCase word.", max_length=1024)
     message: str = Field(default="", description="Why, for people.", max_length=32_768)
-    observed_generation: int | None = Field(default=None, description="The generation this was seen for.")
+    observed_generation: int | None = Field(
+        default=None, description="The generation this was seen for."
+    )
     last_transition_time: Timestamp = Field(description="When the status last changed.")
 
 
 class ConditionedStatus(Model):
     """What every status has."""
 
-    observed_generation: int | None = Field(default=None, description="The generation that this status is about.")
+    observed_generation: int | None = Field(
+        default=None, description="The generation that this status is about."
+    )
     conditions: list[Condition] = Field(
         default_factory=list,
         description="The conditions, one of each type.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
-    next_retry_time: Timestamp | None = Field(default=None, description="When a failed reconcile is tried again.")
+    next_retry_time: Timestamp | None = Field(
+        default=None, description="When a failed reconcile is tried again."
+    )
 
 
 class LayerRange(Model):
@@ -49,8 +56,12 @@ class LayerRange(Model):
 class Memory(Model):
     """Memory of a node in MiB."""
 
-    planned_mib: int | None = Field(default=None, alias="plannedMiB", description="Planned for the node's layers.")
-    used_mib: int | None = Field(default=None, alias="usedMiB", description="Resident memory of the process.")
+    planned_mib: int | None = Field(
+        default=None, alias="plannedMiB", description="Planned for the node's layers."
+    )
+    used_mib: int | None = Field(
+        default=None, alias="usedMiB", description="Resident memory of the process."
+    )
 
 
 class ResourceHealth(Model):
@@ -66,9 +77,15 @@ class ResourceHealth(Model):
 class Measured(Model):
     """Figures that the node measured."""
 
-    tokens_per_second: float | None = Field(default=None, description="Generated tokens per second.")
-    ttft_ms: float | None = Field(default=None, description="Time to the first token in milliseconds.")
-    hop_ms: float | None = Field(default=None, description="Latency of a hop to the next node in milliseconds.")
+    tokens_per_second: float | None = Field(
+        default=None, description="Generated tokens per second."
+    )
+    ttft_ms: float | None = Field(
+        default=None, description="Time to the first token in milliseconds."
+    )
+    hop_ms: float | None = Field(
+        default=None, description="Latency of a hop to the next node in milliseconds."
+    )
 
 
 class ExoNodeStatus(ConditionedStatus):
@@ -100,7 +117,9 @@ class Member(Model):
     ready: bool = Field(description="Whether it is Ready.")
     layers: str | None = Field(default=None, description="The layers it holds, like 0-14.")
     reason: str | None = Field(default=None, description="Why it is not Ready.")
-    node_name: str | None = Field(default=None, alias="nodeName", description="The machine it runs on.")
+    node_name: str | None = Field(
+        default=None, alias="nodeName", description="The machine it runs on."
+    )
 
 
 class ExoClusterStatus(ConditionedStatus):
@@ -109,13 +128,21 @@ class ExoClusterStatus(ConditionedStatus):
     nodes: int | None = Field(default=None, description="ExoNodes that exist.")
     ready_nodes: int | None = Field(default=None, description="ExoNodes that are Ready.")
     updated_nodes: int | None = Field(default=None, description="ExoNodes with the current spec.")
-    selector: str | None = Field(default=None, description="Label selector of the pods, for the scale subresource.")
+    selector: str | None = Field(
+        default=None, description="Label selector of the pods, for the scale subresource."
+    )
     url: str | None = Field(default=None, description="Address of the API inside the cluster.")
     model: str | None = Field(default=None, description="The model in one word.")
     ring_epoch: str | None = Field(default=None, description="Epoch of the ring's plan.")
-    restarts: int | None = Field(default=None, description="Restarts since the budget was last reset.")
-    restart_baseline: int | None = Field(default=None, description="Restarts counted when the budget was last reset.")
-    retry_token: str | None = Field(default=None, description="The value of the exo.dev/retry annotation last seen.")
+    restarts: int | None = Field(
+        default=None, description="Restarts since the budget was last reset."
+    )
+    restart_baseline: int | None = Field(
+        default=None, description="Restarts counted when the budget was last reset."
+    )
+    retry_token: str | None = Field(
+        default=None, description="The value of the exo.dev/retry annotation last seen."
+    )
     members: list[Member] = Field(
         default_factory=list,
         description="The nodes with their layers.",

@@ -1,5 +1,5 @@
-"""Feeds the queue: objects seen by the watches, and a periodic comparison with the API server that also proves that the
-watches are alive.
+"""Feeds the queue: objects seen by the watches, and a periodic comparison with the API server that
+also proves that the watches are alive.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ WATCH_GRACE_S = 15.0
 class Controller:
     """Which keys an object concerns, and when all of them are looked at again."""
 
-    def __init__(self, reconciler: Reconciler, health: Health, namespaces: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, reconciler: Reconciler, health: Health, namespaces: tuple[str, ...] = ()
+    ) -> None:
         self._reconciler = reconciler
         self._store = reconciler.store
         self._health = health
         self._namespaces = namespaces or ("",)
-        # What of each custom resource was last acted upon: all but its status, which is our own word.
+        # What of each custom resource was last acted upon: all but its status, which is our own
+        # word.
         self._asked: dict[Ref, Any] = {}
 
     def seen(self, obj: Raw) -> None:
@@ -63,17 +66,20 @@ class Controller:
         self._reconciler.metrics.queue.set(len(self._reconciler.queue))
 
     def keys(self, obj: Raw) -> Iterator[Key]:
-        """The custom resources that an object concerns: itself, its owners, and the rest of its ring.
+        """The custom resources that an object concerns: itself, its owners, and the rest of its
+        ring.
 
-        Itself only where more than its status changed: else each status that we write would wake us up again, past any
-        back-off.
+        Itself only where more than its status changed: else each status that we write would wake us
+        up again, past any back-off.
         """
         metadata = obj["metadata"]
         namespace = metadata.get("namespace", "")
         if obj["kind"] in OWN_KINDS and self._is_new_wish(obj):
             yield Key(obj["kind"], namespace, metadata["name"])
         for owner in metadata.get("ownerReferences") or ():
-            if owner.get("kind") in OWN_KINDS and str(owner.get("apiVersion", "")).startswith(f"{contract.GROUP}/"):
+            if owner.get("kind") in OWN_KINDS and str(owner.get("apiVersion", "")).startswith(
+                f"{contract.GROUP}/"
+            ):
                 yield Key(owner["kind"], namespace, owner["name"])
         cluster = (obj.get("spec") or {}).get("cluster") if obj["kind"] == names.KIND_NODE else None
         # A new or gone member changes the owners of the shared headless Service.
@@ -107,7 +113,9 @@ class Controller:
         self._judge_watches(late)
 
     async def prime(self) -> dict[Ref, int]:
-        """List everything: take it in, forget what is gone, look at every object. Returns what no watch has shown."""
+        """List everything: take it in, forget what is gone, look at every object. Returns what no
+        watch has shown.
+        """
         late: dict[Ref, int] = {}
         for kind in (*OWN_KINDS, *OWNED_KINDS):
             selector = "" if kind in OWN_KINDS else names.MANAGED_SELECTOR
@@ -152,7 +160,9 @@ class Controller:
             if self._store.get(*ref) is not None and self._store.watched_version(ref) < version
         ]
         if stale:
-            self._health.problems["watch"] = f"the watch missed changes of {len(stale)} objects, like {stale[0]}"
+            self._health.problems["watch"] = (
+                f"the watch missed changes of {len(stale)} objects, like {stale[0]}"
+            )
             log.error("watch is stale", objects=[str(ref) for ref in stale[:10]])
         else:
             self._health.problems.pop("watch", None)

@@ -28,7 +28,9 @@ log = structlog.get_logger("exo_operator.controller.executor")
 class Actor:
     """Writes to the API server, at a bounded rate, and takes each answer into the cache at once."""
 
-    def __init__(self, cluster: Cluster, store: Store, metrics: Metrics, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, cluster: Cluster, store: Store, metrics: Metrics, now: Callable[[], datetime]
+    ) -> None:
         self._cluster = cluster
         self._store = store
         self._metrics = metrics
@@ -59,7 +61,13 @@ class Actor:
             live = await self._find(kind, metadata["namespace"], metadata["name"])
             if live is not None:
                 return self._adopt(owner, manifest, live)
-        log.info("apply", kind=kind, namespace=metadata["namespace"], name=metadata["name"], why=action.why)
+        log.info(
+            "apply",
+            kind=kind,
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            why=action.why,
+        )
         self._metrics.actions.labels("apply", kind).inc()
         self._store.put(await self._cluster.apply(manifest))
         return []
@@ -67,10 +75,14 @@ class Actor:
     async def _make_secret(self, node: Raw, action: MakeSecret) -> None:
         """Its value is in no log, no event and no cache."""
         service = self._store.get("Service", action.namespace, action.service)
-        ours = service is not None and (service["metadata"].get("labels") or {}).get(names.LABEL_MANAGED_BY)
+        ours = service is not None and (service["metadata"].get("labels") or {}).get(
+            names.LABEL_MANAGED_BY
+        )
         chosen = service if service is not None and ours == names.MANAGED_BY else node
         owner = action.owner or names.owner_reference(chosen, controller=False)
-        if await self._cluster.create_secret(plan_secret.manifest(action, owner, secrets.token_urlsafe(32))):
+        if await self._cluster.create_secret(
+            plan_secret.manifest(action, owner, secrets.token_urlsafe(32))
+        ):
             self._metrics.actions.labels("create", "Secret").inc()
             log.info("made", kind="Secret", namespace=action.namespace, name=action.name)
 
@@ -81,21 +93,32 @@ class Actor:
             return None
 
     def _adopt(self, owner: Raw, manifest: Raw, live: Raw) -> list[Conflict]:
-        """Take an object that is there already into the cache if it is ours; the next look finds what differs."""
-        managed = (live["metadata"].get("labels") or {}).get(names.LABEL_MANAGED_BY) == names.MANAGED_BY
+        """Take an object that is there already into the cache if it is ours; the next look finds
+        what differs.
+        """
+        managed = (live["metadata"].get("labels") or {}).get(
+            names.LABEL_MANAGED_BY
+        ) == names.MANAGED_BY
         controller = plan.controller_uid(live)
         if managed and (controller is None or controller == owner["metadata"]["uid"]):
             self._store.put(live)
             return []
-        # What an earlier object of this name left is on its way out; anything else has the name for good.
+        # What an earlier object of this name left is on its way out; anything else has the name for
+        # good.
         going = "deletionTimestamp" in live["metadata"]
         return [] if going else [Conflict(manifest["kind"], manifest["metadata"]["name"])]
 
     async def _delete(self, owner: Raw, action: Delete) -> None:
         self._metrics.actions.labels("delete", action.kind).inc()
-        log.info("delete", kind=action.kind, namespace=action.namespace, name=action.name, why=action.why)
-        await self._cluster.delete(action.kind, action.namespace, action.name, action.uid, action.grace)
-        await self.emit(owner, "Normal", action.reason, "Delete", f"{action.kind} {action.name}: {action.why}")
+        log.info(
+            "delete", kind=action.kind, namespace=action.namespace, name=action.name, why=action.why
+        )
+        await self._cluster.delete(
+            action.kind, action.namespace, action.name, action.uid, action.grace
+        )
+        await self.emit(
+            owner, "Normal", action.reason, "Delete", f"{action.kind} {action.name}: {action.why}"
+        )
 
     async def _set_gate(self, action: SetGate) -> None:
         condition = {
@@ -106,7 +129,9 @@ class Actor:
             "lastTransitionTime": status.timestamp(self._now()),
         }
         try:
-            pod = await self._cluster.set_pod_condition(action.namespace, action.name, action.uid, condition)
+            pod = await self._cluster.set_pod_condition(
+                action.namespace, action.name, action.uid, condition
+            )
         except (NotFound, Conflicted):
             return
         self._store.put(pod)
@@ -124,9 +149,13 @@ class Actor:
             if condition["type"] == "Ready":
                 good = condition["status"] == "True"
                 note = condition["message"] or f"Ready is {condition['status']}"
-                await self.emit(raw, "Normal" if good else "Warning", condition["reason"], "StatusChanged", note)
+                await self.emit(
+                    raw, "Normal" if good else "Warning", condition["reason"], "StatusChanged", note
+                )
 
-    async def write_ready(self, raw: Raw, reason: str, message: str, retry: str | None = None) -> None:
+    async def write_ready(
+        self, raw: Raw, reason: str, message: str, retry: str | None = None
+    ) -> None:
         """Say that the object is not Ready, and leave the rest of its status."""
         live: Raw = raw.get("status") or {}
         previous = live.get("conditions") or ()
@@ -134,7 +163,10 @@ class Actor:
         verdict = {"Ready": status.Verdict(False, reason, message)}
         changed = status.conditions(verdict, previous, generation, self._now())
         kept = [condition for condition in previous if condition["type"] != "Ready"]
-        wanted: dict[str, Any] = live | {"conditions": [*changed, *kept], "observedGeneration": generation}
+        wanted: dict[str, Any] = live | {
+            "conditions": [*changed, *kept],
+            "observedGeneration": generation,
+        }
         if retry is not None:
             wanted["nextRetryTime"] = retry
         await self.write_status(raw, wanted)
@@ -143,7 +175,15 @@ class Actor:
         """Record an event; failing to is no failure of the reconcile."""
         at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         instance = socket.gethostname()
-        made = event(regarding, type_=type_, reason=reason, action=action, note=note, at=at, instance=instance)
+        made = event(
+            regarding,
+            type_=type_,
+            reason=reason,
+            action=action,
+            note=note,
+            at=at,
+            instance=instance,
+        )
         try:
             await self._cluster.create_event(made)
         except (ClusterError, OSError, TimeoutError) as error:

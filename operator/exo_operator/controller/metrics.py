@@ -1,4 +1,6 @@
-"""The operator's Prometheus metrics, and the small HTTP server for them and for the operator's own probes."""
+"""The operator's Prometheus metrics, and the small HTTP server for them and for the operator's own
+probes.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,16 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.reconciles = Counter(
-            "exo_operator_reconciles", "Reconciles by kind and result.", ["kind", "result"], registry=self.registry
+            "exo_operator_reconciles",
+            "Reconciles by kind and result.",
+            ["kind", "result"],
+            registry=self.registry,
         )
         self.seconds = Histogram(
-            "exo_operator_reconcile_seconds", "Duration of a reconcile.", ["kind"], registry=self.registry
+            "exo_operator_reconcile_seconds",
+            "Duration of a reconcile.",
+            ["kind"],
+            registry=self.registry,
         )
         self.actions = Counter(
             "exo_operator_actions",
@@ -39,11 +47,21 @@ class Metrics:
             ["action", "kind"],
             registry=self.registry,
         )
-        self.events = Counter("exo_operator_watch_events", "Watch events by kind.", ["kind"], registry=self.registry)
-        self.queue = Gauge("exo_operator_queue_length", "Keys waiting in the work queue.", registry=self.registry)
-        self.objects = Gauge("exo_operator_objects", "Objects in the cache.", registry=self.registry)
-        self.leader = Gauge("exo_operator_leader", "1 on the replica that leads.", registry=self.registry)
-        self.nodes = Gauge("exo_operator_nodes", "ExoNodes by readiness.", ["ready"], registry=self.registry)
+        self.events = Counter(
+            "exo_operator_watch_events", "Watch events by kind.", ["kind"], registry=self.registry
+        )
+        self.queue = Gauge(
+            "exo_operator_queue_length", "Keys waiting in the work queue.", registry=self.registry
+        )
+        self.objects = Gauge(
+            "exo_operator_objects", "Objects in the cache.", registry=self.registry
+        )
+        self.leader = Gauge(
+            "exo_operator_leader", "1 on the replica that leads.", registry=self.registry
+        )
+        self.nodes = Gauge(
+            "exo_operator_nodes", "ExoNodes by readiness.", ["ready"], registry=self.registry
+        )
 
 
 class Health:
@@ -68,7 +86,9 @@ class Health:
         return self.problems | late
 
 
-async def serve(metrics: Metrics, health: Health, port: int, host: str = "0.0.0.0") -> web.AppRunner:
+async def serve(
+    metrics: Metrics, health: Health, port: int, host: str = "0.0.0.0"
+) -> web.AppRunner:
     """Start the server; `cleanup()` of the result ends it. Port 0 takes a free one."""
 
     async def healthz(_: web.Request) -> web.Response:
@@ -80,10 +100,18 @@ async def serve(metrics: Metrics, health: Health, port: int, host: str = "0.0.0.
         return web.json_response({"failing": reasons}, status=503 if reasons else 200)
 
     async def metrics_page(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(
+            body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
 
     app = web.Application()
-    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics_page)])
+    app.add_routes(
+        [
+            web.get("/healthz", healthz),
+            web.get("/readyz", readyz),
+            web.get("/metrics", metrics_page),
+        ]
+    )
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     await web.TCPSite(runner, host, port).start()

@@ -33,8 +33,8 @@ from exo_operator.kube.store import NodeReport, PodView, Raw, Store
 
 log = structlog.get_logger("exo_operator.controller.reconcile")
 
-# How often a node is asked for its state: quickly while it is not Ready, else so that a fault shows within 5 s and many
-# nodes still ask for little.
+# How often a node is asked for its state: quickly while it is not Ready, else so that a fault shows
+# within 5 s and many nodes still ask for little.
 POLL_UNREADY_S = 1.0
 POLL_READY_S = 2.0
 POLL_DOUBT_S = 0.25
@@ -71,7 +71,9 @@ class PodMemory:
 
 
 class Reconciler:
-    """Owns the queue and what is remembered between two reconciles; all of it can be lost without harm."""
+    """Owns the queue and what is remembered between two reconciles; all of it can be lost without
+    harm.
+    """
 
     def __init__(
         self,
@@ -99,14 +101,17 @@ class Reconciler:
         self._pods.pop(uid, None)
 
     async def run(self, key: Key) -> None:
-        """Reconcile and decide when to come back. Never raises: a failure backs off, this key alone."""
+        """Reconcile and decide when to come back. Never raises: a failure backs off, this key
+        alone.
+        """
         started = time.perf_counter()
         result = "ok"
         try:
             delay = await self._reconcile(key)
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever went wrong with one object must not stop the others
+        # Whatever went wrong with one object must not stop the others.
+        except Exception as error:  # noqa: BLE001
             result = "error"
             await self._failed(key, error)
         else:
@@ -123,7 +128,8 @@ class Reconciler:
         try:
             return await (self._node(raw) if key.kind == names.KIND_NODE else self._ring(raw))
         except ValidationError as error:
-            # A spec that the schema let through and we cannot read: no use trying again before it changes.
+            # A spec that the schema let through and we cannot read: no use trying again before it
+            # changes.
             first = error.errors()[0]
             where = ".".join(str(part) for part in ("spec", *first["loc"]))
             await self._actor.write_ready(raw, "InvalidSpec", f"{where}: {first['msg']}")
@@ -136,12 +142,18 @@ class Reconciler:
         node = NodeRef(raw=raw, spec=spec, members=members or [raw])
         report, memory = await self._ask(node)
         misses = memory.misses
-        unformed = 0.0 if memory.unformed_since is None else time.monotonic() - memory.unformed_since
-        observed = Observed(get=self.store.get, now=self._now(), report=report, misses=misses, unformed_s=unformed)
+        unformed = (
+            0.0 if memory.unformed_since is None else time.monotonic() - memory.unformed_since
+        )
+        observed = Observed(
+            get=self.store.get, now=self._now(), report=report, misses=misses, unformed_s=unformed
+        )
         taken = []
         for action in plan.plan(node, observed, self._defaults):
             taken.extend(await self._actor.act(raw, action))
-        observed = Observed(get=self.store.get, now=self._now(), report=report, misses=misses, taken=tuple(taken))
+        observed = Observed(
+            get=self.store.get, now=self._now(), report=report, misses=misses, taken=tuple(taken)
+        )
         wanted = status.node_status(node, observed, self._defaults)
         await self._actor.write_status(raw, wanted)
         if misses == 1:
@@ -178,7 +190,9 @@ class Reconciler:
             children = self.store.controlled_by(names.KIND_NODE, ring.namespace, ring.uid)
             now = self._now()
             budget = status_ring.budget(ring, children, now)
-            seen = RingObserved(get=self.store.get, now=now, children=children, taken=taken, failed=budget.failed)
+            seen = RingObserved(
+                get=self.store.get, now=now, children=children, taken=taken, failed=budget.failed
+            )
             return seen, budget
 
         observed, _ = look()
@@ -192,14 +206,19 @@ class Reconciler:
     async def _failed(self, key: Key, error: Exception) -> None:
         delay = self.backoff.failed(key)
         if isinstance(error, ClusterError) and "being terminated" in error.message:
-            # Its namespace is going: what disappears there is not to be made anew, and nothing is wrong.
+            # Its namespace is going: what disappears there is not to be made anew, and nothing is
+            # wrong.
             self.queue.add(key, NAMESPACE_GOES_S)
             return
         if isinstance(error, ClusterError) and error.retry_after is not None:
             delay = max(delay, error.retry_after)
         expected = isinstance(error, ClusterError | OSError | TimeoutError)
         log.warning(
-            "reconcile failed", key=str(key), error=repr(error), retry_in=round(delay, 1), exc_info=not expected
+            "reconcile failed",
+            key=str(key),
+            error=repr(error),
+            retry_in=round(delay, 1),
+            exc_info=not expected,
         )
         self.queue.add(key, delay)
         raw = self.store.get(*key)

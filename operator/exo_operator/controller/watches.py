@@ -1,4 +1,5 @@
-"""kopf's side: watches that put objects into the cache and keys into the queue. Nothing is decided here.
+"""kopf's side: watches that put objects into the cache and keys into the queue. Nothing is decided
+here.
 
 Only `on.event` handlers: kopf then leaves no finalizer, no annotation and no status on any object.
 """

@@ -1,4 +1,5 @@
-"""The keyed work queue: one run per key at a time, many keys at once, back-off per key, a limit on the total rate.
+"""The keyed work queue: one run per key at a time, many keys at once, back-off per key, a limit on
+the total rate.
 
 Knows nothing of Kubernetes. Time and chance are injected, so that tests need neither.
 """
@@ -16,9 +17,13 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Backoff(Generic[K]):
-    """Exponential back-off per key with full jitter over the upper half: 0.5 s, 1 s, 2 s … 5 min."""
+    """Exponential back-off per key with full jitter over the upper half: 0.5 s, 1 s,
+    2 s … 5 min.
+    """
 
-    def __init__(self, first: float = 0.5, most: float = 300.0, chance: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, first: float = 0.5, most: float = 300.0, chance: Callable[[], float] = random.random
+    ) -> None:
         self._first = first
         self._most = most
         self._chance = chance
@@ -41,7 +46,9 @@ class Backoff(Generic[K]):
 class TokenBucket:
     """At most `rate` tokens per second on average, `burst` at once."""
 
-    def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._rate = rate
         self._burst = float(burst)
         self._clock = clock
@@ -49,7 +56,9 @@ class TokenBucket:
         self._at = clock()
 
     def take(self) -> float:
-        """Take one token, on credit where none is left; returns the seconds to wait before using it."""
+        """Take one token, on credit where none is left; returns the seconds to wait before using
+        it.
+        """
         now = self._clock()
         self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
         self._at = now
@@ -60,8 +69,8 @@ class TokenBucket:
 class WorkQueue(Generic[K]):
     """Keys waiting to be worked on.
 
-    Invariants: a key is worked on by one worker at a time; a key added while it is worked on runs once more after; a
-    key has at most one pending time, the earliest asked for.
+    Invariants: a key is worked on by one worker at a time; a key added while it is worked on runs
+    once more after; a key has at most one pending time, the earliest asked for.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -119,7 +128,9 @@ class WorkQueue(Generic[K]):
                 continue
 
     def _next_wait(self) -> float | None:
-        """Seconds until an idle key is due; None when there is none: a finished or an added key wakes the taker."""
+        """Seconds until an idle key is due; None when there is none: a finished or an added key
+        wakes the taker.
+        """
         waiting = [due for key, due in self._due.items() if key not in self._active]
         return max(0.0, min(waiting) - self._clock()) if waiting else None
 

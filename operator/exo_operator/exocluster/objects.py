@@ -1,4 +1,6 @@
-"""Manifests of the objects that an ExoCluster owns: its ExoNodes, its Service, its PodDisruptionBudget. Pure."""
+"""Manifests of the objects that an ExoCluster owns: its ExoNodes, its Service, its
+PodDisruptionBudget. Pure.
+"""
 
 from __future__ import annotations
 
@@ -46,32 +48,52 @@ def _metadata(ring: RingRef, name: str, component: str) -> dict[str, Any]:
 
 
 def node(ring: RingRef, index: int, *, stopped: bool) -> Manifest:
-    """The ExoNode with this index. Fields at their defaults are left out: the API server fills them in."""
+    """The ExoNode with this index. Fields at their defaults are left out: the API server fills them
+    in.
+    """
     metadata = _metadata(ring, names.child_node(ring.name, index), "node")
     metadata["labels"][names.LABEL_INDEX] = str(index)
-    spec: dict[str, Any] = ring.spec.template.model_dump(by_alias=True, exclude_defaults=True, mode="json")
+    spec: dict[str, Any] = ring.spec.template.model_dump(
+        by_alias=True, exclude_defaults=True, mode="json"
+    )
     spec["model"] = ring.spec.model.model_dump(by_alias=True, exclude_defaults=True, mode="json")
     spec["cluster"] = ring.name
     if stopped:
         spec["suspend"] = True
-    return {"apiVersion": names.API_VERSION, "kind": names.KIND_NODE, "metadata": metadata, "spec": spec}
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND_NODE,
+        "metadata": metadata,
+        "spec": spec,
+    }
 
 
 def service(ring: RingRef) -> Manifest:
     """The Service in front of the ring: any Ready node takes a request."""
-    port = {"name": "http", "port": contract.API_PORT, "targetPort": contract.API_PORT, "protocol": "TCP"}
+    port = {
+        "name": "http",
+        "port": contract.API_PORT,
+        "targetPort": contract.API_PORT,
+        "protocol": "TCP",
+    }
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": _metadata(ring, ring.name, "api"),
-        "spec": {"type": "ClusterIP", "selector": selector(ring), "ports": [port | {"appProtocol": "http"}]},
+        "spec": {
+            "type": "ClusterIP",
+            "selector": selector(ring),
+            "ports": [port | {"appProtocol": "http"}],
+        },
     }
 
 
 def disruption_budget(ring: RingRef, *, stopped: bool) -> Manifest | None:
-    """The PodDisruptionBudget; none where it would allow everything, so that it never blocks a drain for nothing.
+    """The PodDisruptionBudget; none where it would allow everything, so that it never blocks a
+    drain for nothing.
 
-    By `minAvailable`: Kubernetes counts by `maxUnavailable` only for pods whose controller has a scale subresource.
+    By `minAvailable`: Kubernetes counts by `maxUnavailable` only for pods whose controller has a
+        scale subresource.
     """
     least = ring.spec.nodes - ring.spec.disruption.max_unavailable
     if stopped or least <= 0:

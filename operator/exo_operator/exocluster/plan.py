@@ -1,4 +1,6 @@
-"""Decides what to do for an ExoCluster: which ExoNodes to make, change and delete, and in which order. Pure."""
+"""Decides what to do for an ExoCluster: which ExoNodes to make, change and delete, and in which
+order. Pure.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,15 @@ from exo_operator.api.spec import ExoNodeSpec
 from exo_operator.exocluster import objects as render_ring
 from exo_operator.exocluster.objects import RingRef
 from exo_operator.exonode.objects import Manifest
-from exo_operator.exonode.plan import Action, Apply, Conflict, Delete, Lookup, controller_uid, differs
+from exo_operator.exonode.plan import (
+    Action,
+    Apply,
+    Conflict,
+    Delete,
+    Lookup,
+    controller_uid,
+    differs,
+)
 from exo_operator.kube.store import Raw
 
 # A node that was not Ready for this long does not come back by itself.
@@ -58,10 +68,16 @@ def conflicts(ring: RingRef, observed: RingObserved) -> list[Conflict]:
     """Names we need that other owners hold."""
     found = list(observed.taken)
     wanted = [("Service", ring.name)]
-    wanted.extend((names.KIND_NODE, names.child_node(ring.name, index)) for index in range(ring.spec.nodes))
+    wanted.extend(
+        (names.KIND_NODE, names.child_node(ring.name, index)) for index in range(ring.spec.nodes)
+    )
     for kind, name in wanted:
         live = observed.get(kind, ring.namespace, name)
-        if live is not None and controller_uid(live) != ring.uid and "deletionTimestamp" not in live["metadata"]:
+        if (
+            live is not None
+            and controller_uid(live) != ring.uid
+            and "deletionTimestamp" not in live["metadata"]
+        ):
             found.append(Conflict(kind, name))
     return found
 
@@ -71,10 +87,16 @@ def plan(ring: RingRef, observed: RingObserved) -> list[Action]:
     if "deletionTimestamp" in ring.raw["metadata"]:
         return []
     blocked = {(conflict.kind, conflict.name) for conflict in conflicts(ring, observed)}
-    return [*_front(ring, observed, blocked), *_scale(ring, observed, blocked), *_roll(ring, observed)]
+    return [
+        *_front(ring, observed, blocked),
+        *_scale(ring, observed, blocked),
+        *_roll(ring, observed),
+    ]
 
 
-def _front(ring: RingRef, observed: RingObserved, blocked: set[tuple[str, str]]) -> Iterator[Action]:
+def _front(
+    ring: RingRef, observed: RingObserved, blocked: set[tuple[str, str]]
+) -> Iterator[Action]:
     budget = render_ring.disruption_budget(ring, stopped=observed.stopped(ring))
     for manifest in (render_ring.service(ring), budget):
         if manifest is None or (manifest["kind"], ring.name) in blocked:
@@ -87,16 +109,30 @@ def _front(ring: RingRef, observed: RingObserved, blocked: set[tuple[str, str]])
     old = observed.get("PodDisruptionBudget", ring.namespace, ring.name)
     if budget is None and old is not None and controller_uid(old) == ring.uid:
         uid = old["metadata"]["uid"]
-        yield Delete("PodDisruptionBudget", ring.namespace, ring.name, uid, "BudgetRemoved", "it would allow all")
+        yield Delete(
+            "PodDisruptionBudget",
+            ring.namespace,
+            ring.name,
+            uid,
+            "BudgetRemoved",
+            "it would allow all",
+        )
 
 
-def _scale(ring: RingRef, observed: RingObserved, blocked: set[tuple[str, str]]) -> Iterator[Action]:
+def _scale(
+    ring: RingRef, observed: RingObserved, blocked: set[tuple[str, str]]
+) -> Iterator[Action]:
     wanted = {names.child_node(ring.name, index): index for index in range(ring.spec.nodes)}
     for child in observed.children:
         metadata = child["metadata"]
         if metadata["name"] not in wanted and "deletionTimestamp" not in metadata:
             yield Delete(
-                names.KIND_NODE, ring.namespace, metadata["name"], metadata["uid"], "ScaledDown", "scaled down"
+                names.KIND_NODE,
+                ring.namespace,
+                metadata["name"],
+                metadata["uid"],
+                "ScaledDown",
+                "scaled down",
             )
     for name, index in wanted.items():
         missing = observed.get(names.KIND_NODE, ring.namespace, name) is None
@@ -110,7 +146,11 @@ def outdated(ring: RingRef, observed: RingObserved) -> list[tuple[Manifest, Raw]
     for index in range(ring.spec.nodes):
         manifest = render_ring.node(ring, index, stopped=observed.stopped(ring))
         live = observed.get(names.KIND_NODE, ring.namespace, manifest["metadata"]["name"])
-        if live is None or controller_uid(live) != ring.uid or "deletionTimestamp" in live["metadata"]:
+        if (
+            live is None
+            or controller_uid(live) != ring.uid
+            or "deletionTimestamp" in live["metadata"]
+        ):
             continue
         if not is_current(manifest, live):
             found.append((manifest, live))
@@ -120,14 +160,17 @@ def outdated(ring: RingRef, observed: RingObserved) -> list[tuple[Manifest, Raw]
 def _roll(ring: RingRef, observed: RingObserved) -> Iterator[Action]:
     """Change children one after another, the last index first, while enough of the others work.
 
-    A child that has not worked for a while is changed at once: that costs nothing, and lets a broken spec be corrected.
-    One that is not Ready only for a moment, as its ring plans anew, is waited for.
+    A child that has not worked for a while is changed at once: that costs nothing, and lets a
+    broken spec be corrected. One that is not Ready only for a moment, as its ring plans anew, is
+    waited for.
     """
     old = outdated(ring, observed)
     if observed.stopped(ring):
         yield from (Apply(manifest, "stop") for manifest, _ in old)
         return
-    yield from (Apply(manifest, "spec changed") for manifest, live in old if _is_stuck(live, observed.now))
+    yield from (
+        Apply(manifest, "spec changed") for manifest, live in old if _is_stuck(live, observed.now)
+    )
     working = [manifest for manifest, live in old if is_ready(live)]
     missing = ring.spec.nodes - sum(1 for child in observed.children if is_ready(child))
     spare = max(0, ring.spec.strategy.max_unavailable - missing)

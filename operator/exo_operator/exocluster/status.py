@@ -1,4 +1,6 @@
-"""Decides the status of an ExoCluster: its conditions, its members with their layers, its restart budget. Pure."""
+"""Decides the status of an ExoCluster: its conditions, its members with their layers, its restart
+budget. Pure.
+"""
 
 from __future__ import annotations
 
@@ -30,18 +32,24 @@ class Budget(NamedTuple):
 def budget(ring: RingRef, children: list[Raw], now: datetime) -> Budget:
     """Account for the restarts of the nodes' containers.
 
-    Failed is terminal: only a new spec, a new value of the retry annotation, or resuming clears it. While it holds, the
-    pods are gone, and with them their counts.
+    Failed is terminal: only a new spec, a new value of the retry annotation, or resuming clears it.
+    While it holds, the pods are gone, and with them their counts.
     """
     old: Raw = ring.raw.get("status") or {}
     total = sum(int((child.get("status") or {}).get("restarts") or 0) for child in children)
     token = str((ring.raw["metadata"].get("annotations") or {}).get(names.ANNOTATION_RETRY, ""))
     generation = ring.raw["metadata"].get("generation")
     was = condition(ring.raw, "Failed")
-    same_spec = was is not None and was.get("observedGeneration") == generation and token == old.get("retryToken", "")
+    same_spec = (
+        was is not None
+        and was.get("observedGeneration") == generation
+        and token == old.get("retryToken", "")
+    )
     if was is not None and was.get("status") == "True":
         if same_spec:
-            return Budget(int(old.get("restarts") or 0), int(old.get("restartBaseline") or 0), token, True)
+            return Budget(
+                int(old.get("restarts") or 0), int(old.get("restartBaseline") or 0), token, True
+            )
         return Budget(0, total, token, False)
     baseline = min(int(old.get("restartBaseline") or 0), total)
     ready = condition(ring.raw, "Ready")
@@ -62,7 +70,11 @@ def ring_status(ring: RingRef, observed: RingObserved, used: Budget) -> dict[str
     previous = (ring.raw.get("status") or {}).get("conditions") or ()
     children = sorted(observed.children, key=lambda child: _index(child))
     stale = {manifest["metadata"]["name"] for manifest, _ in plan_ring.outdated(ring, observed)}
-    epochs = {str(epoch) for child in children if is_ready(child) and (epoch := _status(child).get("ringEpoch"))}
+    epochs = {
+        str(epoch)
+        for child in children
+        if is_ready(child) and (epoch := _status(child).get("ringEpoch"))
+    }
     verdicts_ = verdicts(ring, observed, children, len(stale), epochs, used)
     status: dict[str, Any] = {
         "observedGeneration": generation,
@@ -106,7 +118,12 @@ def _member(child: Raw) -> dict[str, Any]:
 
 
 def verdicts(
-    ring: RingRef, observed: RingObserved, children: list[Raw], stale: int, epochs: set[str], used: Budget
+    ring: RingRef,
+    observed: RingObserved,
+    children: list[Raw],
+    stale: int,
+    epochs: set[str],
+    used: Budget,
 ) -> dict[str, Verdict]:
     """All conditions of an ExoCluster, Ready first."""
     wanted = ring.spec.nodes
@@ -114,13 +131,21 @@ def verdicts(
     moving = stale > 0 or len(children) != wanted
     bad = _first_problem(children)
     taken = plan_ring.conflicts(ring, observed)
-    suspended = Verdict(True, "Suspended", "spec.suspend is set") if ring.spec.suspend else Verdict(False, "Running")
+    suspended = (
+        Verdict(True, "Suspended", "spec.suspend is set")
+        if ring.spec.suspend
+        else Verdict(False, "Running")
+    )
     failed = Verdict(False, "WithinBudget")
     if used.failed:
         before = condition(ring.raw, "Failed") or {}
-        text = f"{used.used} restarts, allowed are {ring.spec.restart.max_restarts}; set annotation exo.dev/retry"
+        text = (
+            f"{used.used} restarts, allowed are {ring.spec.restart.max_restarts}; set annotation"
+            " exo.dev/retry"
+        )
         message = f"{text} to a new value, or change the spec. {bad}".strip()
-        # The pods are stopped by now; what they died of is in the message of the moment they failed.
+        # The pods are stopped by now; what they died of is in the message of the moment they
+        # failed.
         message = before["message"] if before.get("status") == "True" else message
         failed = Verdict(True, "RestartBudgetUsedUp", message)
     if taken:
@@ -133,17 +158,29 @@ def verdicts(
     elif wanted == 0:
         main = Verdict(False, "NoNodes", "spec.nodes is 0")
     elif moving:
-        main = Verdict(False, "Progressing", f"{wanted - stale} of {wanted} nodes are up to date; {bad}".rstrip("; "))
+        main = Verdict(
+            False,
+            "Progressing",
+            f"{wanted - stale} of {wanted} nodes are up to date; {bad}".rstrip("; "),
+        )
     elif ready < wanted:
-        main = Verdict(False, "NodesNotReady", f"{ready} of {wanted} nodes are ready; {bad}".rstrip("; "))
+        main = Verdict(
+            False, "NodesNotReady", f"{ready} of {wanted} nodes are ready; {bad}".rstrip("; ")
+        )
     else:
         main = Verdict(True, "Ready", "")
     return {
         "Ready": main,
-        "Available": Verdict(True, "Serving", f"{ready} nodes answer") if ready else Verdict(False, "NoNodeReady", bad),
+        "Available": (
+            Verdict(True, "Serving", f"{ready} nodes answer")
+            if ready
+            else Verdict(False, "NoNodeReady", bad)
+        ),
         "Progressing": Verdict(moving, "Changing" if moving else "UpToDate"),
         "Degraded": Verdict(
-            0 < ready < wanted and not moving, "NodesMissing" if ready < wanted else "AllNodesReady", bad
+            0 < ready < wanted and not moving,
+            "NodesMissing" if ready < wanted else "AllNodesReady",
+            bad,
         ),
         "PlanValid": plan_valid(children, epochs, ready),
         "Failed": failed,
@@ -158,12 +195,16 @@ def _first_problem(children: list[Raw]) -> str:
             continue
         if ready.get("status") == "True":
             return f"{child['metadata']['name']}: Updating"
-        return f"{child['metadata']['name']}: {ready.get('reason')}: {ready.get('message')}".rstrip(": ")
+        return f"{child['metadata']['name']}: {ready.get('reason')}: {ready.get('message')}".rstrip(
+            ": "
+        )
     return ""
 
 
 def plan_valid(children: list[Raw], epochs: set[str], ready: int) -> Verdict:
-    """PlanValid: the ready nodes agree on one plan, and its slices hold every layer exactly once."""
+    """PlanValid: the ready nodes agree on one plan, and its slices hold every layer exactly
+    once.
+    """
     if not ready:
         return Verdict(None, "NoNodeReady", "no node has told its layers yet")
     if len(epochs) > 1:
@@ -178,9 +219,15 @@ def plan_valid(children: list[Raw], epochs: set[str], ready: int) -> Verdict:
     expected = 0
     for start, end, _ in slices:
         if start != expected:
-            return Verdict(False, "LayersNotCovered", f"layer {expected} is not held exactly once by a ready node")
+            return Verdict(
+                False,
+                "LayersNotCovered",
+                f"layer {expected} is not held exactly once by a ready node",
+            )
         expected = end + 1
     total = slices[0][2]
     if total is not None and expected != total:
-        return Verdict(False, "LayersNotCovered", f"layers {expected} to {total - 1} are on no ready node")
+        return Verdict(
+            False, "LayersNotCovered", f"layers {expected} to {total - 1} are on no ready node"
+        )
     return Verdict(True, "LayersCovered", f"{expected} layers on {len(slices)} nodes")

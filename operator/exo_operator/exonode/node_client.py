@@ -1,6 +1,7 @@
 """Asks a node about itself over its HTTP API: readiness with reasons, its resources, the ring.
 
-Answers of other versions of the node are read leniently: what is missing or odd stays unknown, and never raises.
+Answers of other versions of the node are read leniently: what is missing or odd stays unknown, and
+    never raises.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ MAX_RESOURCES = 100
 TOKEN_RATE = "exo_api_tokens_per_second"
 FIRST_TOKEN = "exo_api_time_to_first_token_seconds"
 RSS = "process_resident_memory_bytes"
-METRICS = frozenset({RSS, *(f"{name}_{part}" for name in (TOKEN_RATE, FIRST_TOKEN) for part in ("sum", "count"))})
+METRICS = frozenset(
+    {RSS, *(f"{name}_{part}" for name in (TOKEN_RATE, FIRST_TOKEN) for part in ("sum", "count"))}
+)
 
 
 class NodeClient:
@@ -53,7 +56,9 @@ class NodeClient:
             facts |= parse_ring(ring[1], name)
         else:
             # Behind an API key. Readiness includes the ring, so that it being ready says enough.
-            facts["ring_formed"] = True if facts["ready"] else (False if "ring" in facts["failing"] else None)
+            facts["ring_formed"] = (
+                True if facts["ready"] else (False if "ring" in facts["failing"] else None)
+            )
         if figures:
             page = await self._try(f"{base}{contract.METRICS_PATH}")
             if page is not None and isinstance(page[1], str):
@@ -95,7 +100,11 @@ def parse_ring(body: Any, name: str) -> dict[str, Any]:
     if not isinstance(body, Mapping):
         return {}
     stages = body.get("stages")
-    stages = [stage for stage in stages if isinstance(stage, Mapping)] if isinstance(stages, list) else []
+    stages = (
+        [stage for stage in stages if isinstance(stage, Mapping)]
+        if isinstance(stages, list)
+        else []
+    )
     own: Mapping[str, Any] = next((stage for stage in stages if stage.get("node_id") == name), {})
     start, end = _int(own.get("start_layer")), _int(own.get("end_layer"))
     epoch, formed = body.get("epoch"), body.get("formed")
@@ -137,7 +146,9 @@ def parse_resources(body: Mapping[str, Any]) -> dict[str, Any]:
     """The health of each resource in a verbose answer."""
     items = body.get("resources")
     if isinstance(items, Mapping):
-        items = [dict(value, name=key) for key, value in items.items() if isinstance(value, Mapping)]
+        items = [
+            dict(value, name=key) for key, value in items.items() if isinstance(value, Mapping)
+        ]
     if not isinstance(items, list):
         return {}
     found: dict[str, Raw] = {}
@@ -148,7 +159,11 @@ def parse_resources(body: Mapping[str, Any]) -> dict[str, Any]:
         if name is None:
             continue
         entry: Raw = {"name": str(name), "healthy": bool(item.get("healthy"))}
-        optional = {"state": item.get("state"), "reason": item.get("reason"), "lastError": item.get("last_error")}
+        optional = {
+            "state": item.get("state"),
+            "reason": item.get("reason"),
+            "lastError": item.get("last_error"),
+        }
         entry |= {key: _text(value) for key, value in optional.items() if value}
         found[str(name)] = entry
     return {"resources": tuple(found[name] for name in sorted(found))}
@@ -173,5 +188,7 @@ def _float(value: Any) -> float | None:
 
 
 def _is_number(value: Any) -> bool:
-    """One that the status can hold: JSON as Python reads it knows infinity, and integers of any length."""
+    """One that the status can hold: JSON as Python reads it knows infinity, and integers of any
+    length.
+    """
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63

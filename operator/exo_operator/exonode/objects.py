@@ -1,4 +1,5 @@
-"""Manifests of the objects that an ExoNode owns, as plain dicts. Pure: no kopf, no client, no clock.
+"""Manifests of the objects that an ExoNode owns, as plain dicts. Pure: no kopf, no client, no
+clock.
 
 What they mean for the node is in `exo.contract`; what is applied when is decided in `plan.py`.
 """
@@ -20,8 +21,8 @@ Manifest = dict[str, Any]
 
 # The numeric user of the node image.
 USER_ID: Final = 65532
-# Raise it to replace every pod after a change of this file that running pods must have; an upgrade of the operator
-# alone restarts nothing.
+# Raise it to replace every pod after a change of this file that running pods must have; an upgrade
+# of the operator alone restarts nothing.
 TEMPLATE: Final = 1
 # Sizes of the bundled models in MiB.
 BUNDLED_SIZES_MIB: Final = {contract.DEFAULT_MODEL: 100}
@@ -45,7 +46,8 @@ class NodeRef:
 
     raw: Manifest
     spec: ExoNodeSpec
-    # ExoNodes of the same cluster, this one among them: together they own the shared headless Service.
+    # ExoNodes of the same cluster, this one among them: together they own the shared headless
+    # Service.
     members: Sequence[Manifest] = field(default_factory=tuple)
 
     @property
@@ -75,7 +77,9 @@ def model_word(model: ModelRef) -> str:
 
 
 def startup_seconds(spec: ExoNodeSpec) -> int:
-    """Time allowed for starting: 120 s, and more by the model's size (loading 4 MiB/s, download 2 MiB/s)."""
+    """Time allowed for starting: 120 s, and more by the model's size (loading 4 MiB/s, download 2
+    MiB/s).
+    """
     if spec.probes.startup_seconds is not None:
         return spec.probes.startup_seconds
     size = spec.model.size_mib or BUNDLED_SIZES_MIB.get(spec.model.name or "", 8192)
@@ -91,9 +95,11 @@ def grace_seconds(spec: ExoNodeSpec) -> int:
 
 
 def spec_hash(spec: ExoNodeSpec, image: str) -> str:
-    """Hash of all that a pod is made from. Fields left at their defaults do not count, so that an upgraded CRD with
-    more of them replaces no pod."""
-    wanted = spec.model_dump(by_alias=True, exclude_defaults=True, exclude={"suspend", "network_policy"}, mode="json")
+    """Hash of all that a pod is made from. Fields left at their defaults do not count, so that an
+    upgraded CRD with more of them replaces no pod."""
+    wanted = spec.model_dump(
+        by_alias=True, exclude_defaults=True, exclude={"suspend", "network_policy"}, mode="json"
+    )
     content = json.dumps([TEMPLATE, image, wanted], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -111,7 +117,9 @@ def ring_selector(node: NodeRef) -> dict[str, str]:
     return {contract.LABEL_NODE: node.name}
 
 
-def _object(kind: str, api_version: str, name: str, node: NodeRef, labels: dict[str, str]) -> Manifest:
+def _object(
+    kind: str, api_version: str, name: str, node: NodeRef, labels: dict[str, str]
+) -> Manifest:
     return {
         "apiVersion": api_version,
         "kind": kind,
@@ -144,21 +152,27 @@ def api_service(node: NodeRef) -> Manifest:
 
 
 def ring_service(node: NodeRef) -> Manifest:
-    """The headless Service of the node's ring. Nodes find each other before they are Ready, so it lists all."""
+    """The headless Service of the node's ring. Nodes find each other before they are Ready, so it
+    lists all.
+    """
     labels = names.labels("ring", node.ring)
     if node.spec.cluster:
         labels[contract.LABEL_CLUSTER] = node.spec.cluster
     service = _object("Service", "v1", names.ring_service(node.ring), node, labels)
     if node.spec.cluster:
         owners = sorted(node.members, key=lambda member: str(member["metadata"]["name"]))
-        service["metadata"]["ownerReferences"] = [names.owner_reference(owner, controller=False) for owner in owners]
+        service["metadata"]["ownerReferences"] = [
+            names.owner_reference(owner, controller=False) for owner in owners
+        ]
     ports = {"grpc": contract.GRPC_PORT, "http": contract.API_PORT}
     service["spec"] = {
         "type": "ClusterIP",
         "clusterIP": "None",
         "publishNotReadyAddresses": True,
         "selector": ring_selector(node),
-        "ports": [{"name": k, "port": v, "targetPort": v, "protocol": "TCP"} for k, v in ports.items()],
+        "ports": [
+            {"name": k, "port": v, "targetPort": v, "protocol": "TCP"} for k, v in ports.items()
+        ],
     }
     return service
 
@@ -168,21 +182,35 @@ def cache_claim(node: NodeRef) -> Manifest | None:
     storage = node.spec.storage
     if storage.size is None:
         return None
-    claim = _object("PersistentVolumeClaim", "v1", names.cache_claim(node.name), node, names.labels("cache", node.name))
-    claim["spec"] = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": str(storage.size)}}}
+    claim = _object(
+        "PersistentVolumeClaim",
+        "v1",
+        names.cache_claim(node.name),
+        node,
+        names.labels("cache", node.name),
+    )
+    claim["spec"] = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": str(storage.size)}},
+    }
     if storage.storage_class_name:
         claim["spec"]["storageClassName"] = storage.storage_class_name
     return claim
 
 
 def network_policy(node: NodeRef, defaults: Defaults) -> Manifest | None:
-    """Ring ports for members only, the API by option, all else closed. The kubelet's probes come from the pod's own
-    machine, which policies let through; the operator reads the API port for its status."""
+    """Ring ports for members only, the API by option, all else closed. The kubelet's probes come
+    from the pod's own machine, which policies let through; the operator reads the API port for its
+    status."""
     enabled = node.spec.network_policy.enabled
     if not (defaults.network_policy if enabled is None else enabled):
         return None
-    policy = _object("NetworkPolicy", "networking.k8s.io/v1", node.name, node, names.labels("policy", node.name))
-    operator: Manifest = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": names.MANAGED_BY}}}
+    policy = _object(
+        "NetworkPolicy", "networking.k8s.io/v1", node.name, node, names.labels("policy", node.name)
+    )
+    operator: Manifest = {
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": names.MANAGED_BY}}
+    }
     if defaults.operator_namespace:
         namespace = {"kubernetes.io/metadata.name": defaults.operator_namespace}
         operator["namespaceSelector"] = {"matchLabels": namespace}

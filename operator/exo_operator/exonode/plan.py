@@ -1,5 +1,5 @@
-"""Decides what to do for an ExoNode: (wanted, observed) -> actions. Pure; carrying the actions out changes the observed
-state so that planning again gives none.
+"""Decides what to do for an ExoNode: (wanted, observed) -> actions. Pure; carrying the actions out
+changes the observed state so that planning again gives none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from exo_operator.exonode.objects import Defaults, Manifest, NodeRef
 from exo_operator.exonode.secret import MakeSecret
 from exo_operator.kube.store import NodeReport, PodView, Raw
 
-# A pod that is still there this long after its grace ended sits on a machine that does not answer: its name is needed.
+# A pod that is still there this long after its grace ended sits on a machine that does not answer:
+# its name is needed.
 OVERDUE: Final = timedelta(seconds=15)
 UNFORMED_AFTER_S: Final = 8.0
 
@@ -33,7 +34,9 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Deletion of exactly this object. `grace` None takes the object's own; `reason` goes into an event."""
+    """Deletion of exactly this object. `grace` None takes the object's own; `reason` goes into an
+    event.
+    """
 
     kind: str
     namespace: str
@@ -84,14 +87,18 @@ class Observed:
 
 
 def differs(wanted: Any, live: Any) -> bool:
-    """Whether a field that we want is not as we want it. What others added, or the API server defaulted, is left."""
+    """Whether a field that we want is not as we want it. What others added, or the API server
+    defaulted, is left.
+    """
     if isinstance(wanted, dict):
         return not isinstance(live, dict) or any(differs(v, live.get(k)) for k, v in wanted.items())
     if isinstance(wanted, list):
         if not isinstance(live, list) or len(wanted) != len(live):
             return True
         if wanted and isinstance(wanted[0], dict) and "uid" in wanted[0]:
-            wanted, live = (sorted(items, key=lambda item: str(item["uid"])) for items in (wanted, live))
+            wanted, live = (
+                sorted(items, key=lambda item: str(item["uid"])) for items in (wanted, live)
+            )
         return any(differs(a, b) for a, b in zip(wanted, live, strict=True))
     return bool(wanted != live)
 
@@ -105,7 +112,11 @@ def controller_uid(obj: Raw) -> str | None:
 def desired(node: NodeRef, defaults: Defaults) -> list[Manifest]:
     """Everything but the pod."""
     wanted = [render.ring_service(node), render.api_service(node)]
-    wanted.extend(m for m in (render.cache_claim(node), render.network_policy(node, defaults)) if m is not None)
+    wanted.extend(
+        m
+        for m in (render.cache_claim(node), render.network_policy(node, defaults))
+        if m is not None
+    )
     return wanted
 
 
@@ -146,11 +157,17 @@ def plan(node: NodeRef, observed: Observed, defaults: Defaults) -> list[Action]:
 
 def _unwanted_policy(node: NodeRef, observed: Observed, defaults: Defaults) -> Iterator[Action]:
     live = observed.get("NetworkPolicy", node.namespace, node.name)
-    if live is None or render.network_policy(node, defaults) is not None or "deletionTimestamp" in live["metadata"]:
+    if (
+        live is None
+        or render.network_policy(node, defaults) is not None
+        or "deletionTimestamp" in live["metadata"]
+    ):
         return
     if controller_uid(live) == node.raw["metadata"]["uid"]:
         uid = live["metadata"]["uid"]
-        yield Delete("NetworkPolicy", node.namespace, node.name, uid, "PolicyRemoved", "not wanted any more")
+        yield Delete(
+            "NetworkPolicy", node.namespace, node.name, uid, "PolicyRemoved", "not wanted any more"
+        )
 
 
 def _pod_actions(node: NodeRef, observed: Observed, defaults: Defaults) -> Iterator[Action]:
@@ -191,20 +208,29 @@ def _new_pod(node: NodeRef, observed: Observed, defaults: Defaults) -> Iterator[
 
 
 def overdue(pod: Raw, now: datetime) -> bool:
-    """Whether the pod's grace period ended a while ago. `deletionTimestamp` already counts the grace in."""
+    """Whether the pod's grace period ended a while ago. `deletionTimestamp` already counts the
+    grace in.
+    """
     end = datetime.fromisoformat(pod["metadata"]["deletionTimestamp"].replace("Z", "+00:00"))
     return now - end > OVERDUE
 
 
 def _gate(node: NodeRef, pod: PodView, observed: Observed) -> Iterator[Action]:
-    """Open the gate when the node itself says that its ring is formed; close it when it has said for a while that it is
-    not: a ring that plans anew holds its requests for a moment, and its nodes should stay behind their Service."""
+    """Open the gate when the node itself says that its ring is formed; close it when it has said
+    for a while that it is
+    not: a ring that plans anew holds its requests for a moment, and its nodes should stay behind
+        their Service.
+    """
     report = observed.report
     if not report.reachable or report.ring_formed is None:
         return
     condition = pod.condition(contract.RING_FORMED_GATE)
     now = condition.get("status") if condition is not None else None
     if report.ring_formed and now != "True":
-        yield SetGate(node.namespace, node.name, pod.uid, True, "RingFormed", f"epoch {report.ring_epoch}")
-    elif not report.ring_formed and (now is None or (now == "True" and observed.unformed_s >= UNFORMED_AFTER_S)):
+        yield SetGate(
+            node.namespace, node.name, pod.uid, True, "RingFormed", f"epoch {report.ring_epoch}"
+        )
+    elif not report.ring_formed and (
+        now is None or (now == "True" and observed.unformed_s >= UNFORMED_AFTER_S)
+    ):
         yield SetGate(node.namespace, node.name, pod.uid, False, "RingForming", "")

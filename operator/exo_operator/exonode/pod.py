@@ -18,9 +18,11 @@ HUNG_GRACE_SECONDS = 5
 
 
 def pod(node: NodeRef, defaults: render.Defaults, secret: SecretKey | None = None) -> Manifest:
-    """The node's pod. Its name, host name and place in the headless Service stay the same over replacements.
+    """The node's pod. Its name, host name and place in the headless Service stay the same over
+    replacements.
 
-    secret: what the nodes of its ring share. It is no part of the hash: no pod is replaced to have it.
+    secret: what the nodes of its ring share. It is no part of the hash: no pod is replaced to have
+        it.
     """
     spec = node.spec
     image = spec.image or defaults.image
@@ -120,14 +122,18 @@ def _environment(node: NodeRef, ring_secret: SecretKey | None) -> list[Manifest]
         settings["layers"] = f"{spec.layers.start}-{spec.layers.end}"
     if spec.tls.secret_name:
         settings["tls-dir"] = render.TLS_DIR
-    environment: list[Manifest] = [{"name": contract.env_name(k), "value": v} for k, v in settings.items()]
+    environment: list[Manifest] = [
+        {"name": contract.env_name(k), "value": v} for k, v in settings.items()
+    ]
     environment.append({"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
     for setting, secret in (("api-key", spec.auth.api_key_secret_ref), ("secret", ring_secret)):
         if secret is not None:
             reference = {"secretKeyRef": {"name": secret.name, "key": secret.key}}
             environment.append({"name": contract.env_name(setting), "valueFrom": reference})
     own = {variable["name"] for variable in environment}
-    environment.extend({"name": e.name, "value": e.value} for e in spec.extra_env if e.name not in own)
+    environment.extend(
+        {"name": e.name, "value": e.value} for e in spec.extra_env if e.name not in own
+    )
     return environment
 
 
@@ -147,8 +153,9 @@ def _probes(spec: ExoNodeSpec) -> Manifest:
             "timeoutSeconds": 2,
             "failureThreshold": math.ceil(render.startup_seconds(spec) / startup_period),
         },
-        # Two in a row: one lost packet does not take a node out; NotReady still comes in about 4 s. Four in a ring:
-        # while it plans anew it holds its requests, and must not leave its Service without nodes.
+        # Two in a row: one lost packet does not take a node out; NotReady still comes in about 4 s.
+        # Four in a ring: while it plans anew it holds its requests, and must not leave its Service
+        # without nodes.
         "readinessProbe": {
             **action(contract.READY_PATH, contract.READY_SERVICE),
             "periodSeconds": probes.readiness_period_seconds,
@@ -176,12 +183,19 @@ def _lifecycle(spec: ExoNodeSpec) -> Manifest:
 def _volumes(node: NodeRef) -> list[Manifest]:
     storage = node.spec.storage
     cache: Manifest = {"name": "cache", "emptyDir": {}}
-    claim = storage.existing_claim or (names.cache_claim(node.name) if storage.size is not None else None)
+    claim = storage.existing_claim or (
+        names.cache_claim(node.name) if storage.size is not None else None
+    )
     if claim:
         cache = {"name": "cache", "persistentVolumeClaim": {"claimName": claim}}
     volumes: list[Manifest] = [{"name": "tmp", "emptyDir": {}}, cache]
     if node.spec.tls.secret_name:
-        volumes.append({"name": "tls", "secret": {"secretName": node.spec.tls.secret_name, "defaultMode": 0o440}})
+        volumes.append(
+            {
+                "name": "tls",
+                "secret": {"secretName": node.spec.tls.secret_name, "defaultMode": 0o440},
+            }
+        )
     return volumes
 
 
@@ -199,7 +213,12 @@ def _placement(node: NodeRef) -> dict[str, Any]:
     scheduling = node.spec.scheduling
     # A machine that died gives up its node after 10 s instead of Kubernetes' five minutes.
     lost = [
-        {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 10}
+        {
+            "key": f"node.kubernetes.io/{key}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": 10,
+        }
         for key in ("not-ready", "unreachable")
     ]
     placement: dict[str, Any] = {"tolerations": [*scheduling.tolerations, *lost]}

@@ -1,8 +1,10 @@
 """Decides whether a pod gets the secret of its ring, and when that Secret is to be made. Pure.
 
-The operator may make Secrets and nothing else: it cannot read one, so it makes it again before each pod, and the API
-server refuses where it is there. Whether a ring has a secret shows in its pods: one whose pods were made before there
-were any stays without until it has no pod at all, because nodes with and without would refuse each other.
+The operator may make Secrets and nothing else: it cannot read one, so it makes it again before each
+    pod, and the API
+server refuses where it is there. Whether a ring has a secret shows in its pods: one whose pods were
+made before there were any stays without until it has no pod at all, because nodes with and without
+would refuse each other.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ MISSING = "CreateContainerConfigError"
 class MakeSecret:
     """A Secret with a new random value, where there is none of this name.
 
-    owner: it goes with this object; with the ring's headless Service, which all nodes of the ring own, where None.
+    owner: it goes with this object; with the ring's headless Service, which all nodes of the ring
+        own, where None.
     """
 
     namespace: str
@@ -47,14 +50,18 @@ def for_pod(node: NodeRef, pods: list[Raw]) -> SecretKey | None:
 
 def make(node: NodeRef) -> MakeSecret:
     """What makes the Secret of the node's ring."""
-    cluster: dict[str, Any] = {contract.LABEL_CLUSTER: node.spec.cluster} if node.spec.cluster else {}
+    cluster: dict[str, Any] = (
+        {contract.LABEL_CLUSTER: node.spec.cluster} if node.spec.cluster else {}
+    )
     name = names.ring_secret(node.ring)
     labels = names.labels("ring", node.ring) | cluster
     return MakeSecret(node.namespace, name, names.ring_service(node.ring), labels, _cluster(node))
 
 
 def _cluster(node: NodeRef) -> Raw | None:
-    """The reference to the ExoCluster that the node belongs to: the secret outlives all nodes of it."""
+    """The reference to the ExoCluster that the node belongs to: the secret outlives all nodes of
+    it.
+    """
     for owner in node.raw["metadata"].get("ownerReferences") or ():
         if owner.get("controller") and owner.get("kind") == names.KIND_CLUSTER:
             return {**owner, "controller": False, "blockOwnerDeletion": False}
@@ -75,7 +82,9 @@ def misses_it(node: NodeRef, pod: PodView) -> bool:
 
 
 def manifest(action: MakeSecret, owner: Raw, value: str) -> Raw:
-    """Immutable: a value that changed under the nodes would part those that start from those that run."""
+    """Immutable: a value that changed under the nodes would part those that start from those that
+    run.
+    """
     return {
         "apiVersion": "v1",
         "kind": "Secret",

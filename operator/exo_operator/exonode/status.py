@@ -1,6 +1,8 @@
-"""Decides the status of an ExoNode: conditions with reasons, layer map, health of its resources. Pure.
+"""Decides the status of an ExoNode: conditions with reasons, layer map, health of its resources.
+Pure.
 
-Times move only when a condition flips; figures only when they changed by a tenth, so that a quiet node writes nothing.
+Times move only when a condition flips; figures only when they changed by a tenth, so that a quiet
+node writes nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ def timestamp(now: datetime) -> str:
 def conditions(
     verdicts: dict[str, Verdict], previous: Sequence[Raw], generation: int, now: datetime
 ) -> list[dict[str, Any]]:
-    """Conditions in the order of `verdicts`; `lastTransitionTime` is the previous one where the status is the same."""
+    """Conditions in the order of `verdicts`; `lastTransitionTime` is the previous one where the
+    status is the same.
+    """
     before = {condition["type"]: condition for condition in previous}
     result = []
     for type_, verdict in verdicts.items():
@@ -75,17 +79,29 @@ def node_status(node: NodeRef, observed: Observed, defaults: Defaults) -> dict[s
     status: dict[str, Any] = {
         "observedGeneration": generation,
         "conditions": conditions(
-            verdicts(node, pod, observed, defaults), old.get("conditions") or (), generation, observed.now
+            verdicts(node, pod, observed, defaults),
+            old.get("conditions") or (),
+            generation,
+            observed.now,
         ),
         "model": render.model_word(node.spec.model),
         "url": f"http://{node.name}.{node.namespace}.svc:{contract.API_PORT}",
     }
     if pod is not None:
-        facts = {"podName": node.name, "podIP": pod.ip, "nodeName": pod.node_name, "restarts": pod.restarts}
+        facts = {
+            "podName": node.name,
+            "podIP": pod.ip,
+            "nodeName": pod.node_name,
+            "restarts": pod.restarts,
+        }
         status |= {key: value for key, value in facts.items() if value is not None}
         # Between two answers of the same pod the last known figures stay.
         known = old if old.get("podIP") == pod.ip else {}
-        status |= reported(report, known) if report.reachable else {k: known[k] for k in REPORTED if k in known}
+        status |= (
+            reported(report, known)
+            if report.reachable
+            else {k: known[k] for k in REPORTED if k in known}
+        )
     return status
 
 
@@ -101,7 +117,10 @@ def reported(report: NodeReport, old: Raw) -> dict[str, Any]:
         if report.total_layers is not None:
             result["layers"]["total"] = report.total_layers
     was: Raw = old.get("memory") or {}
-    memory = {"plannedMiB": report.planned_mib, "usedMiB": _steady_int(report.used_mib, was.get("usedMiB"))}
+    memory = {
+        "plannedMiB": report.planned_mib,
+        "usedMiB": _steady_int(report.used_mib, was.get("usedMiB")),
+    }
     measured_before: Raw = old.get("measured") or {}
     measured = {
         key: _steady(value, measured_before.get(key))
@@ -137,7 +156,9 @@ def _steady_int(new: int | None, old: int | None) -> int | None:
     return None if value is None else int(value)
 
 
-def verdicts(node: NodeRef, pod: PodView | None, observed: Observed, defaults: Defaults) -> dict[str, Verdict]:
+def verdicts(
+    node: NodeRef, pod: PodView | None, observed: Observed, defaults: Defaults
+) -> dict[str, Verdict]:
     """All conditions of an ExoNode, Ready first."""
     report = observed.report
     result = {
@@ -161,7 +182,9 @@ def absent(node: NodeRef) -> Verdict:
 
 
 def ready(node: NodeRef, pod: PodView | None, observed: Observed, defaults: Defaults) -> Verdict:
-    """Ready: the pod made from this very spec serves, and every part of it is healthy. The first reason found wins."""
+    """Ready: the pod made from this very spec serves, and every part of it is healthy. The first
+    reason found wins.
+    """
     taken = plan.conflicts(node, observed, defaults)
     if taken:
         names = ", ".join(f"{c.kind} {c.name}" for c in taken)
@@ -185,7 +208,9 @@ def ready(node: NodeRef, pod: PodView | None, observed: Observed, defaults: Defa
     if render_pod.in_ring(node.spec) and not ring_joined(pod, observed.report).status:
         return ring_joined(pod, observed.report)
     kubelet = pod.condition("Ready") or {}
-    return Verdict(False, "PodNotReady", kubelet.get("message") or "the readiness probe does not pass")
+    return Verdict(
+        False, "PodNotReady", kubelet.get("message") or "the readiness probe does not pass"
+    )
 
 
 def scheduled(node: NodeRef, pod: PodView | None) -> Verdict:
@@ -195,7 +220,11 @@ def scheduled(node: NodeRef, pod: PodView | None) -> Verdict:
     condition = pod.condition("PodScheduled") or {}
     if pod.node_name or condition.get("status") == "True":
         return Verdict(True, "Scheduled", pod.node_name or "")
-    return Verdict(False, condition.get("reason") or "Pending", condition.get("message") or "waiting for the scheduler")
+    return Verdict(
+        False,
+        condition.get("reason") or "Pending",
+        condition.get("message") or "waiting for the scheduler",
+    )
 
 
 def model_loaded(node: NodeRef, pod: PodView | None, report: NodeReport) -> Verdict:
@@ -209,11 +238,17 @@ def model_loaded(node: NodeRef, pod: PodView | None, report: NodeReport) -> Verd
     if "waiting" in state:
         reason = state["waiting"].get("reason") or "ContainerWaiting"
         message = state["waiting"].get("message") or ""
-        return Verdict(False, reason, "; ".join(part for part in (message, _last_words(ended)) if part))
+        return Verdict(
+            False, reason, "; ".join(part for part in (message, _last_words(ended)) if part)
+        )
     if "terminated" in state:
         return Verdict(False, "ContainerEnded", _last_words(state["terminated"]))
     if pod.running:
-        return Verdict(False, "Loading", failing_text(report) or _last_words(ended) or "the model is being loaded")
+        return Verdict(
+            False,
+            "Loading",
+            failing_text(report) or _last_words(ended) or "the model is being loaded",
+        )
     return Verdict(False, "ContainerCreating", "the container has not started yet")
 
 
@@ -239,7 +274,9 @@ def _said(log: str) -> str:
 
 def failing_text(report: NodeReport) -> str:
     """The failing resources with their reasons, in a steady order."""
-    return "; ".join(f"{name}: {reason}" if reason else name for name, reason in sorted(report.failing.items()))
+    return "; ".join(
+        f"{name}: {reason}" if reason else name for name, reason in sorted(report.failing.items())
+    )
 
 
 def healthy(node: NodeRef, pod: PodView | None, report: NodeReport) -> Verdict:
@@ -247,12 +284,20 @@ def healthy(node: NodeRef, pod: PodView | None, report: NodeReport) -> Verdict:
     if pod is None:
         return absent(node)
     if not report.reachable:
-        return Verdict(True, "ProbesPass") if pod.ready else Verdict(None, "NotAsked", "the node gave no report")
+        return (
+            Verdict(True, "ProbesPass")
+            if pod.ready
+            else Verdict(None, "NotAsked", "the node gave no report")
+        )
     if report.failing:
         return Verdict(False, "ResourceUnhealthy", failing_text(report))
     if report.ready is False and (report.started or pod.container.get("started")):
         return Verdict(False, "NotReady", "the node says that it is not ready")
-    return Verdict(True, "AllHealthy") if report.ready else Verdict(None, "Starting", "the node is starting")
+    return (
+        Verdict(True, "AllHealthy")
+        if report.ready
+        else Verdict(None, "Starting", "the node is starting")
+    )
 
 
 def ring_joined(pod: PodView | None, report: NodeReport) -> Verdict:
@@ -261,8 +306,14 @@ def ring_joined(pod: PodView | None, report: NodeReport) -> Verdict:
         size = f" with {report.ring_size} nodes" if report.ring_size else ""
         if report.ring_formed:
             return Verdict(True, "RingFormed", f"ring{size}, epoch {report.ring_epoch}")
-        return Verdict(False, "RingForming", failing_text(report) or f"the ring{size} is not formed yet")
+        return Verdict(
+            False, "RingForming", failing_text(report) or f"the ring{size} is not formed yet"
+        )
     gate = pod.condition(contract.RING_FORMED_GATE) if pod is not None else None
     if gate is not None:
-        return Verdict(gate.get("status") == "True", gate.get("reason") or "RingForming", gate.get("message") or "")
+        return Verdict(
+            gate.get("status") == "True",
+            gate.get("reason") or "RingForming",
+            gate.get("message") or "",
+        )
     return Verdict(None, "NotAsked", "the node gave no report")

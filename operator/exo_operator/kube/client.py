@@ -1,7 +1,8 @@
-"""The Kubernetes API for the rest of the operator: server-side apply, delete, status, events, lists.
+"""The Kubernetes API for the rest of the operator: server-side apply, delete, status, events,
+lists.
 
-The only module beside `leader` that knows the client library. Objects go in and out as plain dicts; answers that
-callers decide on are exceptions of this module.
+The only module beside `leader` that knows the client library. Objects go in and out as plain dicts;
+answers that callers decide on are exceptions of this module.
 """
 
 from __future__ import annotations
@@ -102,12 +103,18 @@ class Cluster:
         return await self._call("PATCH", target, query, manifest, "application/apply-patch+yaml")
 
     async def apply_status(self, obj: Raw, status: Raw) -> Raw:
-        """Apply the status of exactly this object. Raises NotFound or Conflicted when it was deleted or replaced."""
+        """Apply the status of exactly this object. Raises NotFound or Conflicted when it was
+        deleted or replaced.
+        """
         metadata = obj["metadata"]
         manifest = {
             "apiVersion": obj["apiVersion"],
             "kind": obj["kind"],
-            "metadata": {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]},
+            "metadata": {
+                "name": metadata["name"],
+                "namespace": metadata["namespace"],
+                "uid": metadata["uid"],
+            },
             "status": status,
         }
         query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
@@ -120,7 +127,9 @@ class Cluster:
         target = path("Pod", namespace, name, "status")
         return await self._call("PATCH", target, {}, body, "application/strategic-merge-patch+json")
 
-    async def delete(self, kind: str, namespace: str, name: str, uid: str, grace: int | None = None) -> None:
+    async def delete(
+        self, kind: str, namespace: str, name: str, uid: str, grace: int | None = None
+    ) -> None:
         """Delete exactly this object; it being gone already is fine."""
         body: Raw = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         if grace is not None:
@@ -130,7 +139,9 @@ class Cluster:
         except (NotFound, Conflicted):
             return
 
-    async def list_all(self, kind: str, namespace: str = "", selector: str = "") -> AsyncIterator[Raw]:
+    async def list_all(
+        self, kind: str, namespace: str = "", selector: str = ""
+    ) -> AsyncIterator[Raw]:
         """All objects of a kind, page by page."""
         query = {"limit": str(PAGE)}
         if selector:
@@ -146,9 +157,13 @@ class Cluster:
             query["continue"] = token
 
     async def create_secret(self, manifest: Raw) -> bool:
-        """Whether it was made; False where there is one of that name, which stays as it is. Nothing reads it back."""
+        """Whether it was made; False where there is one of that name, which stays as it is. Nothing
+        reads it back.
+        """
         try:
-            await self._call("POST", path("Secret", manifest["metadata"]["namespace"]), {}, manifest)
+            await self._call(
+                "POST", path("Secret", manifest["metadata"]["namespace"]), {}, manifest
+            )
         except Conflicted:
             return False
         return True
@@ -172,7 +187,9 @@ class Cluster:
         if query:
             url += "?" + urlencode(query)
         try:
-            response = await self._api.call_api(method, url, headers, body, _request_timeout=REQUEST_TIMEOUT_S)
+            response = await self._api.call_api(
+                method, url, headers, body, _request_timeout=REQUEST_TIMEOUT_S
+            )
             content = await response.read()
         except ApiException as error:
             raise ClusterError(int(error.status or 0), str(error.reason)) from error
@@ -187,18 +204,28 @@ def _error(status: int, content: bytes, retry_after: str | None) -> ClusterError
         message = str(json.loads(content).get("message"))
     except (ValueError, AttributeError):
         message = content[:300].decode(errors="replace")
-    kinds: dict[int, type[ClusterError]] = {404: NotFound, 409: Conflicted, 422: Invalid, 400: Invalid}
+    kinds: dict[int, type[ClusterError]] = {
+        404: NotFound,
+        409: Conflicted,
+        422: Invalid,
+        400: Invalid,
+    }
     wait = float(retry_after) if retry_after and retry_after.isdigit() else None
     return kinds.get(status, ClusterError)(status, message, wait)
 
 
-def event(regarding: Raw, *, type_: str, reason: str, action: str, note: str, at: str, instance: str) -> Raw:
+def event(
+    regarding: Raw, *, type_: str, reason: str, action: str, note: str, at: str, instance: str
+) -> Raw:
     """An event about an object. `at` is RFC 3339 with microseconds."""
     metadata: dict[str, Any] = regarding["metadata"]
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"name": f"{metadata['name']}.{uuid.uuid4().hex[:16]}", "namespace": metadata["namespace"]},
+        "metadata": {
+            "name": f"{metadata['name']}.{uuid.uuid4().hex[:16]}",
+            "namespace": metadata["namespace"],
+        },
         "type": type_,
         "reason": reason,
         "action": action,

@@ -21,7 +21,9 @@ RETRY_S = 2
 
 
 class _Lock(LeaseLock):  # type: ignore[misc]  # the client library has no types
-    """The library's lock, with broken connections answered as failures to be tried again rather than raised."""
+    """The library's lock, with broken connections answered as failures to be tried again rather
+    than raised.
+    """
 
     async def get(self, name: str, namespace: str) -> tuple[bool, Any]:
         try:
@@ -31,7 +33,8 @@ class _Lock(LeaseLock):  # type: ignore[misc]  # the client library has no types
             return False, ApiException(status=0, reason=repr(error))
 
     async def create(self, name: str, namespace: str, election_record: Any) -> bool:
-        # Not the library's: in 37.0 it hands its own generated client a value that this one refuses.
+        # Not the library's: in 37.0 it hands its own generated client a value that this one
+        # refuses.
         body = V1Lease(metadata=V1ObjectMeta(name=name), spec=self.update_lease(election_record))
         try:
             await self.api_instance.create_namespaced_lease(namespace, body)

@@ -1,6 +1,8 @@
-"""What the planner sees of the world: the objects of the cache, and what a node said about itself. Pure records.
+"""What the planner sees of the world: the objects of the cache, and what a node said about itself.
+Pure records.
 
-`Store` is the cache that the watches fill; it holds plain dicts as the API server sent them, the newest of each.
+`Store` is the cache that the watches fill; it holds plain dicts as the API server sent them, the
+newest of each.
 """
 
 from __future__ import annotations
@@ -37,10 +39,11 @@ def version_of(obj: Raw) -> int:
 
 
 class Store:
-    """The newest known version of every object we watch, with an index of pods and nodes by cluster.
+    """The newest known version of every object we watch, with an index of pods and nodes by
+    cluster.
 
-    Invariant: an object never goes back to an older version. A deletion is remembered by uid, so that a late answer to
-    a write does not bring a deleted object back.
+    Invariant: an object never goes back to an older version. A deletion is remembered by uid, so
+    that a late answer to a write does not bring a deleted object back.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,10 +56,11 @@ class Store:
         return self._objects.get(Ref(kind, namespace, name))
 
     def put(self, obj: Raw, *, watched: bool = False) -> bool:
-        """Take an object in; says whether it was news: to the cache, or, where a watch brings it, to the watch.
+        """Take an object in; says whether it was news: to the cache, or, where a watch brings it,
+        to the watch.
 
-        What we wrote ourselves is in the cache already when the watch brings it, and still concerns others, like the
-        owner of the object.
+        What we wrote ourselves is in the cache already when the watch brings it, and still concerns
+        others, like the owner of the object.
         """
         ref, version = ref_of(obj), version_of(obj)
         if obj["metadata"].get("uid") in self._gone:
@@ -110,7 +114,10 @@ class Store:
             obj
             for obj in self.of_kind(kind)
             if obj["metadata"].get("namespace") == namespace
-            and any(o.get("controller") and o.get("uid") == uid for o in obj["metadata"].get("ownerReferences") or ())
+            and any(
+                o.get("controller") and o.get("uid") == uid
+                for o in obj["metadata"].get("ownerReferences") or ()
+            )
         ]
         return sorted(found, key=lambda obj: str(obj["metadata"]["name"]))
 
@@ -120,7 +127,9 @@ class Store:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
-    """What a node's own endpoints answered. `reachable` false: nothing answered, and all else is unknown."""
+    """What a node's own endpoints answered. `reachable` false: nothing answered, and all else is
+    unknown.
+    """
 
     reachable: bool = False
     ready: bool | None = None
@@ -165,7 +174,9 @@ class PodView:
     def reads_secret(self, name: str) -> bool:
         """Whether an environment variable of its comes from this Secret."""
         containers = (self.raw.get("spec") or {}).get("containers") or ()
-        sources = [env.get("valueFrom") or {} for each in containers for env in each.get("env") or ()]
+        sources = [
+            env.get("valueFrom") or {} for each in containers for env in each.get("env") or ()
+        ]
         return any((source.get("secretKeyRef") or {}).get("name") == name for source in sources)
 
     @property
@@ -190,7 +201,9 @@ class PodView:
         return (self.raw.get("spec") or {}).get("nodeName")
 
     def condition(self, type_: str) -> Raw | None:
-        return next((c for c in self.status.get("conditions") or () if c.get("type") == type_), None)
+        return next(
+            (c for c in self.status.get("conditions") or () if c.get("type") == type_), None
+        )
 
     @property
     def ready(self) -> bool:

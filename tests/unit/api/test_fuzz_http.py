@@ -10,14 +10,45 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 FIELDS = (
-    *("model", "messages", "prompt", "stream", "stream_options", "n", "temperature", "top_p", "top_k", "min_p", "stop"),
-    *("seed", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice", "echo"),
-    *("response_format", "logit_bias", "presence_penalty", "repetition_penalty", "user", "suffix", "best_of"),
+    *(
+        "model",
+        "messages",
+        "prompt",
+        "stream",
+        "stream_options",
+        "n",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "stop",
+    ),
+    *(
+        "seed",
+        "max_tokens",
+        "max_completion_tokens",
+        "logprobs",
+        "top_logprobs",
+        "tools",
+        "tool_choice",
+        "echo",
+    ),
+    *(
+        "response_format",
+        "logit_bias",
+        "presence_penalty",
+        "repetition_penalty",
+        "user",
+        "suffix",
+        "best_of",
+    ),
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 ANY = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 MESSAGE = st.fixed_dictionaries(
@@ -25,7 +56,11 @@ MESSAGE = st.fixed_dictionaries(
     optional={"content": st.text(max_size=5) | ANY, "tool_calls": ANY, "name": ANY},
 )
 BODIES = st.fixed_dictionaries(
-    {"model": st.just("tiny"), "messages": st.lists(MESSAGE, max_size=3) | ANY, "prompt": st.just("x") | ANY},
+    {
+        "model": st.just("tiny"),
+        "messages": st.lists(MESSAGE, max_size=3) | ANY,
+        "prompt": st.just("x") | ANY,
+    },
     optional={
         name: ANY | st.integers(0, 3) | st.just("auto")
         for name in FIELDS
@@ -35,7 +70,9 @@ BODIES = st.fixed_dictionaries(
 PATHS = st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
 ALLOWED = {200, 400, 404, 413}
 BOUNDED = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 
 
@@ -54,7 +91,10 @@ async def test_no_bytes_are_a_server_error(path: str, body: bytes) -> None:
 @BOUNDED
 @given(
     st.sampled_from(["GET", "PUT", "DELETE", "OPTIONS", "BREW"]),
-    st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126, blacklist_characters="?#"), max_size=30),
+    st.text(
+        alphabet=st.characters(min_codepoint=33, max_codepoint=126, blacklist_characters="?#"),
+        max_size=30,
+    ),
 )
 async def test_no_address_is_a_server_error(method: str, path: str) -> None:
     async with Fakes().http() as http:

@@ -51,8 +51,13 @@ async def test_an_answer_has_openais_shape() -> None:
 async def test_a_stream_opens_with_the_role_and_ends_with_reason_and_usage() -> None:
     chunks = events(await ask(Fakes(), **CHAT, stream=True, stream_options={"include_usage": True}))
     assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
-    assert "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"]) == ANSWER
-    assert [c["choices"][0]["finish_reason"] for c in chunks if c["choices"]] == [None] * (len(chunks) - 2) + ["stop"]
+    assert (
+        "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
+        == ANSWER
+    )
+    assert [c["choices"][0]["finish_reason"] for c in chunks if c["choices"]] == [None] * (
+        len(chunks) - 2
+    ) + ["stop"]
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"]["completion_tokens"] == 7
     assert {c["id"] for c in chunks} == {chunks[0]["id"]}
@@ -77,7 +82,9 @@ async def test_an_answer_that_is_cut_says_length() -> None:
 
 
 async def test_logprobs_name_token_bytes_and_alternatives() -> None:
-    choice = (await ask(Fakes(), **CHAT, max_tokens=1, logprobs=True, top_logprobs=2)).json()["choices"][0]
+    choice = (await ask(Fakes(), **CHAT, max_tokens=1, logprobs=True, top_logprobs=2)).json()[
+        "choices"
+    ][0]
     (token,) = choice["logprobs"]["content"]
     assert (token["token"], token["logprob"], token["bytes"]) == ("The", -0.5, list(b"The"))
     assert [top["token"] for top in token["top_logprobs"]] == ["The", " capital"]
@@ -85,7 +92,11 @@ async def test_logprobs_name_token_bytes_and_alternatives() -> None:
 
 async def test_a_stream_carries_every_logprob_once() -> None:
     chunks = events(await ask(Fakes(), **CHAT, stream=True, logprobs=True))
-    tokens = [t["token"] for c in chunks for t in (c["choices"][0]["logprobs"] or {"content": []})["content"]]
+    tokens = [
+        t["token"]
+        for c in chunks
+        for t in (c["choices"][0]["logprobs"] or {"content": []})["content"]
+    ]
     assert "".join(tokens) == ANSWER
 
 
@@ -105,7 +116,11 @@ async def test_a_tool_call_is_parsed_and_its_text_not_shown(stream: bool) -> Non
         assert calls[0]["index"] == 0
     else:
         choice = answer.json()["choices"][0]
-        text, calls, finish = choice["message"]["content"], choice["message"]["tool_calls"], choice["finish_reason"]
+        text, calls, finish = (
+            choice["message"]["content"],
+            choice["message"]["tool_calls"],
+            choice["finish_reason"],
+        )
     assert (text.strip(), finish) == ("I add.", "tool_calls")
     assert [(call["type"], call["function"]["name"]) for call in calls] == [("function", "add")]
     assert json.loads(calls[0]["function"]["arguments"]) == {"a": 1}
@@ -123,7 +138,9 @@ async def test_without_tools_the_same_text_is_text(stream: bool) -> None:
 
 
 async def test_completions_echo_the_prompt_and_list_logprobs() -> None:
-    body = (await ask(Fakes(), "/v1/completions", model="tiny", prompt="Hm. ", echo=True, logprobs=1)).json()
+    body = (
+        await ask(Fakes(), "/v1/completions", model="tiny", prompt="Hm. ", echo=True, logprobs=1)
+    ).json()
     (choice,) = body["choices"]
     assert choice["text"] == "Hm. " + ANSWER
     assert choice["logprobs"]["tokens"][0] == "The"
@@ -132,7 +149,9 @@ async def test_completions_echo_the_prompt_and_list_logprobs() -> None:
 
 
 async def test_each_prompt_has_n_choices_in_order() -> None:
-    body = (await ask(Fakes(), "/v1/completions", model="tiny", prompt=["a", "bbb"], n=2, max_tokens=1)).json()
+    body = (
+        await ask(Fakes(), "/v1/completions", model="tiny", prompt=["a", "bbb"], n=2, max_tokens=1)
+    ).json()
     assert [c["index"] for c in body["choices"]] == [0, 1, 2, 3]
     assert body["usage"] == {"prompt_tokens": 4, "completion_tokens": 4, "total_tokens": 8}
 
@@ -160,7 +179,9 @@ async def test_embeddings_are_refused_clearly() -> None:
         (RuntimeError("a defect"), 500),
     ],
 )
-async def test_an_error_before_the_first_token_has_its_status(error: Exception, status: int, stream: bool) -> None:
+async def test_an_error_before_the_first_token_has_its_status(
+    error: Exception, status: int, stream: bool
+) -> None:
     answer = await ask(Fakes(backend=FakeBackend(error=error)), **CHAT, stream=stream)
     assert answer.status_code == status
     assert answer.json()["error"]["message"]
@@ -192,7 +213,11 @@ async def test_an_unknown_model_is_404_with_the_ones_there_are() -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nowhere", 404), ("GET", "/v1/chat/completions", 405), ("GET", "/v1/models/gpt-17", 404)],
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("GET", "/v1/models/gpt-17", 404),
+    ],
 )
 async def test_wrong_addresses_answer_in_openais_shape(method: str, path: str, status: int) -> None:
     async with Fakes().http() as http:
@@ -255,13 +280,19 @@ async def test_the_request_id_is_the_clients_where_it_is_sane() -> None:
     ("monitor", "progress", "live", "started", "ready"),
     [
         (FakeMonitor(), None, 200, 200, 200),
-        (FakeMonitor(started={"engine": "loading"}, ready={"engine": "loading"}), "loading model 43 %", 200, 503, 503),
+        (
+            FakeMonitor(started={"engine": "loading"}, ready={"engine": "loading"}),
+            "loading model 43 %",
+            200,
+            503,
+            503,
+        ),
         (FakeMonitor(ready={"engine": "error: pulled the plug"}), None, 200, 200, 503),
         (FakeMonitor(), "draining: 2 requests run", 200, 200, 503),
         (FakeMonitor(), "loading layers 10-19", 200, 200, 200),
         (FakeMonitor(live={"event_loop": "no progress for 31 s"}), None, 503, 200, 200),
     ],
-)  # fmt: skip
+)
 async def test_probes_say_what_the_monitor_says(
     monitor: FakeMonitor, progress: str | None, live: int, started: int, ready: int
 ) -> None:
@@ -277,11 +308,17 @@ async def test_a_probe_that_fails_names_the_resource_and_the_reason() -> None:
     fakes = Fakes(monitor=FakeMonitor(ready={"inference_engine-1": "error: pulled the plug"}))
     async with fakes.http() as http:
         body = (await http.get("/readyz")).json()
-    assert body == {"status": "unavailable", "failing": {"inference_engine-1": "error: pulled the plug"}}
+    assert body == {
+        "status": "unavailable",
+        "failing": {"inference_engine-1": "error: pulled the plug"},
+    }
 
 
 async def test_while_loading_the_probe_says_how_far() -> None:
-    fakes = Fakes(monitor=FakeMonitor(started={"model": "initializing"}), view=FakeView(progress="loading model 43 %"))
+    fakes = Fakes(
+        monitor=FakeMonitor(started={"model": "initializing"}),
+        view=FakeView(progress="loading model 43 %"),
+    )
     async with fakes.http() as http:
         body = (await http.get("/startupz")).json()
         asked = await http.post("/v1/chat/completions", json=CHAT)
@@ -292,9 +329,15 @@ async def test_while_loading_the_probe_says_how_far() -> None:
 
 async def test_verbose_lists_every_resource() -> None:
     health = SimpleNamespace(
-        resource_type="server", state=ResourceState.READY, healthy=True, required=True, reason=None, last_error=None,
-        latency_seconds=0.0012, checked_ago_seconds=1.5,
-    )  # fmt: skip
+        resource_type="server",
+        state=ResourceState.READY,
+        healthy=True,
+        required=True,
+        reason=None,
+        last_error=None,
+        latency_seconds=0.0012,
+        checked_ago_seconds=1.5,
+    )
     async with Fakes(monitor=FakeMonitor(resources={"server-a": health})).http() as http:
         body = (await http.get("/readyz?verbose")).json()
     assert body["resources"]["server-a"]["state"] == "ready"
@@ -336,7 +379,12 @@ async def test_metrics_count_requests_by_route_and_never_by_path() -> None:
 async def test_the_access_log_says_what_a_completion_took(logs: list[EventDict]) -> None:
     await ask(Fakes(), **CHAT)
     (line,) = [event for event in logs if event["event"] == "request"]
-    assert (line["status"], line["model"], line["prompt_tokens"], line["completion_tokens"]) == (200, "tiny", 6, 7)
+    assert (line["status"], line["model"], line["prompt_tokens"], line["completion_tokens"]) == (
+        200,
+        "tiny",
+        6,
+        7,
+    )
     assert line["first_token_ms"] >= 0
 
 
@@ -359,14 +407,20 @@ async def test_pages_load_nothing_from_elsewhere(path: str) -> None:
         answer = await http.get(path)
     assert answer.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in answer.headers["content-security-policy"]
-    outside = [part[:60] for part in answer.text.split("http")[1:] if not part.startswith("://www.w3.org/2000/svg")]
+    outside = [
+        part[:60]
+        for part in answer.text.split("http")[1:]
+        if not part.startswith("://www.w3.org/2000/svg")
+    ]
     assert [part for part in outside if part.startswith(("://", "s://"))] == []
 
 
 async def test_the_openapi_document_stands_alone() -> None:
     async with Fakes().http() as http:
         document = (await http.get("/openapi.json")).json()
-    body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"][
+        "application/json"
+    ]["schema"]
     assert "messages" in body["properties"]
     assert "$ref" not in json.dumps(body)
 

@@ -1,4 +1,6 @@
-"""From a body to sequences: OpenAI's defaults, seeds per choice, and what the context window leaves."""
+"""From a body to sequences: OpenAI's defaults, seeds per choice, and what the context window
+leaves.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def chat(**fields: Any) -> ChatRequest:
     return parse(ChatRequest, json.dumps(body).encode())
 
 
-def sequences(body: ChatRequest | CompletionRequest, prompt: int = 10, context: int = 100) -> list[GenerationRequest]:
+def sequences(
+    body: ChatRequest | CompletionRequest, prompt: int = 10, context: int = 100
+) -> list[GenerationRequest]:
     return params.sequences(
         body, request_id="r", prompt=tuple(range(prompt)), context=context, seed=7, field="messages"
     )
@@ -27,7 +31,13 @@ def sequences(body: ChatRequest | CompletionRequest, prompt: int = 10, context: 
 def test_what_is_left_out_is_openais_default() -> None:
     (sequence,) = sequences(chat())
     chosen = sequence.params
-    assert (chosen.temperature, chosen.top_p, chosen.top_k, chosen.seed, chosen.logprobs) == (1.0, 1.0, 0, 7, None)
+    assert (chosen.temperature, chosen.top_p, chosen.top_k, chosen.seed, chosen.logprobs) == (
+        1.0,
+        1.0,
+        0,
+        7,
+        None,
+    )
     assert chosen.json_schema is None
     assert (sequence.stop, sequence.ignore_eos, sequence.request_id) == ((), False, "r")
 
@@ -74,7 +84,8 @@ def test_an_empty_prompt_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "asked"), [({}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 3}, 3)]
+    ("fields", "asked"),
+    [({}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 3}, 3)],
 )
 def test_logprobs_count_the_alternatives(fields: dict[str, Any], asked: int | None) -> None:
     assert params.sampling(chat(**fields), seed=0).logprobs == asked
@@ -85,7 +96,10 @@ def test_logprobs_count_the_alternatives(fields: dict[str, Any], asked: int | No
     [
         ({"type": "text"}, None),
         ({"type": "json_object"}, {}),
-        ({"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}, {"type": "object"}),
+        (
+            {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
+            {"type": "object"},
+        ),
     ],
 )
 def test_a_response_format_is_a_constraint(form: dict[str, Any], schema: Any) -> None:
@@ -93,7 +107,10 @@ def test_a_response_format_is_a_constraint(form: dict[str, Any], schema: Any) ->
 
 
 TOOLS = [
-    {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}},
+    {
+        "type": "function",
+        "function": {"name": "add", "parameters": {"type": "object", "properties": {}}},
+    },
     {"type": "function", "function": {"name": "now"}},
 ]
 

@@ -36,9 +36,14 @@ def test_each_error_has_its_status(error: Exception, status: int, code: str | No
 
 
 def test_every_error_of_requests_is_in_the_table() -> None:
-    made = {errors.SequenceLost("r", expected=1, held=None)}  # never leaves the ring: a defect if it does
+    # Never leaves the ring: a defect if it does.
+    made = {errors.SequenceLost("r", expected=1, held=None)}
     for kind in errors.ExoError.__subclasses__():
-        if kind not in {type(one) for one in made} | {errors.InvalidRequest, errors.CheckpointError, errors.Overloaded}:
+        if kind not in {type(one) for one in made} | {
+            errors.InvalidRequest,
+            errors.CheckpointError,
+            errors.Overloaded,
+        }:
             assert problem_of(kind("x")).status != 500, kind
 
 
@@ -54,4 +59,6 @@ def test_the_models_there_are_are_named() -> None:
 
 @pytest.mark.parametrize(("seconds", "header"), [(0.0, "1"), (1.0, "1"), (2.2, "3")])
 def test_retry_after_is_whole_seconds_and_never_zero(seconds: float, header: str) -> None:
-    assert problem_of(errors.Overloaded("full", retry_after=seconds)).headers["Retry-After"] == header
+    assert (
+        problem_of(errors.Overloaded("full", retry_after=seconds)).headers["Retry-After"] == header
+    )

@@ -1,4 +1,6 @@
-"""Bodies are validated as OpenAI does: the field that is wrong is named, what is unknown is ignored."""
+"""Bodies are validated as OpenAI does: the field that is wrong is named, what is unknown is
+ignored.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ def chat(**fields: Any) -> ChatRequest:
         ({"messages": "hi"}, "messages"),
         ({"messages": [{"role": "pope", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages[0].content",
+        ),
         ({"messages": [{"role": "user", "content": {"{x}": 1}}]}, "messages[0].content"),
         ({"temperature": "warm"}, "temperature"),
         ({"temperature": 2.5}, "temperature"),
@@ -86,14 +91,25 @@ def test_a_body_that_is_no_request_says_why(body: bytes, says: str) -> None:
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_that_are_none_are_refused(number: str) -> None:
-    body = b'{"model": "m", "temperature": %s, "messages": [{"role": "user", "content": "x"}]}' % number.encode()
+    body = (
+        b'{"model": "m", "temperature": %s, "messages": [{"role": "user", "content": "x"}]}'
+        % number.encode()
+    )
     with pytest.raises(InvalidRequest) as caught:
         parse(ChatRequest, body)
     assert caught.value.field == "temperature"
 
 
 def test_unknown_fields_and_nulls_are_ignored() -> None:
-    body = chat(reasoning_effort="high", store=True, temperature=None, stop=None, logit_bias=None, n=None, tools=None)
+    body = chat(
+        reasoning_effort="high",
+        store=True,
+        temperature=None,
+        stop=None,
+        logit_bias=None,
+        n=None,
+        tools=None,
+    )
     assert (body.temperature, body.stop, body.logit_bias, body.n) == (None, [], {}, None)
 
 
@@ -107,7 +123,12 @@ def test_text_parts_are_joined() -> None:
 
 
 def test_a_message_keeps_what_only_its_template_knows() -> None:
-    message = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}], "reasoning": "because"}
+    message = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "1"}],
+        "reasoning": "because",
+    }
     assert chat(messages=[message]).messages[0].model_dump(exclude_unset=True) == message
 
 
@@ -127,7 +148,9 @@ def test_any_other_prompt_is_refused(prompt: Any) -> None:
     assert caught.value.field == "prompt"
 
 
-@pytest.mark.parametrize(("fields", "named"), [({"suffix": "x"}, "suffix"), ({"best_of": 3}, "best_of")])
+@pytest.mark.parametrize(
+    ("fields", "named"), [({"suffix": "x"}, "suffix"), ({"best_of": 3}, "best_of")]
+)
 def test_what_the_legacy_endpoint_cannot_do_is_refused(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse(CompletionRequest, json.dumps({"model": "m", "prompt": "x", **fields}).encode())

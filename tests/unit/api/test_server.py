@@ -19,14 +19,17 @@ from exo.lifecycle.testing.conformance import check_resource
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 
 
-def server(fakes: Fakes, port: int = 0, drain_seconds: float = 5.0, host: str = "127.0.0.1") -> ApiServer:
+def server(
+    fakes: Fakes, port: int = 0, drain_seconds: float = 5.0, host: str = "127.0.0.1"
+) -> ApiServer:
     settings = ApiSettings(host=host, port=port, drain_seconds=drain_seconds)
     return ApiServer(fakes.backend, fakes.view, fakes.monitor, settings)  # type: ignore[arg-type]
 
 
 async def until(true: Callable[[], bool], seconds: float) -> None:
     async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110 - what is waited for lies in other tasks and in the kernel
+        # What is waited for lies in other tasks and in the kernel.
+        while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
 
@@ -46,7 +49,8 @@ async def test_port_zero_is_a_free_port_that_answers() -> None:
         assert await api.check_health()
         port = api.port
     with pytest.raises(ConnectionRefusedError):
-        # From another address: from the same one, the kernel may give the caller this very port, and it meets itself.
+        # From another address: from the same one, the kernel may give the caller this very port,
+        # and it meets itself.
         await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
 
 
@@ -81,7 +85,10 @@ async def test_a_stop_lets_a_running_answer_end_and_takes_nothing_new() -> None:
     api = server(fakes)
     await api.initialize()
     port = api.port
-    async with httpx.AsyncClient() as http, http.stream("POST", f"{api.url}/v1/chat/completions", json=CHAT) as answer:
+    async with (
+        httpx.AsyncClient() as http,
+        http.stream("POST", f"{api.url}/v1/chat/completions", json=CHAT) as answer,
+    ):
         lines = answer.aiter_lines()
         await anext(lines)
         closing = asyncio.create_task(api.cleanup())
@@ -99,7 +106,10 @@ async def test_an_answer_that_never_ends_is_cut_at_the_deadline() -> None:
     fakes = Fakes(backend=FakeBackend(hold=asyncio.Event()))
     api = server(fakes, drain_seconds=0.05)
     await api.initialize()
-    async with httpx.AsyncClient() as http, http.stream("POST", f"{api.url}/v1/chat/completions", json=CHAT) as answer:
+    async with (
+        httpx.AsyncClient() as http,
+        http.stream("POST", f"{api.url}/v1/chat/completions", json=CHAT) as answer,
+    ):
         lines = answer.aiter_lines()
         await anext(lines)
         await api.cleanup()
@@ -130,8 +140,9 @@ async def test_a_client_that_goes_away_ends_its_sequences(stream: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "named"), [({"port": -1}, "port"), ({"max_body_bytes": 0}, "max_body"), ({"drain_seconds": -1}, "drain")]
-)  # fmt: skip
+    ("fields", "named"),
+    [({"port": -1}, "port"), ({"max_body_bytes": 0}, "max_body"), ({"drain_seconds": -1}, "drain")],
+)
 def test_wrong_settings_are_named(fields: dict[str, int], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         ApiSettings(**fields)  # type: ignore[arg-type]

@@ -1,4 +1,6 @@
-"""Server-sent events: pings in silence, errors with their status or as events, work that ends with its client."""
+"""Server-sent events: pings in silence, errors with their status or as events, work that ends with
+its client.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,8 @@ async def test_silence_is_filled_with_comments() -> None:
 
     running = asyncio.create_task(stream(client, slow(), ping_seconds=0.005))
     async with asyncio.timeout(5):
-        while client.body.count(PING) < 2:  # noqa: ASYNC110 - the client is told by a call, not by an event
+        # The client is told by a call, not by an event.
+        while client.body.count(PING) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     enough.set()
     await running

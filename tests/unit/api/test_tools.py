@@ -19,7 +19,11 @@ ADD = '{"name": "add", "arguments": {"a": 1}}'
     [
         (f"<tool_call>\n{ADD}\n</tool_call>", "", ["add"]),
         (f"Let me see. <tool_call>{ADD}</tool_call>", "Let me see.", ["add"]),
-        (f'<tool_call>{ADD}</tool_call><tool_call>{{"name": "now", "arguments": {{}}}}', "", ["add", "now"]),
+        (
+            f'<tool_call>{ADD}</tool_call><tool_call>{{"name": "now", "arguments": {{}}}}',
+            "",
+            ["add", "now"],
+        ),
         (f"[TOOL_CALLS] [{ADD}, {ADD}]", "", ["add", "add"]),
         (f"[TOOL_CALLS]{ADD}", "", ["add"]),
         ('{"name": "add", "parameters": {"a": 1}}', "", ["add"]),

@@ -25,23 +25,46 @@ def views(**changes: Any) -> dict[str, Any]:
     sick = {"state": "error", "healthy": False, "reason": "pulled the plug", "last_error": None}
     return {
         "resources": {
-            "node_id": "node-a", "progress": None, "ready": {"status": "unavailable", "failing": {"engine": "sick"}},
-            "resources": {"engine": sick}, "degradations": [{"name": "engine", "to": "numpy", "reason": "no onnx"}],
+            "node_id": "node-a",
+            "progress": None,
+            "ready": {"status": "unavailable", "failing": {"engine": "sick"}},
+            "resources": {"engine": sick},
+            "degradations": [{"name": "engine", "to": "numpy", "reason": "no onnx"}],
         },
-        "topology": {"nodes": [{"id": "node-a", "memory_mib": 100, "address": "h:1", "state": "serving"}]},
+        "topology": {
+            "nodes": [{"id": "node-a", "memory_mib": 100, "address": "h:1", "state": "serving"}]
+        },
         "ring": {
-            "formed": True, "model_id": "tiny", "n_layers": 30, "epoch": "abc", "standby": ["node-c"],
+            "formed": True,
+            "model_id": "tiny",
+            "n_layers": 30,
+            "epoch": "abc",
+            "standby": ["node-c"],
             "stages": [
-                {"node_id": "node-a", "start_layer": 0, "end_layer": 19, "planned_mib": 77, "hop_ms": 0.413},
+                {
+                    "node_id": "node-a",
+                    "start_layer": 0,
+                    "end_layer": 19,
+                    "planned_mib": 77,
+                    "hop_ms": 0.413,
+                },
                 {"node_id": "node-b", "start_layer": 20, "end_layer": 29},
             ],
         },
-        "requests": {"requests": [{
-            "request_id": "r1", "state": "decoding", "prompt_tokens": 3, "completion_tokens": 4, "age_seconds": 1.0,
-            "tokens_per_second": 9.5,
-        }]},
+        "requests": {
+            "requests": [
+                {
+                    "request_id": "r1",
+                    "state": "decoding",
+                    "prompt_tokens": 3,
+                    "completion_tokens": 4,
+                    "age_seconds": 1.0,
+                    "tokens_per_second": 9.5,
+                }
+            ]
+        },
         **changes,
-    }  # fmt: skip
+    }
 
 
 def shown(data: dict[str, Any]) -> str:
@@ -132,7 +155,9 @@ def test_doctor_names_the_models_that_are_here() -> None:
 
 def test_every_check_of_the_doctor_says_something() -> None:
     findings = [finding for check in checks("smollm2-135m") for finding in check()]
-    assert {"Python", "Packages", "Cores", "Memory", "Model", "Cache", "Port"} <= {f.what for f in findings}
+    assert {"Python", "Packages", "Cores", "Memory", "Model", "Cache", "Port"} <= {
+        f.what for f in findings
+    }
     assert [f for f in findings if f.verdict is not Verdict.GOOD and not f.advice] == []
 
 
@@ -160,8 +185,14 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(
     assert capsys.readouterr().out == "so far\n" * 2
 
 
-@pytest.mark.parametrize(("headers", "says"), [({}, "asks for an API key"), ({"authorization": "Bearer x"}, "another")])
-def test_a_key_that_is_wrong_is_told_from_one_that_is_missing(headers: dict[str, str], says: str) -> None:
-    answer = httpx.Response(401, request=httpx.Request("GET", "http://node/v1/models", headers=headers))
+@pytest.mark.parametrize(
+    ("headers", "says"), [({}, "asks for an API key"), ({"authorization": "Bearer x"}, "another")]
+)
+def test_a_key_that_is_wrong_is_told_from_one_that_is_missing(
+    headers: dict[str, str], says: str
+) -> None:
+    answer = httpx.Response(
+        401, request=httpx.Request("GET", "http://node/v1/models", headers=headers)
+    )
     with pytest.raises(Failure, match=says):
         check(answer)

@@ -1,4 +1,6 @@
-"""A misspelt `EXO_…` variable is told with the one that was meant; what Kubernetes writes, and strangers', is not."""
+"""A misspelt `EXO_…` variable is told with the one that was meant; what Kubernetes writes, and
+strangers', is not.
+"""
 
 from __future__ import annotations
 
@@ -46,12 +48,29 @@ def test_a_name_close_to_one_of_ours_is_told_with_it(variable: str, meant: str |
 
 
 @pytest.mark.parametrize(
-    "name", ["exo", "exo-api", "exo-apis", "exo-model", "exo-modle", "exo-host", "exo-grpc", "exo-grcp", "exo-drain"]
+    "name",
+    [
+        "exo",
+        "exo-api",
+        "exo-apis",
+        "exo-model",
+        "exo-modle",
+        "exo-host",
+        "exo-grpc",
+        "exo-grcp",
+        "exo-drain",
+    ],
 )
 def test_the_links_to_a_service_are_nobodys_mistake(name: str) -> None:
     service = name.upper().replace("-", "_")
-    links = {f"{service}_{rest}": "10.96.0.7" for rest in ("SERVICE_HOST", "PORT_52415_TCP_ADDR", "PORT_53_UDP_ADDR")}
-    links |= {f"{service}_{rest}": "52415" for rest in ("SERVICE_PORT", "SERVICE_PORT_HTTP_API", "PORT_52415_TCP_PORT")}
+    links = {
+        f"{service}_{rest}": "10.96.0.7"
+        for rest in ("SERVICE_HOST", "PORT_52415_TCP_ADDR", "PORT_53_UDP_ADDR")
+    }
+    links |= {
+        f"{service}_{rest}": "52415"
+        for rest in ("SERVICE_PORT", "SERVICE_PORT_HTTP_API", "PORT_52415_TCP_PORT")
+    }
     links |= {f"{service}_{rest}": LINK for rest in ("PORT", "PORT_52415_TCP")}
     links |= {f"{service}_PORT_52415_TCP_PROTO": "tcp"}
     assert list(misspelt(links)) == []
@@ -65,7 +84,13 @@ def test_a_port_by_hand_is_no_link() -> None:
 def test_every_variable_that_the_program_reads_is_known() -> None:
     """One that were not would be called misspelt as soon as it is close to another."""
     text = "\n".join(path.read_text() for path in Path(exo.__file__).parent.rglob("*.py"))
-    asked = {f"EXO_{name}" for name in re.findall(r'(?:environ\.get\(|environ\[|FAULT_DIR: Final = )"EXO_(\w+)"', text)}
-    asked |= {f"EXO_{name.replace('-', '_').upper()}" for name in re.findall(r"env_name\([\"']([a-z-]+)[\"']\)", text)}
+    asked = {
+        f"EXO_{name}"
+        for name in re.findall(r'(?:environ\.get\(|environ\[|FAULT_DIR: Final = )"EXO_(\w+)"', text)
+    }
+    asked |= {
+        f"EXO_{name.replace('-', '_').upper()}"
+        for name in re.findall(r"env_name\([\"']([a-z-]+)[\"']\)", text)
+    }
     assert {"EXO_DEBUG", "EXO_URL", "EXO_CONFIG", "EXO_FAULT_DIR", "EXO_API_KEY"} <= asked
     assert asked <= KNOWN

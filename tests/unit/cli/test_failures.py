@@ -29,7 +29,11 @@ def chained(*errors: BaseException) -> BaseException:
         (ContextExceeded(9, 8), "9 tokens", 1),
         (CheckpointError("truncated", path="m.gguf"), "m.gguf: truncated", 1),
         (Failure("mine", 2), "mine", 2),
-        (PermissionError(errno.EACCES, "Permission denied", "m.gguf"), "m.gguf: Permission denied", 1),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "m.gguf"),
+            "m.gguf: Permission denied",
+            1,
+        ),
         (ValueError("two\nlines"), "two lines", 1),
         (RuntimeError(), "RuntimeError", 1),
     ],
@@ -49,12 +53,18 @@ def test_the_cause_is_found_under_resources_and_groups() -> None:
     assert "available: a" in str(failure)
 
 
-@pytest.mark.parametrize("setting", ["api_port", "grpc_port", "health_port", "discovery_port", "host"])
-def test_a_place_where_nothing_can_listen_is_told_with_the_flag_that_takes_another(setting: str) -> None:
+@pytest.mark.parametrize(
+    "setting", ["api_port", "grpc_port", "health_port", "discovery_port", "host"]
+)
+def test_a_place_where_nothing_can_listen_is_told_with_the_flag_that_takes_another(
+    setting: str,
+) -> None:
     busy = CannotListen("::1", 80, setting, OSError(errno.EADDRINUSE, "Address already in use"))
     told = explain(chained(ResourceInitializationError("api failed"), busy))
     flag = "--" + setting.replace("_", "-")
-    assert str(told) == f"cannot listen on ::1 port 80: Address already in use; {flag} takes another"
+    assert (
+        str(told) == f"cannot listen on ::1 port 80: Address already in use; {flag} takes another"
+    )
     assert told.code == 1
     assert setting in BY_KEY
 

@@ -1,4 +1,6 @@
-"""`exo run`, `exo eval` and `exo bench` with a model of a hub, from a server on loopback with faults."""
+"""`exo run`, `exo eval` and `exo bench` with a model of a hub, from a server on loopback with
+faults.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,14 @@ from exo.contract import env_name
 MODEL = "hf:owner/model"
 CASE: Case = next(case for case in folder_cases() if case.name == "qwen3-qknorm-sharded")
 ASK = oneshot.Ask(
-    model=MODEL, prompt="hello", system=None, max_tokens=60, temperature=0.0, seed=None, engine="numpy"
-)  # fmt: skip
+    model=MODEL,
+    prompt="hello",
+    system=None,
+    max_tokens=60,
+    temperature=0.0,
+    seed=None,
+    engine="numpy",
+)
 
 
 @pytest.fixture
@@ -71,7 +79,9 @@ def test_logits_of_a_model_of_the_hub_are_the_references(hub: Hub, tmp_path: Pat
     assert evaluation.logits(MODEL, ids, out, "numpy", 2, batch=True) == 0
     with np.load(out) as got:
         for i in range(len(CASE.sequences())):
-            np.testing.assert_allclose(got[f"logits_{i}"], CASE.load()[f"logits_{i}"], atol=1e-4, rtol=0)
+            np.testing.assert_allclose(
+                got[f"logits_{i}"], CASE.load()[f"logits_{i}"], atol=1e-4, rtol=0
+            )
 
 
 def test_perplexity_and_bench_of_a_gguf_file_of_the_hub_name_it(
@@ -81,11 +91,17 @@ def test_perplexity_and_bench_of_a_gguf_file_of_the_hub_name_it(
     (tmp_path / "text").write_text("the quick brown fox")
     evaluation.perplexity(model, tmp_path / "text", "numpy")
     evaluation.bench(model, "numpy", "1", "8")
-    results = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    results = [
+        json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")
+    ]
     assert [result["model"] for result in results] == ["tiny-llama.Q4_0"] * 2
-    assert {name.rpartition("/")[2] for name in hub.fetched()} & {"model.safetensors.index.json"} == set()
+    assert {name.rpartition("/")[2] for name in hub.fetched()} & {
+        "model.safetensors.index.json"
+    } == set()
 
 
 def test_a_model_the_hub_does_not_have_says_so(hub: Hub) -> None:
-    with pytest.raises(Failure, match=r"the hub has no model 'owner/none', or shows it only .*EXO_HUB_TOKEN"):
+    with pytest.raises(
+        Failure, match=r"the hub has no model 'owner/none', or shows it only .*EXO_HUB_TOKEN"
+    ):
         oneshot.run_once(replace(ASK, model="hf:owner/none"))

@@ -19,7 +19,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def exo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Run]:
+def exo(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Run]:
     """Runs `exo ARGS` in this process: exit code, standard output, standard error."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
     monkeypatch.setenv("TERMINAL_WIDTH", "200")
@@ -36,7 +38,18 @@ def exo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     signal.signal(signal.SIGTERM, before)
 
 
-COMMANDS = ("serve", "run", "chat", "status", "models", "doctor", "config", "bench", "eval", "version")
+COMMANDS = (
+    "serve",
+    "run",
+    "chat",
+    "status",
+    "models",
+    "doctor",
+    "config",
+    "bench",
+    "eval",
+    "version",
+)
 
 
 def test_help_lists_every_command(exo: Run) -> None:
@@ -53,10 +66,14 @@ def test_every_command_explains_itself(exo: Run, command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "config"])
-def test_no_flags_name_is_cut_at_80_columns(exo: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+def test_no_flags_name_is_cut_at_80_columns(
+    exo: Run, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
     monkeypatch.setenv("TERMINAL_WIDTH", "80")
     _, out, _ = exo(command, "--help")
-    assert [setting.name for setting in SETTINGS if not re.search(rf"--{setting.name}\s", out)] == []
+    assert [
+        setting.name for setting in SETTINGS if not re.search(rf"--{setting.name}\s", out)
+    ] == []
 
 
 def test_models_prints_whole_paths(exo: Run) -> None:
@@ -68,23 +85,27 @@ def test_models_prints_whole_paths(exo: Run) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom exo.cli import main\nsys.argv = ['exo', 'serve', '--help']\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'numpy', 'grpc', 'fastapi', 'uvicorn', 'httpx', 'onnxruntime', 'tokenizers', 'jinja2', 'asyncio'}\n"
-        "print('heavy:', sorted(heavy & set(sys.modules)))"
+        "import sys\nfrom exo.cli import main\nsys.argv = ['exo', 'serve', '--help']\ntry:\n   "
+        " main()\nexcept SystemExit:\n    pass\nheavy = {'numpy', 'grpc', 'fastapi', 'uvicorn',"
+        " 'httpx', 'onnxruntime', 'tokenizers', 'jinja2', 'asyncio'}\nprint('heavy:', sorted(heavy"
+        " & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.splitlines()[-1] == "heavy: []"
 
 
 def test_a_sigterm_while_the_modules_of_serve_load_is_a_clean_end() -> None:
     code = (
-        "import os, signal, sys\nfrom exo.cli import main\n"
-        "class Killer:\n    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'exo.cli.commands.serve':\n            os.kill(os.getpid(), signal.SIGTERM)\n"
-        "sys.meta_path.insert(0, Killer())\nsys.argv = ['exo', 'serve']\nmain()"
+        "import os, signal, sys\nfrom exo.cli import main\nclass Killer:\n    def find_spec(self,"
+        " name, path=None, target=None):\n        if name == 'exo.cli.commands.serve':\n           "
+        " os.kill(os.getpid(), signal.SIGTERM)\nsys.meta_path.insert(0, Killer())\nsys.argv ="
+        " ['exo', 'serve']\nmain()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -93,7 +114,9 @@ def test_version_is_printed(exo: Run, asked: str) -> None:
     assert exo(asked)[:2] == (0, "exo 0.1.0\n")
 
 
-def test_a_traceback_is_shown_where_it_is_asked_for(exo: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_traceback_is_shown_where_it_is_asked_for(
+    exo: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EXO_DEBUG", "1")
     code, out, err = exo("run", "gpt-17", "--prompt", "x")
     assert (code, out) == (2, "")
@@ -119,7 +142,7 @@ def test_a_traceback_is_shown_where_it_is_asked_for(exo: Run, monkeypatch: pytes
         ("bench", "smollm2-135m", "--batch", "many"),
         ("status", "--url", "nowhere"),
     ],
-)  # fmt: skip
+)
 def test_wrong_usage_exits_with_two(exo: Run, args: tuple[str, ...]) -> None:
     code, out, err = exo(*args)
     assert (code, out) == (2, "")
@@ -147,7 +170,9 @@ def gguf(tmp_path: Path, content: bytes) -> str:
         (b"GGUF\x03\x00\x00\x00\x05", "truncated"),
     ],
 )
-def test_a_broken_file_is_one_clear_line_and_exit_one(exo: Run, tmp_path: Path, content: bytes, says: str) -> None:
+def test_a_broken_file_is_one_clear_line_and_exit_one(
+    exo: Run, tmp_path: Path, content: bytes, says: str
+) -> None:
     code, out, err = exo("run", gguf(tmp_path, content), "--prompt", "x")
     assert (code, out) == (1, "")
     assert says in err
@@ -178,7 +203,9 @@ def test_status_without_a_node_says_how_to_start_one(exo: Run) -> None:
 def test_bad_eval_input_names_the_file(exo: Run, tmp_path: Path) -> None:
     tokens = tmp_path / "ids.json"
     tokens.write_text(json.dumps({"a": 1}))
-    code, _, err = exo("eval", "logits", "smollm2-135m", "--tokens-file", str(tokens), "--out", str(tmp_path / "o"))
+    code, _, err = exo(
+        "eval", "logits", "smollm2-135m", "--tokens-file", str(tokens), "--out", str(tmp_path / "o")
+    )
     assert code == 2
     assert "ids.json" in err
 
@@ -186,13 +213,22 @@ def test_bad_eval_input_names_the_file(exo: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "option"),
     [
-        (("eval", "logits", "smollm2-135m", "--tokens-file", "none", "--out", "o.npz"), "--tokens-file: none: No such"),
-        (("eval", "logits", "smollm2-135m", "--tokens-file", "ids.json", "--out", "none/o.npz"), "--out: none/o.npz"),
+        (
+            ("eval", "logits", "smollm2-135m", "--tokens-file", "none", "--out", "o.npz"),
+            "--tokens-file: none: No such",
+        ),
+        (
+            ("eval", "logits", "smollm2-135m", "--tokens-file", "ids.json", "--out", "none/o.npz"),
+            "--out: none/o.npz",
+        ),
         (("eval", "perplexity", "smollm2-135m", "--text", "none.txt"), "--text: none.txt"),
         (("bench", "smollm2-135m", "--shards", "31"), "--shards: the model has 30 layers"),
-        (("bench", "smollm2-135m", "--engine", "numpy", "--prefill", "9999"), "--prefill: the context window"),
+        (
+            ("bench", "smollm2-135m", "--engine", "numpy", "--prefill", "9999"),
+            "--prefill: the context window",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_option_that_cannot_work_is_named(
     exo: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], option: str
 ) -> None:

@@ -1,4 +1,6 @@
-"""Settings: flag before environment before config file before default; and the node's settings made of them."""
+"""Settings: flag before environment before config file before default; and the node's settings made
+of them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ Show = Callable[..., dict[str, str]]
 
 
 @pytest.fixture
-def config(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Show:
+def config(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Show:
     """Runs `exo config ARGS`: the lines by setting."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "300")
@@ -33,7 +37,10 @@ def config(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
         with pytest.raises(SystemExit) as ended:
             main()
         assert not ended.value.code
-        shown = [line.removeprefix("# ").partition(" = ") for line in capsys.readouterr().out.splitlines()]
+        shown = [
+            line.removeprefix("# ").partition(" = ")
+            for line in capsys.readouterr().out.splitlines()
+        ]
         return {name: rest for name, _, rest in shown}
 
     return run
@@ -63,7 +70,9 @@ def test_the_users_own_file_is_found(config: Show, tmp_path: Path) -> None:
     assert shown["secret"] == f"(secret)  # {file}: secret"
 
 
-def test_a_misspelt_variable_is_told_below_the_settings(config: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelt_variable_is_told_below_the_settings(
+    config: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EXO_GPRC_PORT", "7")
     shown = config()
     assert shown["grpc-port"] == "50051  # default"
@@ -79,7 +88,10 @@ def test_secrets_are_never_printed(config: Show, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_printed_is_a_config_file_again(tmp_path: Path) -> None:
-    values = {key: (value, "default") for key, value in {**DEFAULTS, "model": 'a "b" \\c', "memory": 5}.items()}
+    values = {
+        key: (value, "default")
+        for key, value in {**DEFAULTS, "model": 'a "b" \\c', "memory": 5}.items()
+    }
     file = tmp_path / "again.toml"
     file.write_text("\n".join(lines(values, BY_KEY)))
     again = read_config(file)
@@ -118,9 +130,17 @@ def test_the_defaults_of_the_flags_are_those_of_the_node() -> None:
 
 def test_each_setting_reaches_its_place() -> None:
     values = {
-        **DEFAULTS, "node_id": "n1", "memory": 100, "layers": "3-7", "secret": "s", "tls_dir": Path("/tls"),
-        "tls_check_identity": True, "api_key": "k", "api_port": 1, "drain_seconds": 5.0,
-    }  # fmt: skip
+        **DEFAULTS,
+        "node_id": "n1",
+        "memory": 100,
+        "layers": "3-7",
+        "secret": "s",
+        "tls_dir": Path("/tls"),
+        "tls_check_identity": True,
+        "api_key": "k",
+        "api_port": 1,
+        "drain_seconds": 5.0,
+    }
     node, api = node_settings(values, environ={"POD_IP": "10.0.0.9"}), api_settings(values)
     assert (node.node_id, node.memory_mib, node.pinned, node.secret) == ("n1", 100, (3, 7), b"s")
     assert (node.tls_cert, node.tls_key, node.tls_ca) == tuple(
@@ -142,7 +162,10 @@ def test_layers_that_are_no_range_are_refused(layers: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"discovery": "manual", "discovery_config": Path("none.json")}, "--discovery-config: none.json: no such"),
+        (
+            {"discovery": "manual", "discovery_config": Path("none.json")},
+            "--discovery-config: none.json: no such",
+        ),
         ({"discovery": "manual"}, "--discovery-config: manual discovery needs"),
         ({"discovery": "dns"}, "--discovery-name: dns discovery needs"),
         ({"discovery": "dns", "discovery_name": "x", "grpc_port": 0}, "--grpc-port: dns discovery"),
@@ -152,7 +175,9 @@ def test_layers_that_are_no_range_are_refused(layers: str) -> None:
         ({"cluster": "x" * 129}, "--cluster: 129 characters"),
     ],
 )
-def test_a_setting_that_cannot_work_is_named_by_its_flag(changes: dict[str, Any], says: str) -> None:
+def test_a_setting_that_cannot_work_is_named_by_its_flag(
+    changes: dict[str, Any], says: str
+) -> None:
     values = {**DEFAULTS, **changes}
     with pytest.raises(Failure) as wrong:
         node_settings(values)
@@ -170,7 +195,21 @@ def test_a_folder_of_certificates_that_lacks_one_names_it(tmp_path: Path) -> Non
 
 def test_the_operators_settings_are_all_known() -> None:
     from_operator = {
-        "node-id", "model", "engine", "host", "api-port", "grpc-port", "health-port", "discovery", "drain-seconds",
-        "log-format", "cluster", "discovery-name", "memory", "layers", "tls-dir", "api-key",
-    }  # fmt: skip
+        "node-id",
+        "model",
+        "engine",
+        "host",
+        "api-port",
+        "grpc-port",
+        "health-port",
+        "discovery",
+        "drain-seconds",
+        "log-format",
+        "cluster",
+        "discovery-name",
+        "memory",
+        "layers",
+        "tls-dir",
+        "api-key",
+    }
     assert from_operator <= {setting.name for setting in SETTINGS}

@@ -1,4 +1,6 @@
-"""A wrong value is answered with where it came from: the variable, or the config file and its key."""
+"""A wrong value is answered with where it came from: the variable,
+or the config file and its key.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ PORT = "expected a whole number from 0 to 65535, got"
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
+def refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Refused:
     """Runs `exo ARGS`, which must be wrong usage: the one line it says."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
 
@@ -78,7 +82,12 @@ def test_commands_without_a_config_file_name_the_variable_too(
 )
 @pytest.mark.parametrize("chosen", ["flag", "variable", "the user's own"])
 def test_a_wrong_value_in_a_config_file_names_the_file_and_the_key(
-    refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, says: str, chosen: str
+    refused: Refused,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    line: str,
+    says: str,
+    chosen: str,
 ) -> None:
     file = tmp_path / "exo" / "config.toml"
     file.parent.mkdir()
@@ -89,7 +98,11 @@ def test_a_wrong_value_in_a_config_file_names_the_file_and_the_key(
     assert f"{file}: {says}" in said
 
 
-def test_a_flag_beside_a_wrong_value_of_the_file_is_named_as_the_flag(refused: Refused, tmp_path: Path) -> None:
+def test_a_flag_beside_a_wrong_value_of_the_file_is_named_as_the_flag(
+    refused: Refused, tmp_path: Path
+) -> None:
     file = tmp_path / "node.toml"
     file.write_text('layers = "all"')
-    assert refused("serve", "--config", str(file), "--layers", "few").startswith("exo: --layers: 'few' ")
+    assert refused("serve", "--config", str(file), "--layers", "few").startswith(
+        "exo: --layers: 'few' "
+    )

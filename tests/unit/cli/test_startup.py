@@ -1,4 +1,6 @@
-"""The bar of `exo serve`: what it reads out of the node's own words; nothing where there is no terminal."""
+"""The bar of `exo serve`: what it reads out of the node's own words; nothing where there is no
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Terminal(io.StringIO):
         return True
 
 
-async def test_on_a_terminal_the_bar_says_what_the_node_does(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_on_a_terminal_the_bar_says_what_the_node_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")

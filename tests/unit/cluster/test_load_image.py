@@ -34,14 +34,27 @@ def digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def saved(layers: dict[str, bytes], *, tags: list[str] | None = None, links: dict[str, str] | None = None) -> bytes:
+def saved(
+    layers: dict[str, bytes], *, tags: list[str] | None = None, links: dict[str, str] | None = None
+) -> bytes:
     """What `docker save` writes: the layers by the names of their files, a config, a manifest."""
-    everything = {**layers, **{name: layers[target.removeprefix("../")] for name, target in (links or {}).items()}}
-    config = json.dumps({"rootfs": {"diff_ids": [digest(data) for data in everything.values()]}}).encode()
-    manifest = [{"Config": "c.json", "RepoTags": tags or ["exo-node:dev"], "Layers": list(everything)}]
+    everything = {
+        **layers,
+        **{name: layers[target.removeprefix("../")] for name, target in (links or {}).items()},
+    }
+    config = json.dumps(
+        {"rootfs": {"diff_ids": [digest(data) for data in everything.values()]}}
+    ).encode()
+    manifest = [
+        {"Config": "c.json", "RepoTags": tags or ["exo-node:dev"], "Layers": list(everything)}
+    ]
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, data in {**layers, "c.json": config, "manifest.json": json.dumps(manifest).encode()}.items():
+        for name, data in {
+            **layers,
+            "c.json": config,
+            "manifest.json": json.dumps(manifest).encode(),
+        }.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
@@ -80,7 +93,9 @@ def test_a_layer_that_the_node_holds_is_not_sent_but_still_named_by_the_manifest
 
 
 def test_every_tag_becomes_a_full_name_in_the_index() -> None:
-    archive = saved({"a/layer.tar": b"x"}, tags=["exo-node:dev", "registry.example/team/exo-node:1"])
+    archive = saved(
+        {"a/layer.tar": b"x"}, tags=["exo-node:dev", "registry.example/team/exo-node:1"]
+    )
     names = [
         m["annotations"]["io.containerd.image.name"]
         for m in json.loads(layout(archive, set())["index.json"])["manifests"]

@@ -1,4 +1,6 @@
-"""The small decisions of the build scripts: which pip settings travel, what a bench prints, when a cache counts."""
+"""The small decisions of the build scripts: which pip settings travel, what a bench prints, when a
+cache counts.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,12 @@ def bash(code: str, cache: Path, **more: str) -> subprocess.CompletedProcess[str
     }
     return subprocess.run(
         ["bash", "-c", f"set -euo pipefail; source {LIB}; {code}"],
-        capture_output=True, text=True, env=env, timeout=30, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=30,
+        check=False,
+    )
 
 
 def test_index_settings_travel_and_certificates_and_local_folders_do_not() -> None:
@@ -50,13 +56,18 @@ def test_index_settings_travel_and_certificates_and_local_folders_do_not() -> No
         ":env:.find-links='/opt/wheels'",
         ":env:.default-timeout='180'",
     ]
-    assert pip_settings.settings(listed) == {"index-url": "https://index.example/simple", "default-timeout": "180"}
+    assert pip_settings.settings(listed) == {
+        "index-url": "https://index.example/simple",
+        "default-timeout": "180",
+    }
 
 
 def test_the_environment_wins_over_a_file_whatever_comes_first() -> None:
     one, two = "global.index-url='https://file.example'", ":env:.index-url='https://env.example'"
     assert (
-        pip_settings.settings([one, two]) == pip_settings.settings([two, one]) == {"index-url": "https://env.example"}
+        pip_settings.settings([one, two])
+        == pip_settings.settings([two, one])
+        == {"index-url": "https://env.example"}
     )
 
 
@@ -81,13 +92,18 @@ def test_a_cache_key_depends_on_contents_and_not_on_paths(tmp_path: Path) -> Non
     for folder, text in (("one", "x"), ("two", "x"), ("three", "y")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "input").write_text(text)
-    keys = bash(f"cd {tmp_path}; for d in one two three; do key_of $d/input; done", tmp_path).stdout.split()
+    keys = bash(
+        f"cd {tmp_path}; for d in one two three; do key_of $d/input; done", tmp_path
+    ).stdout.split()
     assert keys[0] == keys[1] != keys[2]
     assert len(keys[0]) == 12
 
 
 def test_a_failed_step_shows_the_end_of_its_log_and_ends_the_script(tmp_path: Path) -> None:
-    done = bash("boom() { echo the reason; false; echo never; }; step 'Do it' boom; echo unreached", tmp_path)
+    done = bash(
+        "boom() { echo the reason; false; echo never; }; step 'Do it' boom; echo unreached",
+        tmp_path,
+    )
     assert done.returncode == 1
     assert "the reason" in done.stderr
     assert "Do it (failed after" in done.stderr
@@ -99,7 +115,8 @@ def test_a_lock_is_free_again_when_its_holder_was_killed(tmp_path: Path) -> None
     lock = tmp_path / "lock"
     done = bash(
         f"( with_lock {lock} bash -c 'kill -9 $PPID $$' ) 2>/dev/null || true; "
-        # Whom it was killed with may take a moment longer to die, and holds the file open until then.
+        # Whom it was killed with may take a moment longer to die, and holds the file open until
+        # then.
         f"until flock -n {lock} true; do sleep 0.01; done; with_lock {lock} echo mine",
         tmp_path,
     )
@@ -117,7 +134,11 @@ def test_a_node_of_another_cluster_is_never_touched(tmp_path: Path) -> None:
     for verb in ("kill-node", "start-node", "partition-node", "heal-node", "exec-node"):
         done = subprocess.run(
             [str(ROOT / "tests" / "cluster" / "cluster"), verb, "kind-worker"],
-            capture_output=True, text=True, env=env, timeout=30, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            env=env,
+            timeout=30,
+            check=False,
+        )
         assert done.returncode == 1
         assert "no such node: kind-worker" in done.stderr

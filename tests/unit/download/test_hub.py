@@ -33,7 +33,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 16 * 1024)
     names = [path for path in SHARDED.iterdir() if path.suffix in (".json", ".safetensors")]
     files = {path.name: path.read_bytes() for path in names}
-    with serve(Hub({**files, "modeling_evil.py": b"raise SystemExit", "pytorch_model.bin": b"pickle"})) as served:
+    with serve(
+        Hub({**files, "modeling_evil.py": b"raise SystemExit", "pytorch_model.bin": b"pickle"})
+    ) as served:
         yield served
 
 
@@ -78,7 +80,9 @@ async def test_a_shard_fetches_only_the_files_with_its_layers_and_loads(
         assert engine.shard == shard
 
 
-async def test_the_whole_model_from_the_hub_is_the_one_on_disk(hub: Hub, downloader: HubShardDownloader) -> None:
+async def test_the_whole_model_from_the_hub_is_the_one_on_disk(
+    hub: Hub, downloader: HubShardDownloader
+) -> None:
     source = await downloader.describe(MODEL)
     folder = await downloader.ensure_shard(source, whole(source.path))
     for name in weights(hub):
@@ -86,8 +90,12 @@ async def test_the_whole_model_from_the_hub_is_the_one_on_disk(hub: Hub, downloa
     assert await downloader.ensure_shard(source, whole(source.path)) == folder
 
 
-@pytest.mark.parametrize("faults", [["429"], ["503", "500"], ["cut"], ["cut", "429", "cut"], ["wrong"], ["late"]])
-async def test_faults_that_pass_are_overcome(hub: Hub, downloader: HubShardDownloader, faults: list[str]) -> None:
+@pytest.mark.parametrize(
+    "faults", [["429"], ["503", "500"], ["cut"], ["cut", "429", "cut"], ["wrong"], ["late"]]
+)
+async def test_faults_that_pass_are_overcome(
+    hub: Hub, downloader: HubShardDownloader, faults: list[str]
+) -> None:
     source = await downloader.describe(MODEL)
     name = weights(hub)[0]
     hub.faults[name] = list(faults)
@@ -96,7 +104,9 @@ async def test_faults_that_pass_are_overcome(hub: Hub, downloader: HubShardDownl
     assert hub.faults[name] == []
 
 
-async def test_a_cut_download_goes_on_where_it_was_cut(hub: Hub, downloader: HubShardDownloader) -> None:
+async def test_a_cut_download_goes_on_where_it_was_cut(
+    hub: Hub, downloader: HubShardDownloader
+) -> None:
     source = await downloader.describe(MODEL)
     name = weights(hub)[0]
     hub.faults[name] = ["cut"]
@@ -129,12 +139,16 @@ async def test_a_busy_hub_is_asked_again_when_it_says(
     assert pauses == [7, 7, 60]
 
 
-async def test_a_hub_that_is_busy_at_first_is_asked_again(hub: Hub, downloader: HubShardDownloader) -> None:
+async def test_a_hub_that_is_busy_at_first_is_asked_again(
+    hub: Hub, downloader: HubShardDownloader
+) -> None:
     hub.faults["info"] = ["503", "429"]
     assert (await downloader.describe(MODEL)).revision == COMMIT
 
 
-async def test_content_that_stays_wrong_is_never_handed_out(hub: Hub, downloader: HubShardDownloader) -> None:
+async def test_content_that_stays_wrong_is_never_handed_out(
+    hub: Hub, downloader: HubShardDownloader
+) -> None:
     source = await downloader.describe(MODEL)
     hub.faults[weights(hub)[0]] = ["wrong"] * 50
     with pytest.raises(CheckpointError, match="SHA-256"):
@@ -147,14 +161,18 @@ async def test_content_that_stays_wrong_is_never_handed_out(hub: Hub, downloader
 async def test_progress_goes_up_to_all_bytes(hub: Hub, downloader: HubShardDownloader) -> None:
     seen: list[tuple[int, int]] = []
     source = await downloader.describe(MODEL)
-    downloader.on_progress = lambda progress: seen.append((progress.bytes_done, progress.bytes_total))
+    downloader.on_progress = lambda progress: seen.append(
+        (progress.bytes_done, progress.bytes_total)
+    )
     await downloader.ensure_shard(source, whole(source.path))
     total = sum(len(hub.files[name]) for name in weights(hub))
     assert seen == sorted(seen)
     assert seen[-1] == (total, total)
 
 
-async def test_offline_serves_what_an_earlier_run_left_and_says_what_is_missing(hub: Hub, tmp_path: Path) -> None:
+async def test_offline_serves_what_an_earlier_run_left_and_says_what_is_missing(
+    hub: Hub, tmp_path: Path
+) -> None:
     async with HubShardDownloader(tmp_path, endpoint=hub.url) as first:
         source = await first.describe(MODEL)
         await first.ensure_shard(source, whole(source.path))
@@ -168,7 +186,9 @@ async def test_offline_serves_what_an_earlier_run_left_and_says_what_is_missing(
     assert len(hub.requests) == asked
 
 
-async def test_a_hub_out_of_reach_degrades_to_what_an_earlier_run_left_and_says_so(hub: Hub, tmp_path: Path) -> None:
+async def test_a_hub_out_of_reach_degrades_to_what_an_earlier_run_left_and_says_so(
+    hub: Hub, tmp_path: Path
+) -> None:
     async with HubShardDownloader(tmp_path, endpoint=hub.url, pause=0.001) as first:
         source = await first.describe(MODEL)
         await first.ensure_shard(source, whole(source.path))
@@ -184,7 +204,9 @@ async def test_a_hub_out_of_reach_degrades_to_what_an_earlier_run_left_and_says_
     assert degradations() == ()
 
 
-async def test_a_revision_is_pinned_and_an_unknown_one_named(hub: Hub, downloader: HubShardDownloader) -> None:
+async def test_a_revision_is_pinned_and_an_unknown_one_named(
+    hub: Hub, downloader: HubShardDownloader
+) -> None:
     assert (await downloader.describe("hf:owner/model@v1")).revision == COMMIT
     with pytest.raises(CheckpointError, match="no such revision"):
         await downloader.describe("hf:owner/model@v9")
@@ -199,7 +221,9 @@ async def test_a_gated_model_asks_for_a_token_and_takes_one(hub: Hub, tmp_path: 
         assert (await allowed.describe(MODEL)).revision == COMMIT
 
 
-async def test_a_repository_that_is_not_there_is_a_model_not_found(hub: Hub, downloader: HubShardDownloader) -> None:
+async def test_a_repository_that_is_not_there_is_a_model_not_found(
+    hub: Hub, downloader: HubShardDownloader
+) -> None:
     with pytest.raises(ModelNotFound, match="owner/nothing"):
         await downloader.describe("hf:owner/nothing")
 
@@ -223,7 +247,9 @@ async def test_one_gguf_file_is_served_and_of_several_one_must_be_named(tmp_path
             assert (source.weights_here, source.path.read_bytes()) == (True, gguf)
     with serve(Hub({"a.gguf": gguf, "b.gguf": gguf})) as hub:
         async with HubShardDownloader(tmp_path / "two", endpoint=hub.url) as downloader:
-            with pytest.raises(InvalidRequest, match=r"hf:owner/model:a\.gguf, hf:owner/model:b\.gguf"):
+            with pytest.raises(
+                InvalidRequest, match=r"hf:owner/model:a\.gguf, hf:owner/model:b\.gguf"
+            ):
                 await downloader.describe(MODEL)
             assert (await downloader.describe("hf:owner/model:b.gguf")).model_id == "b"
 
@@ -232,28 +258,45 @@ async def test_one_gguf_file_is_served_and_of_several_one_must_be_named(tmp_path
 async def test_an_index_cannot_name_anything_but_safetensors_of_its_folder(
     hub: Hub, downloader: HubShardDownloader, file: object
 ) -> None:
-    hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": {"model.layers.0.x": file}}).encode()
+    hub.files["model.safetensors.index.json"] = json.dumps(
+        {"weight_map": {"model.layers.0.x": file}}
+    ).encode()
     source = await downloader.describe(MODEL)
     with pytest.raises(CheckpointError, match="no safetensors file"):
         await downloader.ensure_shard(source, whole(source.path))
 
 
 @pytest.mark.parametrize(
-    "name", ["hf:", "hf:owner", "hf:owner/../x", "hf:o/m:x.bin", "hf:o/m@", "hf:o/m/../../etc", "hf:o/m@/etc/x"]
+    "name",
+    [
+        "hf:",
+        "hf:owner",
+        "hf:owner/../x",
+        "hf:o/m:x.bin",
+        "hf:o/m@",
+        "hf:o/m/../../etc",
+        "hf:o/m@/etc/x",
+    ],
 )
-async def test_a_name_that_is_none_says_how_to_write_one(downloader: HubShardDownloader, name: str) -> None:
+async def test_a_name_that_is_none_says_how_to_write_one(
+    downloader: HubShardDownloader, name: str
+) -> None:
     with pytest.raises(InvalidRequest, match="write hf:OWNER/REPO"):
         await downloader.describe(name)
 
 
 @pytest.mark.parametrize("revision", ["/etc/passwd", "../../x", "", "a b"])
-async def test_a_revision_that_would_lead_elsewhere_is_refused(hub: Hub, tmp_path: Path, revision: str) -> None:
+async def test_a_revision_that_would_lead_elsewhere_is_refused(
+    hub: Hub, tmp_path: Path, revision: str
+) -> None:
     async with HubShardDownloader(tmp_path, endpoint=hub.url, revision=revision) as made:
         with pytest.raises(InvalidRequest, match="is no branch, tag or commit"):
             await made.describe(MODEL)
 
 
-async def test_a_hub_whose_commit_is_a_path_is_not_believed(hub: Hub, downloader: HubShardDownloader) -> None:
+async def test_a_hub_whose_commit_is_a_path_is_not_believed(
+    hub: Hub, downloader: HubShardDownloader
+) -> None:
     hub.commit = "../../../elsewhere"
     with pytest.raises(CheckpointError, match=r"'\.\./\.\./\.\./elsewhere', which is no hash"):
         await downloader.describe(MODEL)

@@ -31,7 +31,9 @@ async def test_logits_are_the_references_in_stages_and_batches(
     await eval_logits(str(case.checkpoint), ids, out, "numpy", shards, batch)
     with np.load(out) as got:
         for i in range(len(case.sequences())):
-            np.testing.assert_allclose(got[f"logits_{i}"], case.load()[f"logits_{i}"], atol=1e-4, rtol=0)
+            np.testing.assert_allclose(
+                got[f"logits_{i}"], case.load()[f"logits_{i}"], atol=1e-4, rtol=0
+            )
             assert got[f"logits_{i}"].dtype == np.float32
 
 
@@ -57,7 +59,9 @@ async def test_a_long_list_goes_in_chunks_and_an_empty_one_has_no_rows(tmp_path:
         ("[", "is not JSON"),
     ],
 )
-async def test_a_file_that_holds_no_token_ids_says_where(text: str, message: str, tmp_path: Path) -> None:
+async def test_a_file_that_holds_no_token_ids_says_where(
+    text: str, message: str, tmp_path: Path
+) -> None:
     (tmp_path / "ids.json").write_text(text)
     with pytest.raises(InvalidRequest, match=message):
         await eval_logits(str(TINY), tmp_path / "ids.json", tmp_path / "o.npz", "numpy")
@@ -84,7 +88,9 @@ async def test_perplexity_is_that_of_the_logits(tmp_path: Path) -> None:
         logits = file["logits_0"].astype(np.float64)
     rows = logits[:-1] - np.log(np.exp(logits[:-1]).sum(axis=1, keepdims=True))
     assert len(ids) == result["figures"]["tokens"] + 1
-    assert result["figures"]["nll"] == pytest.approx(-rows[np.arange(len(ids) - 1), ids[1:]].mean(), rel=1e-5)
+    assert result["figures"]["nll"] == pytest.approx(
+        -rows[np.arange(len(ids) - 1), ids[1:]].mean(), rel=1e-5
+    )
 
 
 async def test_a_text_too_short_to_measure_is_refused(tmp_path: Path) -> None:
@@ -102,7 +108,9 @@ async def test_perplexity_of_a_file_that_is_no_text_is_refused(tmp_path: Path) -
 async def test_bench_gives_a_rate_for_each_size_and_says_how_far_it_is() -> None:
     said: list[tuple[str, int, int]] = []
     result = await bench(str(TINY), "numpy", (1, 2), (8, 16), lambda *a: said.append(a))
-    assert {"decode_1", "decode_2", "prefill_8", "prefill_16", "load_seconds", "rss_mib"} == set(result["figures"])
+    assert {"decode_1", "decode_2", "prefill_8", "prefill_16", "load_seconds", "rss_mib"} == set(
+        result["figures"]
+    )
     assert all(value > 0 for value in result["figures"].values())
     assert said[0] == ("bench", 0, 4)
     assert said[-1] == ("bench", 4, 4)
@@ -124,7 +132,9 @@ async def test_bench_runs_the_layers_as_stages(monkeypatch: pytest.MonkeyPatch) 
     assert {"decode_2", "prefill_8"} < result["figures"].keys()
 
 
-async def test_a_result_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+async def test_a_result_that_cannot_be_written_is_refused_before_anything_is_computed(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "ids.json").write_text("[[1]]")
     for out in (tmp_path, tmp_path / "none" / "o.npz"):
         with pytest.raises(InvalidRequest) as refused:
@@ -132,7 +142,9 @@ async def test_a_result_that_cannot_be_written_is_refused_before_anything_is_com
         assert refused.value.field == "out"
 
 
-async def test_a_result_that_comes_to_nothing_leaves_no_file_and_keeps_the_one_there_was(tmp_path: Path) -> None:
+async def test_a_result_that_comes_to_nothing_leaves_no_file_and_keeps_the_one_there_was(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "ids.json").write_text("[[320]]")
     (tmp_path / "old.npz").write_text("mine")
     for out in ("new.npz", "old.npz"):

@@ -9,19 +9,30 @@ from exo.inference.generation import GenerationRequest
 from exo.inference.sampling.params import SamplingParams
 
 
-def request(prompt: tuple[int, ...] = (1,), bias: dict[int, float] | None = None) -> GenerationRequest:
+def request(
+    prompt: tuple[int, ...] = (1,), bias: dict[int, float] | None = None
+) -> GenerationRequest:
     params = SamplingParams(logit_bias=bias or {})
-    return GenerationRequest(request_id="r", model_id="tiny", prompt_tokens=prompt, max_tokens=1, params=params)
+    return GenerationRequest(
+        request_id="r", model_id="tiny", prompt_tokens=prompt, max_tokens=1, params=params
+    )
 
 
 @pytest.mark.parametrize("wrong", [100, -1, 10**17])
-def test_a_token_the_model_does_not_have_is_refused_by_field_id_and_size_of_the_vocabulary(wrong: int) -> None:
-    for field, asked in (("prompt", request(prompt=(1, wrong))), ("logit_bias", request(bias={1: 1.0, wrong: -100.0}))):
+def test_a_token_the_model_does_not_have_is_refused_by_field_id_and_size_of_the_vocabulary(
+    wrong: int,
+) -> None:
+    for field, asked in (
+        ("prompt", request(prompt=(1, wrong))),
+        ("logit_bias", request(bias={1: 1.0, wrong: -100.0})),
+    ):
         with pytest.raises(InvalidRequest) as refused:
             asked.check_tokens(100)
         assert refused.value.field == field
-        assert str(refused.value) == (
-            f"Invalid value for '{field}': 'tiny' has no token {wrong}: its vocabulary has 100, with ids 0 to 99."
+        assert (
+            str(refused.value)
+            == f"Invalid value for '{field}': 'tiny' has no token {wrong}: its vocabulary has 100,"
+            " with ids 0 to 99."
         )
 
 

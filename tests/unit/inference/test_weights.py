@@ -1,4 +1,6 @@
-"""Tensors by canonical name: raw blocks and float32 say the same, whatever the family packs or permutes."""
+"""Tensors by canonical name: raw blocks and float32 say the same, whatever the family packs or
+permutes.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def test_gguf_rows_come_in_the_order_of_the_folder_they_were_made_from() -> None
         ours, theirs = open_weights(a), open_weights(b)
         for name in ours.names(Shard.whole("m", 4)):
             assert np.array_equal(ours.tensor(name), theirs.tensor(name)), name
-        np.testing.assert_allclose(ours.config.rope.divisors, theirs.config.rope.divisors, rtol=1e-6)
+        np.testing.assert_allclose(
+            ours.config.rope.divisors, theirs.config.rope.divisors, rtol=1e-6
+        )
 
 
 def test_first_and_last_stages_have_the_tables_and_the_middle_has_none() -> None:

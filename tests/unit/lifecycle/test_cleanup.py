@@ -1,4 +1,6 @@
-"""`cleanup`: single flight, bounded, always CLOSED; and closed stays closed. Fork sections 2.3 and 2.6."""
+"""`cleanup`: single flight, bounded, always CLOSED; and closed stays closed. Fork sections 2.3 and
+2.6.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,12 @@ import time
 import pytest
 from specimens import Specimen, Stubborn, turns
 
-from exo.lifecycle import ResourceClosed, ResourceInitializationError, ResourceState, ResourceTimeout
+from exo.lifecycle import (
+    ResourceClosed,
+    ResourceInitializationError,
+    ResourceState,
+    ResourceTimeout,
+)
 
 S = ResourceState
 

@@ -1,4 +1,6 @@
-"""The conformance suite is itself tested: a good resource passes, and each of these seeded mutants is caught."""
+"""The conformance suite is itself tested: a good resource passes, and each of these seeded mutants
+is caught.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from exo.lifecycle.testing.conformance import ConformanceError, check_resource
 
 
 class Good(AsyncResource):
-    """A listening socket, a file, a background task, a thread pool: opened in steps, closed in reverse."""
+    """A listening socket, a file, a background task, a thread pool: opened in steps, closed in
+    reverse.
+    """
 
     RESOURCE_TYPE = "specimen"
 

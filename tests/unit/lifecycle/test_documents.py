@@ -1,4 +1,6 @@
-"""The documents are true: their Python runs, their diagram is the table's, the examples print what they say."""
+"""The documents are true: their Python runs, their diagram is the table's, the examples print what
+they say.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,22 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What each program prints, in part: the point it makes.
 EXAMPLES = {
     "hello_resource.py": ["it says: hello", "healthy: True", "greeter 'greeter-1' is closed"],
-    "group.py": ["up   engine", "down discovery", "failed: port 50051 is taken", "cycle of dependencies: a -> b -> a"],
+    "group.py": [
+        "up   engine",
+        "down discovery",
+        "failed: port 50051 is taken",
+        "cycle of dependencies: a -> b -> a",
+    ],
     "health.py": [
         "started False, ready False because {'disk-1': 'uninitialized'}",
         "'draining': 'the node is leaving'",
     ],
-    "recovery.py": ["recoveries: 1", "the answer after 3 tries", "refused by the breaker", "engine runs on numpy"],
+    "recovery.py": [
+        "recoveries: 1",
+        "the answer after 3 tries",
+        "refused by the breaker",
+        "engine runs on numpy",
+    ],
     "conversion.py": ["before: tasks left after stop: 1", "after:  tasks left after stop: 0"],
 }
 
@@ -56,7 +68,11 @@ def test_an_example_runs_and_makes_its_point(name: str):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     program = ROOT / "examples" / "lifecycle" / name
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(program)], capture_output=True, text=True, timeout=60, env=environment
+        [sys.executable, "-W", "error", str(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     for part in EXAMPLES[name]:
@@ -79,7 +95,11 @@ def test_the_diagram_has_every_move_of_the_table_and_no_other():
 
 def test_a_stale_page_is_told_and_renewed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     page = tmp_path / "page.md"
-    page.write_text(renew((ROOT / "docs" / "lifecycle.md").read_text()).replace("READY --> CLOSING", "READY --> OPEN"))
+    page.write_text(
+        renew((ROOT / "docs" / "lifecycle.md").read_text()).replace(
+            "READY --> CLOSING", "READY --> OPEN"
+        )
+    )
     assert main(["--check", str(page)]) == 1
     assert "stale" in capsys.readouterr().err
     assert main([str(page)]) == 0

@@ -100,8 +100,12 @@ async def test_on_ready_it_takes_no_turn_of_the_event_loop():
 
 
 @pytest.mark.parametrize("hook", ["initialize", "cleanup", "health_check"])
-@pytest.mark.parametrize("call", ["initialize", "cleanup", "ensure_ready", "check_health", "recover"])
-async def test_a_hook_that_calls_its_own_lifecycle_is_told_so_instead_of_deadlocking(hook: str, call: str):
+@pytest.mark.parametrize(
+    "call", ["initialize", "cleanup", "ensure_ready", "check_health", "recover"]
+)
+async def test_a_hook_that_calls_its_own_lifecycle_is_told_so_instead_of_deadlocking(
+    hook: str, call: str
+):
     caught: list[ReentrantCall] = []
 
     class Reentrant(Specimen):

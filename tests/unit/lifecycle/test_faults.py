@@ -21,13 +21,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_nothing_fails_or_hangs_without_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_fails_or_hangs_without_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("EXO_FAULT_DIR", raising=False)
     assert (injected_fault(Part()), is_hanging(Part())) == (None, False)
 
 
 @pytest.mark.parametrize("name", ["part", "part-7"])
-def test_a_file_named_for_the_type_or_the_id_fails_or_hangs_that_part_alone(folder: Path, name: str) -> None:
+def test_a_file_named_for_the_type_or_the_id_fails_or_hangs_that_part_alone(
+    folder: Path, name: str
+) -> None:
     mine, other = Part(resource_id="part-7"), Part(resource_id="other", resource_type="other")
     (folder / name).write_text("why\n")
     assert (injected_fault(mine), injected_fault(other)) == ("why", None)

@@ -42,7 +42,9 @@ class Recorder:
 
 
 def diamond(recorder: Recorder) -> ResourceGroup:
-    """top needs left and right, which both need base; added in an order that is not the start order."""
+    """top needs left and right, which both need base; added in an order that is not the start
+    order.
+    """
     group = ResourceGroup(resource_id="g")
     group.add(recorder.member("top"), depends_on=["left", "right"])
     group.add(recorder.member("left"), depends_on=["base"])
@@ -216,7 +218,9 @@ async def test_when_the_groups_own_cleanup_is_cut_off_the_rest_is_still_attempte
 async def test_timeouts_are_by_default_long_enough_for_all_members():
     group = ResourceGroup()
     for i in range(3):
-        group.add(Specimen(f"m{i}", initialize_timeout=100, cleanup_timeout=50, health_check_timeout=40))
+        group.add(
+            Specimen(f"m{i}", initialize_timeout=100, cleanup_timeout=50, health_check_timeout=40)
+        )
     assert group.initialize_timeout > 300
     assert group.cleanup_timeout > 150
     assert group.health_check_timeout > 40
@@ -268,7 +272,9 @@ def test_a_cycle_is_refused_and_named_and_changes_nothing():
     group = ResourceGroup(resource_id="g")
     group.add(Specimen("a"), depends_on=["b"])
     group.add(Specimen("b"), depends_on=["c"])
-    with pytest.raises(ValueError, match=r"group 'g' has a cycle of dependencies: \w -> \w -> \w -> \w") as refused:
+    with pytest.raises(
+        ValueError, match=r"group 'g' has a cycle of dependencies: \w -> \w -> \w -> \w"
+    ) as refused:
         group.add(Specimen("c"), depends_on=["a"])
     assert {*"abc"} <= {*str(refused.value)}
     assert "c" not in group

@@ -1,4 +1,6 @@
-"""`check_health` and `recover`: thresholds, stale results, single flight, back-off. Fork sections 2.7 and 2.8."""
+"""`check_health` and `recover`: thresholds, stale results, single flight, back-off. Fork sections
+2.7 and 2.8.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,13 @@ import time
 import pytest
 from specimens import Specimen, Stubborn, turns
 
-from exo.lifecycle import ResourceClosed, ResourceDegraded, ResourceInitializationError, ResourceState, ResourceTimeout
+from exo.lifecycle import (
+    ResourceClosed,
+    ResourceDegraded,
+    ResourceInitializationError,
+    ResourceState,
+    ResourceTimeout,
+)
 from exo.lifecycle.core.lifecycle import backoff
 
 S = ResourceState
@@ -38,7 +46,11 @@ async def test_false_none_an_error_and_a_timeout_are_each_one_failed_check(failu
     assert part.state is S.DEGRADED
     assert part.last_error is not None
     statistics = part.statistics()
-    assert (statistics.health_checks, statistics.health_failures, statistics.consecutive_health_failures) == (1, 1, 1)
+    assert (
+        statistics.health_checks,
+        statistics.health_failures,
+        statistics.consecutive_health_failures,
+    ) == (1, 1, 1)
 
 
 async def test_as_many_failures_in_a_row_as_the_threshold_end_in_error_and_checks_stop():

@@ -1,4 +1,6 @@
-"""`initialize`: single flight, roll-back, time-outs, cancellation. The defects of fork sections 2.2 and 2.4."""
+"""`initialize`: single flight, roll-back, time-outs, cancellation. The defects of fork sections 2.2
+and 2.4.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,12 @@ import weakref
 import pytest
 from specimens import Specimen, Stubborn, turns
 
-from exo.lifecycle import ResourceClosed, ResourceInitializationError, ResourceState, ResourceTimeout
+from exo.lifecycle import (
+    ResourceClosed,
+    ResourceInitializationError,
+    ResourceState,
+    ResourceTimeout,
+)
 
 S = ResourceState
 
@@ -195,7 +202,9 @@ async def test_a_hook_that_raises_cancelled_error_by_itself_is_a_failure_not_a_c
     assert part.state is S.ERROR
 
 
-async def test_a_hook_that_ignores_cancellation_is_left_behind_counted_and_named(caplog: pytest.LogCaptureFixture):
+async def test_a_hook_that_ignores_cancellation_is_left_behind_counted_and_named(
+    caplog: pytest.LogCaptureFixture,
+):
     part = Stubborn("initialize", initialize_timeout=0.02)
     started = time.monotonic()
     with pytest.raises(ResourceTimeout):
@@ -242,7 +251,9 @@ async def test_a_hook_that_is_not_async_is_told_so():
         def _do_initialize(self) -> None:  # type: ignore[override]
             pass
 
-    with pytest.raises(ResourceInitializationError, match=r"Plain\._do_initialize.*must be an async function"):
+    with pytest.raises(
+        ResourceInitializationError, match=r"Plain\._do_initialize.*must be an async function"
+    ):
         await Plain().initialize()
 
 

@@ -1,4 +1,6 @@
-"""The table, the machine, listeners, `wait_for`, statistics, registry, and what the constructor refuses."""
+"""The table, the machine, listeners, `wait_for`, statistics, registry, and what the constructor
+refuses.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +51,12 @@ def test_the_table_is_the_contracts():
         TRANSITIONS[S.READY] = frozenset()  # type: ignore[index]
 
 
-@pytest.mark.parametrize(("old", "new"), list(itertools.product(S, S)), ids=lambda state: state.name)
-def test_every_move_is_as_the_table_says_and_an_illegal_one_changes_nothing(old: ResourceState, new: ResourceState):
+@pytest.mark.parametrize(
+    ("old", "new"), list(itertools.product(S, S)), ids=lambda state: state.name
+)
+def test_every_move_is_as_the_table_says_and_an_illegal_one_changes_nothing(
+    old: ResourceState, new: ResourceState
+):
     machine = StateMachine("r1", "thing")
     machine.state = old
     if new in EXPECTED[old]:
@@ -58,7 +64,9 @@ def test_every_move_is_as_the_table_says_and_an_illegal_one_changes_nothing(old:
         assert machine.state is new
         return
     since = machine.since
-    with pytest.raises(IllegalTransition, match=f"thing 'r1' cannot go from {old.name} to {new.name}") as refused:
+    with pytest.raises(
+        IllegalTransition, match=f"thing 'r1' cannot go from {old.name} to {new.name}"
+    ) as refused:
         machine.move(new, "because")
     assert (machine.state, machine.since) == (old, since)
     assert (refused.value.resource_id, refused.value.state) == ("r1", old)
@@ -70,7 +78,11 @@ def test_only_the_machine_assigns_a_state():
     for path in folder.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             targets = node.targets if isinstance(node, ast.Assign) else []
-            assigned += [path.name for t in targets if isinstance(t, ast.Attribute) and t.attr in ("state", "_state")]
+            assigned += [
+                path.name
+                for t in targets
+                if isinstance(t, ast.Attribute) and t.attr in ("state", "_state")
+            ]
     # errors.py keeps the state an error was raised in; states.py is the machine: made, and moved.
     assert sorted(assigned) == ["errors.py", "states.py", "states.py"]
 
@@ -98,7 +110,9 @@ async def test_listeners_hear_each_change_in_order_after_it_happened():
     assert before <= change.at <= time.monotonic()
 
 
-async def test_a_listener_that_raises_is_logged_and_breaks_nothing(caplog: pytest.LogCaptureFixture):
+async def test_a_listener_that_raises_is_logged_and_breaks_nothing(
+    caplog: pytest.LogCaptureFixture,
+):
     part = Specimen()
     heard: list[StateChange] = []
     part.add_listener(lambda _: 1 / 0)  # type: ignore[arg-type,return-value]
@@ -122,7 +136,13 @@ async def test_global_listeners_hear_of_everything(caplog: pytest.LogCaptureFixt
     remove()
     remove_broken()
     await part.initialize()
-    assert {type(event) for event in events} == {StateChange, HookRun, TaskStarted, TaskEnded, Recovered}
+    assert {type(event) for event in events} == {
+        StateChange,
+        HookRun,
+        TaskStarted,
+        TaskEnded,
+        Recovered,
+    }
     hooks = [event.hook for event in events if isinstance(event, HookRun)]
     assert hooks == ["initialize", "health_check", "cleanup", "initialize", "cleanup"]
     assert "a global lifecycle listener failed" in caplog.text
@@ -159,9 +179,17 @@ async def test_statistics_count_what_happened():
     await part.check_health()
     await part.cleanup()
     statistics = part.statistics()
-    assert (statistics.initializations, statistics.initialize_failures, statistics.recoveries) == (2, 1, 1)
+    assert (statistics.initializations, statistics.initialize_failures, statistics.recoveries) == (
+        2,
+        1,
+        1,
+    )
     assert (statistics.cleanups, statistics.cleanup_failures) == (2, 0)
-    assert (statistics.health_checks, statistics.health_failures, statistics.consecutive_health_failures) == (2, 1, 1)
+    assert (
+        statistics.health_checks,
+        statistics.health_failures,
+        statistics.consecutive_health_failures,
+    ) == (2, 1, 1)
     for seconds in (
         statistics.last_initialize_seconds,
         statistics.last_cleanup_seconds,
@@ -215,7 +243,9 @@ def test_defaults_come_from_the_class_and_ids_differ():
     ],
     ids=str,
 )
-def test_bad_arguments_are_refused_by_resource_and_field(settings: dict[str, Any], error: type[Exception]):
+def test_bad_arguments_are_refused_by_resource_and_field(
+    settings: dict[str, Any], error: type[Exception]
+):
     class Thing(AsyncResource):
         pass
 
@@ -236,7 +266,9 @@ async def test_bad_timeouts_of_calls_are_refused_before_anything_happens(timeout
 
 
 def test_every_error_is_a_resource_error_and_a_timeout_is_a_timeout_error():
-    names = [name for name in exo.lifecycle.__all__ if isinstance(getattr(exo.lifecycle, name), type)]
+    names = [
+        name for name in exo.lifecycle.__all__ if isinstance(getattr(exo.lifecycle, name), type)
+    ]
     errors = [kind for name in names if issubclass(kind := getattr(exo.lifecycle, name), Exception)]
     assert len(errors) >= 7
     for kind in errors:
@@ -259,7 +291,10 @@ def test_live_resources_are_held_weakly_and_listed_by_type_oldest_first():
 
 
 def test_a_health_hook_under_its_old_name_is_told_at_class_creation():
-    with pytest.warns(UserWarning, match=r"Old\._check_health is no hook of AsyncResource: name it _do_health_check"):
+    with pytest.warns(
+        UserWarning,
+        match=r"Old\._check_health is no hook of AsyncResource: name it _do_health_check",
+    ):
 
         class Old(AsyncResource):
             async def _check_health(self) -> bool:

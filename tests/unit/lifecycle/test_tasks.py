@@ -178,7 +178,12 @@ async def test_low_priorities_end_before_higher_ones_are_cancelled():
 
         return run
 
-    for priority in (TaskPriority.CRITICAL, TaskPriority.LOW, TaskPriority.HIGH, TaskPriority.NORMAL):
+    for priority in (
+        TaskPriority.CRITICAL,
+        TaskPriority.LOW,
+        TaskPriority.HIGH,
+        TaskPriority.NORMAL,
+    ):
         manager.start_task(priority.name, work(priority.name), priority=priority)
     await asyncio.sleep(0)
     assert await manager.cancel_all_tasks() == 4
@@ -261,7 +266,11 @@ async def test_finished_tasks_are_forgotten_but_for_a_bounded_history():
         await asyncio.sleep(0)
     assert len(manager.history) == HISTORY
     statistics = manager.statistics()
-    assert (statistics.started, statistics.running, statistics.succeeded) == (3 * HISTORY, 0, 3 * HISTORY)
+    assert (statistics.started, statistics.running, statistics.succeeded) == (
+        3 * HISTORY,
+        0,
+        3 * HISTORY,
+    )
 
 
 async def test_bad_arguments_are_refused_by_name():

@@ -16,7 +16,10 @@ from exo.networking.messages import Close, Failed, Forward, Open, Token
 
 steady = settings(derandomize=True, deadline=None)
 printable = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1)
-head = {"sequence_id": printable.filter(lambda x: len(x) <= 128), "epoch": printable.filter(lambda x: len(x) <= 64)}
+head = {
+    "sequence_id": printable.filter(lambda x: len(x) <= 128),
+    "epoch": printable.filter(lambda x: len(x) <= 64),
+}
 numbers = st.integers(0, 2**31 - 1)
 floats = st.floats(0, 1, allow_nan=False)
 params = st.builds(
@@ -58,7 +61,13 @@ logprobs = st.floats(max_value=0, allow_nan=False)
             top_logprobs=st.lists(st.tuples(numbers, logprobs), max_size=5).map(tuple),
         ),
         st.builds(Close, **head),
-        st.builds(Failed, **head, node=head["sequence_id"], reason=st.text(max_size=99), retryable=st.booleans()),
+        st.builds(
+            Failed,
+            **head,
+            node=head["sequence_id"],
+            reason=st.text(max_size=99),
+            retryable=st.booleans(),
+        ),
     )
 )
 def test_a_message_comes_out_as_it_went_in(message):
@@ -69,7 +78,11 @@ def test_a_message_comes_out_as_it_went_in(message):
 @given(st.integers(1, 5), st.integers(1, 7), st.booleans(), st.booleans())
 def test_a_tensor_keeps_every_bit(rows, hidden, whole, sample):
     rng = np.random.default_rng(rows * 10 + hidden)
-    values = rng.integers(0, 2**31, rows) if whole else rng.standard_normal((rows, hidden)).astype(np.float32)
+    values = (
+        rng.integers(0, 2**31, rows)
+        if whole
+        else rng.standard_normal((rows, hidden)).astype(np.float32)
+    )
     sent = Forward(sequence_id="s", epoch="e", position=3, values=values, sample=sample)
     got = decode(encode(sent))
     assert isinstance(got, Forward)
@@ -81,9 +94,17 @@ def test_a_tensor_keeps_every_bit(rows, hidden, whole, sample):
 
 def test_the_largest_chunk_fits_and_one_row_more_does_not():
     rows = rows_per_message(4096)
-    fits = Forward(sequence_id="s" * 128, epoch="e" * 64, position=0, values=np.zeros((rows, 4096), "f4"), sample=True)
+    fits = Forward(
+        sequence_id="s" * 128,
+        epoch="e" * 64,
+        position=0,
+        values=np.zeros((rows, 4096), "f4"),
+        sample=True,
+    )
     assert len(encode(fits)) <= MAX_MESSAGE_BYTES
-    too_large = Forward(sequence_id="s", epoch="e", position=0, values=np.zeros((rows + 1, 4096), "f4"), sample=True)
+    too_large = Forward(
+        sequence_id="s", epoch="e", position=0, values=np.zeros((rows + 1, 4096), "f4"), sample=True
+    )
     with pytest.raises(BadMessage, match=r"^values: .* send it in parts"):
         encode(too_large)
 
@@ -91,8 +112,14 @@ def test_the_largest_chunk_fits_and_one_row_more_does_not():
 @pytest.mark.parametrize(
     ("message", "field"),
     [
-        (Forward(sequence_id="s", epoch="e", position=0, values=np.zeros((2, 2)), sample=True), "values"),
-        (Forward(sequence_id="s", epoch="e", position=-1, values=np.zeros(2, "i8"), sample=True), "Forward"),
+        (
+            Forward(sequence_id="s", epoch="e", position=0, values=np.zeros((2, 2)), sample=True),
+            "values",
+        ),
+        (
+            Forward(sequence_id="s", epoch="e", position=-1, values=np.zeros(2, "i8"), sample=True),
+            "Forward",
+        ),
         (Token(sequence_id="s", epoch="e", position=0, token=2**40), "Token"),
         (Close(sequence_id="\ud800", epoch="e"), "Close"),
     ],
@@ -104,12 +131,26 @@ def test_what_no_peer_would_take_is_not_sent(message, field):
 
 
 def forward(**changes):
-    fields = {"sequence_id": "s", "epoch": "e", "dtype": 1, "shape": [1, 2], "values": bytes(8), **changes}
+    fields = {
+        "sequence_id": "s",
+        "epoch": "e",
+        "dtype": 1,
+        "shape": [1, 2],
+        "values": bytes(8),
+        **changes,
+    }
     return pb.Frame(forward=pb.Forward(**fields))
 
 
 def opened(**changes):
-    fields = {"sequence_id": "s", "epoch": "e", "entry": "n", "tokens": [1, 2], "prompt_length": 1, **changes}
+    fields = {
+        "sequence_id": "s",
+        "epoch": "e",
+        "entry": "n",
+        "tokens": [1, 2],
+        "prompt_length": 1,
+        **changes,
+    }
     return pb.Frame(open=pb.Open(**fields))
 
 
@@ -152,8 +193,16 @@ def opened(**changes):
         (opened(params_json='{"colour": 1}'), "params_json.colour"),
         (pb.Frame(token=pb.Token(sequence_id="s", epoch="e", token=2**31)), "token"),
         (pb.Frame(token=pb.Token(sequence_id="s", epoch="e", logprob=float("nan"))), "logprob"),
-        (pb.Frame(token=pb.Token(sequence_id="s", epoch="e", top_logprobs=[pb.TopLogprob()] * 257)), "top_logprobs"),
-        (pb.Frame(failed=pb.Failed(sequence_id="s", epoch="e", node="n", reason="x" * 1025)), "reason"),
+        (
+            pb.Frame(
+                token=pb.Token(sequence_id="s", epoch="e", top_logprobs=[pb.TopLogprob()] * 257)
+            ),
+            "top_logprobs",
+        ),
+        (
+            pb.Frame(failed=pb.Failed(sequence_id="s", epoch="e", node="n", reason="x" * 1025)),
+            "reason",
+        ),
     ],
 )
 def test_a_bad_frame_is_refused_by_field(frame, field):
@@ -169,6 +218,10 @@ def test_bytes_that_are_no_frame_are_refused(data):
 
 
 def test_text_that_is_no_utf8_is_refused():
-    data = pb.Frame(close=pb.Close(sequence_id="sss", epoch="e")).SerializeToString().replace(b"sss", b"\xff\xfe\xfd")
+    data = (
+        pb.Frame(close=pb.Close(sequence_id="sss", epoch="e"))
+        .SerializeToString()
+        .replace(b"sss", b"\xff\xfe\xfd")
+    )
     with pytest.raises(BadMessage, match=r"^frame: "):
         decode(data)

@@ -21,14 +21,18 @@ from exo.utils.health_check import HealthMonitor
 
 @pytest_asyncio.fixture(autouse=True)
 async def poller():
-    """What gRPC keeps for the process (a thread, two sockets) as long as it is used at all is there throughout."""
+    """What gRPC keeps for the process (a thread, two sockets) as long as it is used at all is there
+    throughout.
+    """
     async with grpc.aio.insecure_channel("127.0.0.1:1"):
         yield
 
 
 @pytest_asyncio.fixture
 async def peer(tmp_path):
-    """Port of a live node "b": another process, so that its tasks and sockets are not counted as ours."""
+    """Port of a live node "b": another process, so that its tasks and sockets are not counted as
+    ours.
+    """
     peers = tmp_path / "nobody.json"
     peers.write_text('{"peers": {}}')
     process = await NodeProcess.start("b", "127.0.0.1", 0, peers)
@@ -73,11 +77,15 @@ async def test_dns_discovery(peer):
         return ["127.0.0.1"]
 
     await check_resource(
-        lambda: DnsDiscovery("a", "nodes.example", factory(handler), port=peer, interval=0.1, resolver=records)
+        lambda: DnsDiscovery(
+            "a", "nodes.example", factory(handler), port=peer, interval=0.1, resolver=records
+        )
     )
 
 
 async def test_udp_discovery():
     (port,) = free_ports(1)
     handler = RecordingHandler("a")
-    await check_resource(lambda: UDPDiscovery("a", lambda: 1, factory(handler), MEMBERSHIP, port=port))
+    await check_resource(
+        lambda: UDPDiscovery("a", lambda: 1, factory(handler), MEMBERSHIP, port=port)
+    )

@@ -94,7 +94,8 @@ async def test_a_file_that_becomes_wrong_keeps_the_peers_and_degrades_with_the_l
         async with ManualDiscovery("a", path, factory(a), poll_interval=0.02) as discovery:
             await until_peers(discovery, ["b"])
             path.write_text('{"peers": {\n  "b": {"address": }\n}}')
-            await eventually(lambda: "line 2, column 20" in discovery.problem)  # at first it may be seen half written
+            # At first it may be seen half written.
+            await eventually(lambda: "line 2, column 20" in discovery.problem)
             await discovery.check_health()
             assert discovery.state is ResourceState.DEGRADED
             assert [peer.id() for peer in discovery.peers()] == ["b"]
@@ -169,7 +170,10 @@ async def test_a_refused_peer_is_reported_with_the_reason(tmp_path):
         write_peers(path, {"b": server.port})
         async with ManualDiscovery("a", path, factory(a)) as discovery:
             await eventually(lambda: discovery.problems())
-            assert "model 'other', this node serves 'm'" in discovery.problems()[f"127.0.0.1:{server.port}"]
+            assert (
+                "model 'other', this node serves 'm'"
+                in discovery.problems()[f"127.0.0.1:{server.port}"]
+            )
 
 
 async def test_dns_finds_peers_by_address_alone_and_leaves_itself_out():
@@ -200,7 +204,9 @@ async def test_two_addresses_of_one_node_make_one_connection():
             return ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
 
         b_everywhere = server.port
-        async with DnsDiscovery("a", "x", factory(a), port=b_everywhere, interval=0.05, resolver=records) as discovery:
+        async with DnsDiscovery(
+            "a", "x", factory(a), port=b_everywhere, interval=0.05, resolver=records
+        ) as discovery:
             await until_peers(discovery, ["b"])
             await asyncio.sleep(0.3)
             assert a.lost == []
@@ -219,7 +225,9 @@ async def test_dns_tolerates_a_missing_name_and_degrades_when_look_ups_fail():
 
     async with make_server(b) as server:
         answers[:] = [[]]
-        async with DnsDiscovery("a", "x", factory(a), port=server.port, interval=0.02, resolver=records) as discovery:
+        async with DnsDiscovery(
+            "a", "x", factory(a), port=server.port, interval=0.02, resolver=records
+        ) as discovery:
             assert await discovery.check_health()
             answers[:] = [["127.0.0.1", "not an address"]]
             await until_peers(discovery, ["b"])
@@ -234,7 +242,8 @@ async def test_dns_tolerates_a_missing_name_and_degrades_when_look_ups_fail():
                 while discovery.state is not ResourceState.READY:
                     await discovery.check_health()
                     await asyncio.sleep(0.02)
-            assert [peer.id() for peer in discovery.peers()] == ["b"]  # connected peers outlive their records
+            # Connected peers outlive their records.
+            assert [peer.id() for peer in discovery.peers()] == ["b"]
 
 
 async def test_the_system_resolver_knows_localhost():
@@ -259,7 +268,9 @@ def make_udp(handler, server, port, membership=MEMBERSHIP):
     )
 
 
-async def test_three_nodes_on_one_machine_find_each_other_by_datagrams_within_three_seconds(udp_port):
+async def test_three_nodes_on_one_machine_find_each_other_by_datagrams_within_three_seconds(
+    udp_port,
+):
     handlers = [RecordingHandler(name) for name in "abc"]
     async with AsyncExitStack() as stack:
         discoveries = []
@@ -323,7 +334,9 @@ async def test_the_seed_names_work():
     assert discovery.state is ResourceState.CLOSED
 
 
-async def test_a_peer_that_takes_connections_and_never_answers_is_soon_left_alone(tmp_path, monkeypatch):
+async def test_a_peer_that_takes_connections_and_never_answers_is_soon_left_alone(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr("exo.networking.peer_pool.STUCK_PAUSE", 30.0)
     dials = []
     path = tmp_path / "peers.json"
@@ -332,7 +345,8 @@ async def test_a_peer_that_takes_connections_and_never_answers_is_soon_left_alon
 
         def connect(node_id, address, port):
             dials.append(node_id)
-            # Time to look whether the port answers there is plenty: silence, not slowness, is what is tried.
+            # Time to look whether the port answers there is plenty: silence, not slowness, is what
+            # is tried.
             patient = Timings(connect_timeout=0.3, probe_timeout=5.0)
             return make_handle(RecordingHandler("a"), port, node_id=node_id, timings=patient)
 
@@ -369,7 +383,9 @@ async def test_two_nodes_find_each_other_by_ipv6_multicast_alone(udp_port):
         found = []
         for handler in handlers:
             node_id = handler.offer.node_id
-            server = await stack.enter_async_context(GRPCServer(node_id, "::", 0, handler, MEMBERSHIP))
+            server = await stack.enter_async_context(
+                GRPCServer(node_id, "::", 0, handler, MEMBERSHIP)
+            )
             discovery = UDPDiscovery(
                 node_id,
                 lambda server=server: server.port,

@@ -71,7 +71,13 @@ async def test_a_peer_that_is_behind_makes_the_sender_wait_and_is_not_lost(pair)
         await gate.wait()
 
     b.answer = wait
-    big = Forward(sequence_id="s", epoch="e", position=0, values=np.zeros((1024, 1024), np.float32), sample=False)
+    big = Forward(
+        sequence_id="s",
+        epoch="e",
+        position=0,
+        values=np.zeros((1024, 1024), np.float32),
+        sample=False,
+    )
     sent = 0
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1.5):
@@ -87,9 +93,13 @@ async def test_a_peer_that_is_behind_makes_the_sender_wait_and_is_not_lost(pair)
 
 async def test_the_newest_offer_comes_with_the_heartbeats_and_at_once_when_asked(pair):
     a, b, _, handle = pair
-    b.offer = type(b.offer)(node_id="b", incarnation=b.offer.incarnation, model_id="m", memory_mib=77)
+    b.offer = type(b.offer)(
+        node_id="b", incarnation=b.offer.incarnation, model_id="m", memory_mib=77
+    )
     assert (await handle.hello()).memory_mib == 77
-    a.offer = type(a.offer)(node_id="a", incarnation=a.offer.incarnation, model_id="m", memory_mib=55)
+    a.offer = type(a.offer)(
+        node_id="a", incarnation=a.offer.incarnation, model_id="m", memory_mib=55
+    )
     await b.until(lambda: b.offers["a"].memory_mib == 55)
     assert handle.latency() < 5
 
@@ -185,7 +195,13 @@ async def test_what_cannot_travel_is_refused_before_it_is_queued(pair):
     handle = pair[3]
     with pytest.raises(BadMessage, match=r"^values: "):
         await handle.send(
-            Forward(sequence_id="s", epoch="e", position=0, values=np.zeros((2048, 2048), np.float32), sample=True)
+            Forward(
+                sequence_id="s",
+                epoch="e",
+                position=0,
+                values=np.zeros((2048, 2048), np.float32),
+                sample=True,
+            )
         )
     assert handle.is_connected()
 
@@ -198,9 +214,21 @@ def cause_of(error: BaseException) -> str:
 @pytest.mark.parametrize(
     ("mine", "theirs", "message"),
     [
-        (Membership(cluster="x"), Membership(cluster="y"), r"cluster 'x', this node belongs to 'y'"),
-        (Membership(cluster="x", protocol=2), Membership(cluster="x"), r"protocol version 2, this node speaks 1"),
-        (Membership(cluster="x", secret=b"1"), Membership(cluster="x", secret=b"2"), r"shared secret differs"),
+        (
+            Membership(cluster="x"),
+            Membership(cluster="y"),
+            r"cluster 'x', this node belongs to 'y'",
+        ),
+        (
+            Membership(cluster="x", protocol=2),
+            Membership(cluster="x"),
+            r"protocol version 2, this node speaks 1",
+        ),
+        (
+            Membership(cluster="x", secret=b"1"),
+            Membership(cluster="x", secret=b"2"),
+            r"shared secret differs",
+        ),
         (Membership(cluster="x", secret=b"1"), Membership(cluster="x"), r"shared secret differs"),
         (Membership(cluster="x"), Membership(cluster="x", secret=b"2"), r"shared secret differs"),
     ],
@@ -222,15 +250,26 @@ async def test_a_stranger_is_refused_with_the_reason(mine, theirs, message):
 async def test_the_same_secret_on_both_sides_is_accepted():
     a, b = RecordingHandler("a"), RecordingHandler("b")
     membership = Membership(cluster="x", secret=b"shared")
-    async with make_server(b, membership=membership) as server, make_handle(a, server.port, membership=membership):
+    async with (
+        make_server(b, membership=membership) as server,
+        make_handle(a, server.port, membership=membership),
+    ):
         assert server.inbound_peers() == ["a"]
 
 
 @pytest.mark.parametrize(
     ("a", "b", "message"),
     [
-        (RecordingHandler("a", model_id="x"), RecordingHandler("b"), "model 'x', this node serves 'm'"),
-        (RecordingHandler("a", model_hash="1" * 64), RecordingHandler("b", model_hash="2" * 64), "has content 1111"),
+        (
+            RecordingHandler("a", model_id="x"),
+            RecordingHandler("b"),
+            "model 'x', this node serves 'm'",
+        ),
+        (
+            RecordingHandler("a", model_hash="1" * 64),
+            RecordingHandler("b", model_hash="2" * 64),
+            "has content 1111",
+        ),
         (RecordingHandler("n"), RecordingHandler("n"), "node id 'n' is taken by another process"),
     ],
 )
@@ -276,7 +315,10 @@ async def test_an_unexpected_node_at_the_address_is_refused():
 
 async def test_more_peers_than_allowed_are_refused():
     b = RecordingHandler("b")
-    async with make_server(b, max_peers=1) as server, make_handle(RecordingHandler("a"), server.port):
+    async with (
+        make_server(b, max_peers=1) as server,
+        make_handle(RecordingHandler("a"), server.port),
+    ):
         second = make_handle(RecordingHandler("c"), server.port)
         with pytest.raises(ResourceInitializationError) as caught:
             await second.initialize()
@@ -296,14 +338,18 @@ async def test_a_port_where_nobody_listens_fails_cleanly():
 
 async def test_a_port_that_accepts_and_says_nothing_times_out():
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        handle = make_handle(RecordingHandler("a"), silent.getsockname()[1], timings=Timings(connect_timeout=0.3))
+        handle = make_handle(
+            RecordingHandler("a"), silent.getsockname()[1], timings=Timings(connect_timeout=0.3)
+        )
         with pytest.raises(ResourceInitializationError) as caught:
             await handle.initialize()
         assert "no answer" in cause_of(caught.value)
         await handle.cleanup()
 
 
-async def test_a_stall_of_our_own_loop_while_the_port_is_asked_is_no_silence_of_the_peer(monkeypatch):
+async def test_a_stall_of_our_own_loop_while_the_port_is_asked_is_no_silence_of_the_peer(
+    monkeypatch,
+):
     real, asked = asyncio.open_connection, []
 
     async def stalled_once(*where):
@@ -314,7 +360,9 @@ async def test_a_stall_of_our_own_loop_while_the_port_is_asked_is_no_silence_of_
 
     monkeypatch.setattr(asyncio, "open_connection", stalled_once)
     with socket.create_server(("127.0.0.1", 0)) as there:
-        handle = make_handle(RecordingHandler("a"), there.getsockname()[1], timings=Timings(connect_timeout=0.3))
+        handle = make_handle(
+            RecordingHandler("a"), there.getsockname()[1], timings=Timings(connect_timeout=0.3)
+        )
         assert await handle.answers()
     assert len(asked) > 1
 

@@ -20,7 +20,10 @@ HERE = Path(__file__).parent / "certificates"
 
 def files(name: str, authority: str = "ours", **options) -> TlsFiles:
     return TlsFiles(
-        certificate=HERE / f"{name}.pem", key=HERE / f"{name}.key", authority=HERE / f"{authority}.pem", **options
+        certificate=HERE / f"{name}.pem",
+        key=HERE / f"{name}.key",
+        authority=HERE / f"{authority}.pem",
+        **options,
     )
 
 
@@ -40,7 +43,10 @@ async def refused(handle) -> BaseException:
 
 async def test_two_nodes_of_one_authority_talk():
     a, b = RecordingHandler("a"), RecordingHandler("b")
-    async with make_server(b, tls=files("b")) as server, make_handle(a, server.port, tls=files("a")) as handle:
+    async with (
+        make_server(b, tls=files("b")) as server,
+        make_handle(a, server.port, tls=files("a")) as handle,
+    ):
         await handle.send(Close(sequence_id="s", epoch="e"))
         await b.until(lambda: b.messages)
         assert await server.check_health()
@@ -76,16 +82,24 @@ async def test_where_identity_is_checked_the_server_must_be_who_it_says_too():
     async with make_server(handler, tls=files("b")) as server:
         tls = files("a", check_identity=True)
         for node_id in (None, "c"):
-            error = await refused(make_handle(RecordingHandler("a"), server.port, node_id=node_id, tls=tls))
+            error = await refused(
+                make_handle(RecordingHandler("a"), server.port, node_id=node_id, tls=tls)
+            )
             assert "Hostname Verification Check failed" in str(error)
     async with make_server(RecordingHandler("b"), tls=files("b", check_identity=True)) as server:
         for node_id in (None, "b"):
-            async with make_handle(RecordingHandler("a"), server.port, node_id=node_id, tls=tls) as handle:
+            async with make_handle(
+                RecordingHandler("a"), server.port, node_id=node_id, tls=tls
+            ) as handle:
                 assert handle.id() == "b"
 
 
 def install(folder: Path, name: str, authority: str) -> None:
-    for source, target in ((f"{name}.pem", "tls.crt"), (f"{name}.key", "tls.key"), (f"{authority}.pem", "ca.crt")):
+    for source, target in (
+        (f"{name}.pem", "tls.crt"),
+        (f"{name}.key", "tls.key"),
+        (f"{authority}.pem", "ca.crt"),
+    ):
         fresh = folder / f"{target}.new"
         shutil.copyfile(HERE / source, fresh)
         os.replace(fresh, folder / target)
@@ -93,7 +107,9 @@ def install(folder: Path, name: str, authority: str) -> None:
 
 async def test_new_certificates_count_without_a_restart(tmp_path):
     install(tmp_path, "b", "ours")
-    mounted = TlsFiles(certificate=tmp_path / "tls.crt", key=tmp_path / "tls.key", authority=tmp_path / "ca.crt")
+    mounted = TlsFiles(
+        certificate=tmp_path / "tls.crt", key=tmp_path / "tls.key", authority=tmp_path / "ca.crt"
+    )
     a, b = RecordingHandler("a"), RecordingHandler("b")
     async with make_server(b, tls=mounted) as server:
         old = make_handle(a, server.port, tls=files("a"))
@@ -111,7 +127,9 @@ async def test_new_certificates_count_without_a_restart(tmp_path):
         await again.cleanup()
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "tls.key"), ("nonsense", "tls.key: not a PEM file")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "tls.key"), ("nonsense", "tls.key: not a PEM file")]
+)
 async def test_missing_or_broken_files_fail_the_start_by_name(tmp_path, content, message):
     install(tmp_path, "b", "ours")
     key = tmp_path / "tls.key"

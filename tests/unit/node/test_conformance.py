@@ -28,10 +28,17 @@ def stage() -> AsyncResource:
 
 
 async def local_model() -> AsyncResource:
-    return LocalModel("dummy", LocalShardDownloader(), DummyEngine(), lambda source: made_up_model(source.model_id))
+    return LocalModel(
+        "dummy",
+        LocalShardDownloader(),
+        DummyEngine(),
+        lambda source: made_up_model(source.model_id),
+    )
 
 
-@pytest.mark.parametrize("factory", [links, stage, local_model, LocalShardDownloader], ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "factory", [links, stage, local_model, LocalShardDownloader], ids=lambda each: each.__name__
+)
 async def test_a_part_of_a_node_conforms(factory: object) -> None:
     await check_resource(factory)  # type: ignore[arg-type]
 
@@ -41,7 +48,9 @@ def loopback_node() -> Node:
 
 
 def grpc_node() -> Node:
-    return build_node(NodeSettings(node_id="n", engine="dummy", model="dummy", host="127.0.0.1", grpc_port=0))
+    return build_node(
+        NodeSettings(node_id="n", engine="dummy", model="dummy", host="127.0.0.1", grpc_port=0)
+    )
 
 
 @pytest.mark.parametrize("factory", [loopback_node, grpc_node], ids=lambda each: each.__name__)
@@ -53,7 +62,11 @@ async def test_parts_close_in_the_reverse_order_of_their_dependencies() -> None:
     node = make_node(Net(), "n")
     closed: list[str] = []
     for part in (*node.parts, node.ring, node):
-        part.add_listener(lambda change: closed.append(change.resource_type) if change.new.name == "CLOSED" else None)
+        part.add_listener(
+            lambda change: (
+                closed.append(change.resource_type) if change.new.name == "CLOSED" else None
+            )
+        )
     await node.initialize()
     await node.cleanup()
     order = ["ring", "discovery", "server", "stage", "links", "inference_engine", "node"]

@@ -27,7 +27,9 @@ async def test_a_peer_that_says_no_address_is_shown_where_it_was_found() -> None
             await node.cleanup()
 
 
-@pytest.mark.parametrize(("said", "shown"), [("10.0.0.9", "10.0.0.9:50051"), ("fd00::9", "[fd00::9]:50051")])
+@pytest.mark.parametrize(
+    ("said", "shown"), [("10.0.0.9", "10.0.0.9:50051"), ("fd00::9", "[fd00::9]:50051")]
+)
 def test_an_address_that_a_node_says_is_shown_with_its_port(said: str, shown: str) -> None:
     ring = make_node(Net(), "a").ring
     ring.view.change(address=said, grpc_port=50051)

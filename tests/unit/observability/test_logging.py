@@ -130,7 +130,9 @@ async def test_configuring_twice_logs_each_transition_once(stream: io.StringIO):
     assert len(lines(stream)) == 1
 
 
-@pytest.mark.parametrize(("format", "level", "field"), [("xml", "info", "log-format"), ("json", "loud", "log-level")])
+@pytest.mark.parametrize(
+    ("format", "level", "field"), [("xml", "info", "log-format"), ("json", "loud", "log-level")]
+)
 def test_bad_settings_are_named(format: Any, level: str, field: str):
     with pytest.raises(ValueError, match=field):
         configure_logging(format, level=level)

@@ -33,9 +33,13 @@ def value(metrics: LifecycleMetrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
-async def test_the_state_of_each_live_resource_is_shown_and_forgotten_with_it(metrics: LifecycleMetrics):
+async def test_the_state_of_each_live_resource_is_shown_and_forgotten_with_it(
+    metrics: LifecycleMetrics,
+):
     def state(which: str) -> float | None:
-        return value(metrics, "exo_resource_state", resource_id="m1", resource_type="metered", state=which)
+        return value(
+            metrics, "exo_resource_state", resource_id="m1", resource_type="metered", state=which
+        )
 
     part = Part(resource_id="m1")
     assert state("uninitialized") == 1
@@ -58,11 +62,39 @@ async def test_transitions_hooks_and_restarts_are_counted(metrics: LifecycleMetr
     await part.check_health()
     await part.cleanup()
     kind = {"resource_type": "metered"}
-    assert value(metrics, "exo_resource_transitions_total", **kind, from_state="initializing", to_state="error") == 1
-    assert value(metrics, "exo_resource_transitions_total", **kind, from_state="initializing", to_state="ready") == 1
-    assert value(metrics, "exo_resource_hook_seconds_count", **kind, hook="initialize", outcome="failed") == 1
-    assert value(metrics, "exo_resource_hook_seconds_count", **kind, hook="cleanup", outcome="ok") == 2
-    assert value(metrics, "exo_resource_hook_seconds_count", **kind, hook="health_check", outcome="ok") == 1
+    assert (
+        value(
+            metrics,
+            "exo_resource_transitions_total",
+            **kind,
+            from_state="initializing",
+            to_state="error",
+        )
+        == 1
+    )
+    assert (
+        value(
+            metrics,
+            "exo_resource_transitions_total",
+            **kind,
+            from_state="initializing",
+            to_state="ready",
+        )
+        == 1
+    )
+    assert (
+        value(
+            metrics, "exo_resource_hook_seconds_count", **kind, hook="initialize", outcome="failed"
+        )
+        == 1
+    )
+    assert (
+        value(metrics, "exo_resource_hook_seconds_count", **kind, hook="cleanup", outcome="ok") == 2
+    )
+    assert (
+        value(metrics, "exo_resource_hook_seconds_count", **kind, hook="health_check", outcome="ok")
+        == 1
+    )
     assert value(metrics, "exo_resource_restarts_total", **kind) == 1
 
 
@@ -87,7 +119,10 @@ async def test_tasks_are_counted_by_how_they_end(metrics: LifecycleMetrics):
 async def test_rendering_follows_the_accept_header(metrics: LifecycleMetrics):
     async with Part(resource_id="m4"):
         body, content_type = render("", metrics.registry)
-        assert b'exo_resource_state{resource_id="m4",resource_type="metered",state="ready"} 1.0' in body
+        assert (
+            b'exo_resource_state{resource_id="m4",resource_type="metered",state="ready"} 1.0'
+            in body
+        )
         assert content_type.startswith("text/plain")
         body, content_type = render("application/openmetrics-text; version=1.0.0", metrics.registry)
         assert body.endswith(b"# EOF\n")

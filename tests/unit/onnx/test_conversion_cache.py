@@ -113,7 +113,9 @@ def test_foreign_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["key", "note.txt", "photos"]
 
 
-def test_without_a_usable_folder_entries_are_private(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_usable_folder_entries_are_private(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")
     cache = ConversionCache(in_the_way / "cache", 1000)
@@ -145,7 +147,10 @@ def test_a_full_disk_makes_the_entry_private_and_leaves_nothing_half_written(
     cache = ConversionCache(tmp_path, 1000)
     with caplog.at_level(logging.WARNING):
         entry = cache.get("key", on_a_full_disk)
-    assert f"cache folder {tmp_path}: No space left on device; converted weights are not kept" in caplog.text
+    assert (
+        f"cache folder {tmp_path}: No space left on device; converted weights are not kept"
+        in caplog.text
+    )
     assert (entry / "weights.bin").read_bytes() == b"weights"
     assert list(tmp_path.iterdir()) == []
     cache.close()
@@ -162,7 +167,9 @@ def test_a_disk_that_is_full_everywhere_is_an_error(tmp_path: Path) -> None:
     cache.close()
 
 
-def test_what_a_killed_start_left_goes_at_the_next_one_even_where_nothing_is_converted(tmp_path: Path) -> None:
+def test_what_a_killed_start_left_goes_at_the_next_one_even_where_nothing_is_converted(
+    tmp_path: Path,
+) -> None:
     cache = ConversionCache(tmp_path, 1000)
     entry = cache.get("key", Builder())
     left = tmp_path / ".tmp-of-a-killed-start"

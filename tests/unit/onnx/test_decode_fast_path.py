@@ -43,8 +43,18 @@ def step(slot: int, position: int, n: int = 1) -> Step:
         pytest.param((20, 7), [step(1, 8), step(0, 20)], False, id="one is elsewhere"),
         pytest.param((20, 7), [step(1, 7, 2), step(0, 20)], False, id="two tokens"),
         pytest.param((20, 7), [step(1, 0), step(0, 20)], False, id="one begins anew"),
-        pytest.param((CAPACITY - 2, 7), [step(1, 7), step(0, CAPACITY - 2)], True, id="the last place of the buffers"),
-        pytest.param((CAPACITY - 1, 7), [step(1, 7), step(0, CAPACITY - 1)], False, id="the buffers must grow"),
+        pytest.param(
+            (CAPACITY - 2, 7),
+            [step(1, 7), step(0, CAPACITY - 2)],
+            True,
+            id="the last place of the buffers",
+        ),
+        pytest.param(
+            (CAPACITY - 1, 7),
+            [step(1, 7), step(0, CAPACITY - 1)],
+            False,
+            id="the buffers must grow",
+        ),
     ],
 )
 def test_a_batch_goes_on_where_each_sequence_takes_one_token_and_there_is_room(
@@ -58,9 +68,9 @@ def test_a_batch_goes_on_where_each_sequence_takes_one_token_and_there_is_room(
 @pytest.mark.parametrize("budget", [2 * GRAIN, 2 * GRAIN + GRAIN - 1, 3 * GRAIN])
 def test_the_first_token_of_a_grain_goes_on_only_within_the_budget(budget: int) -> None:
     table = table_of(GRAIN, 5, budget=budget)
-    assert DecodeFastPath.of(table, [0, 1], 0).goes_on([step(0, GRAIN), step(1, 5)], table, CAPACITY) is (
-        budget == 3 * GRAIN
-    )
+    assert DecodeFastPath.of(table, [0, 1], 0).goes_on(
+        [step(0, GRAIN), step(1, 5)], table, CAPACITY
+    ) is (budget == 3 * GRAIN)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +83,9 @@ def test_the_first_token_of_a_grain_goes_on_only_within_the_budget(budget: int) 
     ],
     ids=["one comes", "one moves", "one ends", "one is evicted"],
 )
-def test_a_batch_does_not_go_on_after_the_table_has_changed(happens: Callable[[SlotTable], object]) -> None:
+def test_a_batch_does_not_go_on_after_the_table_has_changed(
+    happens: Callable[[SlotTable], object],
+) -> None:
     table = table_of(20, 7)
     steady = DecodeFastPath.of(table, [0], 0)
     assert steady.goes_on([step(0, 20)], table, CAPACITY)
@@ -82,16 +94,24 @@ def test_a_batch_does_not_go_on_after_the_table_has_changed(happens: Callable[[S
 
 
 async def history(cache: Path, shard: Shard, seed: int) -> list[Array | str]:
-    """Everything that a stage answers while sequences come, step together in changing batches, and go."""
+    """Everything that a stage answers while sequences come, step together in changing batches, and
+    go.
+    """
     rnd, rng = random.Random(seed), np.random.default_rng(seed)
     answers: list[Array | str] = []
     lengths: dict[str, int] = {}
     names = iter(f"q{number}" for number in range(10**6))
 
     def values(n: int) -> Array:
-        return rng.integers(0, 320, n) if shard.is_first_layer() else rng.normal(size=(n, 64)).astype(np.float32)
+        return (
+            rng.integers(0, 320, n)
+            if shard.is_first_layer()
+            else rng.normal(size=(n, 64)).astype(np.float32)
+        )
 
-    engine = OnnxEngine(cache_dir=cache, weight_format="float32", kv_budget=400 * 2048, threads=1, max_sequences=5)
+    engine = OnnxEngine(
+        cache_dir=cache, weight_format="float32", kv_budget=400 * 2048, threads=1, max_sequences=5
+    )
     async with engine:
         await engine.load_checkpoint(shard, MODEL)
         for _ in range(60):
@@ -104,7 +124,10 @@ async def history(cache: Path, shard: Shard, seed: int) -> list[Array | str]:
                 await engine.release(gone)
             together = rnd.sample(sorted(lengths), rnd.randint(0, len(lengths)))
             for _ in range(rnd.choice((1, 1, 3, 18))):
-                steps = [Step(name, values(1 if lengths[name] else 9), lengths[name]) for name in together]
+                steps = [
+                    Step(name, values(1 if lengths[name] else 9), lengths[name])
+                    for name in together
+                ]
                 try:
                     answers += await engine.infer_batch(shard, steps)
                 except (SequenceLost, Overloaded) as error:
@@ -114,7 +137,9 @@ async def history(cache: Path, shard: Shard, seed: int) -> list[Array | str]:
     return answers
 
 
-@pytest.mark.parametrize("layers", [(0, 3), (0, 1), (2, 3)], ids=["whole", "first stage", "last stage"])
+@pytest.mark.parametrize(
+    "layers", [(0, 3), (0, 1), (2, 3)], ids=["whole", "first stage", "last stage"]
+)
 async def test_the_short_way_answers_bit_for_bit_as_the_long_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: tuple[int, int]
 ) -> None:

@@ -26,7 +26,9 @@ def stored(dtype: str) -> RawTensor:
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "Q8_0", "Q4_1", "Q5_0"])
 @pytest.mark.parametrize("scale", [1.0, 8.0])
-def test_rows_are_those_of_the_checkpoint_times_the_scale(tmp_path: Path, dtype: str, scale: float) -> None:
+def test_rows_are_those_of_the_checkpoint_times_the_scale(
+    tmp_path: Path, dtype: str, scale: float
+) -> None:
     raw = stored(dtype)
     pauses: list[None] = []
     write_embedding(tmp_path, raw, lambda: pauses.append(None))
@@ -39,7 +41,17 @@ def test_rows_are_those_of_the_checkpoint_times_the_scale(tmp_path: Path, dtype:
 
 @pytest.mark.parametrize(
     ("length", "sizes"),
-    [(1, [1]), (2, [2]), (64, [64]), (65, [65]), (66, [64, 2]), (129, [64, 65]), (130, [64, 64, 2])],
+    [
+        (1, [1]),
+        (2, [2]),
+        (64, [64]),
+        (65, [65]),
+        (66, [64, 2]),
+        (129, [64, 65]),
+        (130, [64, 64, 2]),
+    ],
 )
-def test_a_prompt_is_read_in_chunks_and_never_ends_in_a_single_token(length: int, sizes: list[int]) -> None:
+def test_a_prompt_is_read_in_chunks_and_never_ends_in_a_single_token(
+    length: int, sizes: list[int]
+) -> None:
     assert [stop - start for start, stop in chunks_of(length, 64)] == sizes

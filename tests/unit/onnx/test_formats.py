@@ -1,4 +1,6 @@
-"""Weight formats: what is taken over is taken over exactly, what is rounded is rounded by little."""
+"""Weight formats: what is taken over is taken over exactly, what is rounded is rounded by
+little.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def test_only_affine_blocks_have_offsets() -> None:
 @pytest.mark.parametrize("dtype", ["Q4_0", "Q4_1"])
 def test_widening_to_eight_bits_changes_no_weight(dtype: str) -> None:
     packed = formats.take_over(stored(dtype))
-    np.testing.assert_allclose(formats.dequantize(formats.widen(packed)), formats.dequantize(packed), atol=1e-6)
+    np.testing.assert_allclose(
+        formats.dequantize(formats.widen(packed)), formats.dequantize(packed), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("bits", "steps"), [(8, 254), (4, 14)])
@@ -92,12 +96,17 @@ def test_columns_can_be_reordered_and_left_out() -> None:
 
 
 def test_stacked_matrices_of_different_formats_keep_their_weights() -> None:
-    parts = [formats.take_over(stored(dtype, weights(seed=i))) for i, dtype in enumerate(("Q4_1", "Q8_0", "Q4_0"))]
+    parts = [
+        formats.take_over(stored(dtype, weights(seed=i)))
+        for i, dtype in enumerate(("Q4_1", "Q8_0", "Q4_0"))
+    ]
     together = formats.stack(list(parts))
     assert isinstance(together, Packed)
     assert together.bits == 8
     np.testing.assert_allclose(
-        formats.dequantize(together), np.concatenate([formats.dequantize(p) for p in parts]), atol=1e-6
+        formats.dequantize(together),
+        np.concatenate([formats.dequantize(p) for p in parts]),
+        atol=1e-6,
     )
 
 

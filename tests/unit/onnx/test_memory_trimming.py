@@ -1,11 +1,19 @@
-"""Giving memory back: mappings are found by file, and forgotten pages are read again as they were."""
+"""Giving memory back: mappings are found by file, and forgotten pages are read again as they
+were.
+"""
 
 from __future__ import annotations
 
 import mmap
 from pathlib import Path
 
-from exo.inference.onnx.memory_trimming import code_mappings, forget_code, forget_mapped_pages, mappings, trim_heap
+from exo.inference.onnx.memory_trimming import (
+    code_mappings,
+    forget_code,
+    forget_mapped_pages,
+    mappings,
+    trim_heap,
+)
 
 MAPS = """\
 55d0c0a00000-55d0c0a21000 rw-p 00000000 00:00 0                          [heap]

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from exo.inference.checkpoints.checkpoint import RawTensor
 from exo.inference.onnx.graph import formats
-from exo.inference.onnx.graph.formats import BLOCK, Packed, dequantize, take_over, unpack_nibbles, widen
+from exo.inference.onnx.graph.formats import (
+    BLOCK,
+    Packed,
+    dequantize,
+    take_over,
+    unpack_nibbles,
+    widen,
+)
 from exo.inference.onnx.graph.offset_columns import DIGITS, Folded, fold
 
 Array = np.ndarray[Any, Any]
@@ -36,7 +43,9 @@ def unfold(matrix: Folded) -> Array:
 
 
 def extended(x: Array, folded: Folded) -> Array:
-    """The input as the graph makes it: x, then for each digit the sums of its blocks, zeros in between."""
+    """The input as the graph makes it: x, then for each digit the sums of its blocks, zeros in
+    between.
+    """
     sums = x.reshape(len(x), -1, BLOCK).sum(-1)
     between = np.zeros((len(x), folded.pad), x.dtype)
     return np.concatenate([x, sums, *[between, sums] * (DIGITS - 1)], axis=-1)
@@ -89,11 +98,23 @@ def test_a_block_of_equal_values_is_its_offset() -> None:
 def test_offsets_that_columns_cannot_carry_are_left_alone() -> None:
     matrix = affine()
     assert matrix.offsets is not None
-    far = Packed(4, 576, matrix.codes, matrix.scales, matrix.offsets * np.geomspace(1, 1e4, 18, dtype=np.float32))
+    far = Packed(
+        4,
+        576,
+        matrix.codes,
+        matrix.scales,
+        matrix.offsets * np.geomspace(1, 1e4, 18, dtype=np.float32),
+    )
     assert fold(far) is None
 
 
 def test_without_offsets_or_with_a_short_last_block_nothing_is_folded() -> None:
     assert fold(formats.quantize(np.ones((2, 64), np.float32), 4)) is None
-    short = Packed(4, 40, np.zeros((2, 2, 16), np.uint8), np.ones((2, 2), np.float32), np.ones((2, 2), np.float32))
+    short = Packed(
+        4,
+        40,
+        np.zeros((2, 2, 16), np.uint8),
+        np.ones((2, 2), np.float32),
+        np.ones((2, 2), np.float32),
+    )
     assert fold(short) is None

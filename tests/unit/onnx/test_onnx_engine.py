@@ -1,4 +1,6 @@
-"""The onnx engine's sequences: batches, chunks, prefixes, evictions, cancellation; and its converted weights."""
+"""The onnx engine's sequences: batches, chunks, prefixes, evictions, cancellation; and its
+converted weights.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,12 @@ def entries(folder: Path) -> list[Path]:
 
 @asynccontextmanager
 async def loaded(cache: Path, **options: Any) -> AsyncIterator[OnnxEngine]:
-    options = {"weight_format": "float32", "kv_budget": 1 << 20, "threads": 1, "max_sequences": 8} | options
+    options = {
+        "weight_format": "float32",
+        "kv_budget": 1 << 20,
+        "threads": 1,
+        "max_sequences": 8,
+    } | options
     async with OnnxEngine(cache_dir=cache, **options) as engine:
         await engine.load_checkpoint(SHARD, MODEL)
         yield engine
@@ -86,7 +93,9 @@ async def test_a_batch_of_different_lengths_is_as_each_sequence_alone(engine: On
     await engine.infer_batch(SHARD, [Step(f"s{i}", ids, 0) for i, ids in enumerate(prompts)])
     for step, value in enumerate((7, 8)):
         batch = [Step(f"s{i}", token(value), len(ids) + step) for i, ids in enumerate(prompts)]
-        for got, whole, ids in zip(await engine.infer_batch(SHARD, batch), want, prompts, strict=True):
+        for got, whole, ids in zip(
+            await engine.infer_batch(SHARD, batch), want, prompts, strict=True
+        ):
             np.testing.assert_allclose(got[0], whole[len(ids) + step], atol=1e-4)
 
 
@@ -113,7 +122,9 @@ async def test_sequences_left_out_of_batches_keep_their_caches(engine: OnnxEngin
     assert min(at.values()) > 25
 
 
-async def test_chunks_give_what_one_pass_gives(engine: OnnxEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_chunks_give_what_one_pass_gives(
+    engine: OnnxEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ids = tokens(50)
     want = await alone(engine, ids)
     monkeypatch.setattr(inner(engine), "_chunk", 16)
@@ -127,18 +138,33 @@ async def test_chunks_give_what_one_pass_gives(engine: OnnxEngine, monkeypatch: 
 
 def test_large_models_read_prompts_in_smaller_chunks() -> None:
     rope = RopeConfig(dims=16)
-    sizes = {"head_dim": 16, "vocab": 320, "context_length": 512, "norm_eps": 1e-5, "rope": rope, "tied": True}
+    sizes = {
+        "head_dim": 16,
+        "vocab": 320,
+        "context_length": 512,
+        "norm_eps": 1e-5,
+        "rope": rope,
+        "tied": True,
+    }
     found = []
     for n_layers, hidden, ffn in ((4, 64, 160), (128, 1024, 4096), (64, 8192, 28672)):
         config = ModelConfig(
-            family="llama", n_layers=n_layers, hidden=hidden, heads=hidden // 16, kv_heads=1, ffn=ffn, **sizes
+            family="llama",
+            n_layers=n_layers,
+            hidden=hidden,
+            heads=hidden // 16,
+            kv_heads=1,
+            ffn=ffn,
+            **sizes,
         )
         found.append(chunk_size(decoder_spec(config, Shard.whole("m", n_layers)), config))
     assert found[0] == CHUNK > found[1] > found[2] == MIN_CHUNK
 
 
 async def test_a_sequence_may_outgrow_the_first_buffers(tmp_path: Path) -> None:
-    """512 positions is where the buffers start; this model has 512 in all, and one more is refused."""
+    """512 positions is where the buffers start; this model has 512 in all,
+    and one more is refused.
+    """
     ids = tokens(512)
     async with loaded(tmp_path) as engine:
         want = await alone(engine, ids)
@@ -147,7 +173,9 @@ async def test_a_sequence_may_outgrow_the_first_buffers(tmp_path: Path) -> None:
         np.testing.assert_allclose(got[0], want[-1], atol=1e-4)
         # The full sequence now runs along as a foreign slot.
         await engine.infer_batch(SHARD, [Step("third", ids[:30], 0)])
-        both = await engine.infer_batch(SHARD, [Step(n, ids[30:31], 30) for n in ("other", "third")])
+        both = await engine.infer_batch(
+            SHARD, [Step(n, ids[30:31], 30) for n in ("other", "third")]
+        )
         for got in both:
             np.testing.assert_allclose(got[0], want[30], atol=1e-4)
         with pytest.raises(InvalidRequest):
@@ -194,8 +222,12 @@ async def test_two_steps_of_one_sequence_in_a_batch_are_refused(engine: OnnxEngi
         await engine.infer_batch(SHARD, [Step("a", token(1), 0), Step("a", token(2), 0)])
 
 
-@pytest.mark.parametrize("released", [True, False], ids=["of a finished request", "of a running one"])
-async def test_a_reused_prefix_gives_what_a_fresh_prefill_gives(engine: OnnxEngine, released: bool) -> None:
+@pytest.mark.parametrize(
+    "released", [True, False], ids=["of a finished request", "of a running one"]
+)
+async def test_a_reused_prefix_gives_what_a_fresh_prefill_gives(
+    engine: OnnxEngine, released: bool
+) -> None:
     system, question = tokens(40, seed=1), tokens(10, seed=2)
     want = await alone(engine, np.concatenate([system, question]))
     await engine.infer_batch(SHARD, [Step("first", np.concatenate([system, tokens(9, seed=3)]), 0)])
@@ -204,13 +236,17 @@ async def test_a_reused_prefix_gives_what_a_fresh_prefill_gives(engine: OnnxEngi
     passes: list[int] = []
     original = session.ShardSession.run
 
-    def counting(self: Any, buffers: Any, start: int, values: Array, *rest: Any, **options: Any) -> Array:
+    def counting(
+        self: Any, buffers: Any, start: int, values: Array, *rest: Any, **options: Any
+    ) -> Array:
         passes.append(values.shape[1])
         return original(self, buffers, start, values, *rest, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session.ShardSession, "run", counting)
-        (got,) = await engine.infer_batch(SHARD, [Step("second", np.concatenate([system, question]), 0)])
+        (got,) = await engine.infer_batch(
+            SHARD, [Step("second", np.concatenate([system, question]), 0)]
+        )
     assert sum(passes) <= len(question)
     np.testing.assert_allclose(got[0], want[-1], atol=1e-4)
 
@@ -219,7 +255,10 @@ async def test_stages_of_a_ring_agree_on_a_prefix(tmp_path: Path) -> None:
     ids, halves = tokens(40), (Shard("tiny", 0, 1, 4), Shard("tiny", 2, 3, 4))
     async with loaded(tmp_path) as whole:
         want = await alone(whole, ids)
-    engines = [OnnxEngine(weight_format="float32", cache_dir=tmp_path, kv_budget=1 << 20, threads=1) for _ in halves]
+    engines = [
+        OnnxEngine(weight_format="float32", cache_dir=tmp_path, kv_budget=1 << 20, threads=1)
+        for _ in halves
+    ]
     try:
         for engine, shard in zip(engines, halves, strict=True):
             await engine.initialize()
@@ -241,7 +280,9 @@ async def test_stages_of_a_ring_agree_on_a_prefix(tmp_path: Path) -> None:
             await engine.cleanup()
 
 
-async def test_under_a_small_budget_idle_sequences_are_evicted_and_then_lost(tmp_path: Path) -> None:
+async def test_under_a_small_budget_idle_sequences_are_evicted_and_then_lost(
+    tmp_path: Path,
+) -> None:
     async with loaded(tmp_path, kv_budget=100 * BYTES_PER_TOKEN) as engine:
         assert engine.kv_tokens_total == 100
         await engine.infer_batch(SHARD, [Step("idle", tokens(60), 0)])
@@ -250,7 +291,9 @@ async def test_under_a_small_budget_idle_sequences_are_evicted_and_then_lost(tmp
         with pytest.raises(SequenceLost):
             await engine.infer_batch(SHARD, [Step("idle", token(1), 60)])
         with pytest.raises(Overloaded):
-            await engine.infer_batch(SHARD, [Step("busy", token(1), 60), Step("other", tokens(60), 0)])
+            await engine.infer_batch(
+                SHARD, [Step("busy", token(1), 60), Step("other", tokens(60), 0)]
+            )
         # A refused batch has cost nobody anything.
         await engine.infer_batch(SHARD, [Step("busy", token(1), 60)])
 
@@ -289,7 +332,9 @@ async def test_a_cancelled_pass_leaves_every_sequence_as_it_was(
             raise PassCancelled
 
     with pytest.raises(PassCancelled):
-        inner(engine).forward([Step("old", tokens(30, seed=1), 20), Step("new", tokens(30, seed=2), 0)], cancel)
+        inner(engine).forward(
+            [Step("old", tokens(30, seed=1), 20), Step("new", tokens(30, seed=2), 0)], cancel
+        )
     assert asked == 3
     assert engine.sequences == 1
     want = await alone(engine, np.concatenate([tokens(20), token(3)]))
@@ -308,7 +353,8 @@ async def test_the_event_loop_runs_while_the_engine_computes(engine: OnnxEngine)
 
     ticker = asyncio.create_task(tick())
     most = 0
-    # A short pass may be over before this thread has its turn; were it held up by passes, it would never have one.
+    # A short pass may be over before this thread has its turn; were it held up by passes, it would
+    # never have one.
     for number in range(20):
         before = ticks
         await engine.infer_batch(SHARD, [Step(f"{number}", tokens(400), 0, "all")])
@@ -332,7 +378,9 @@ async def test_the_second_start_takes_the_converted_weights(tmp_path: Path) -> N
     assert seen[-1].bytes_done == seen[-1].bytes_total > 0
 
 
-async def test_broken_converted_weights_are_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_broken_converted_weights_are_made_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with loaded(tmp_path) as engine:
         want = await alone(engine, tokens(9))
     (entry,) = entries(tmp_path)
@@ -345,7 +393,9 @@ async def test_broken_converted_weights_are_made_anew(tmp_path: Path, caplog: py
     assert "converting again" in caplog.text
 
 
-async def test_a_graph_that_cannot_run_is_an_unsupported_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_graph_that_cannot_run_is_an_unsupported_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("exo.inference.onnx.graph.decoder.CONTRIB", "no.such.domain")
     async with OnnxEngine(cache_dir=tmp_path) as engine:
         with pytest.raises(UnsupportedModel, match="onnxruntime cannot run this model"):
@@ -365,7 +415,9 @@ async def test_loading_again_replaces_what_was_loaded(engine: OnnxEngine) -> Non
 
 
 def test_cuda_is_preferred_where_there_is_one_and_the_cpu_is_always_there() -> None:
-    assert choose_providers(["AzureExecutionProvider", "CPUExecutionProvider"]) == ["CPUExecutionProvider"]
+    assert choose_providers(["AzureExecutionProvider", "CPUExecutionProvider"]) == [
+        "CPUExecutionProvider"
+    ]
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     assert choose_providers(["CPUExecutionProvider", "CUDAExecutionProvider"]) == both
 

@@ -1,4 +1,6 @@
-"""The onnx engine against Hugging Face transformers: exact with float weights, close with quantised ones."""
+"""The onnx engine against Hugging Face transformers: exact with float weights, close with quantised
+ones.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ async def stages(
     bounds = [0, *cuts, n]
     shards = [Shard(case.name, a, b - 1, n) for a, b in pairwise(bounds)]
     engines = [
-        OnnxEngine(weight_format=weight_format, cache_dir=tmp_path, kv_budget=64 << 20, threads=1) for _ in shards
+        OnnxEngine(weight_format=weight_format, cache_dir=tmp_path, kv_budget=64 << 20, threads=1)
+        for _ in shards
     ]
     try:
         for engine, shard in zip(engines, shards, strict=True):
@@ -78,14 +81,18 @@ def divergences(reference: Array, other: Array) -> Array:
 
 
 @every_case
-async def test_float_weights_give_the_logits_and_tokens_of_transformers(case: Case, tmp_path: Path) -> None:
+async def test_float_weights_give_the_logits_and_tokens_of_transformers(
+    case: Case, tmp_path: Path
+) -> None:
     want = case.load()
     async with stages(case, tmp_path, "float32") as ring:
         for i, tokens in enumerate(case.sequences()):
             (got,) = await through(ring, [Step(f"s{i}", tokens, 0, "all")])
             np.testing.assert_allclose(got, want[f"logits_{i}"], atol=ATOL, rtol=0)
             for k, token in enumerate(want[f"greedy_{i}"]):
-                np.testing.assert_allclose(got[-1], want[f"greedy_logits_{i}"][k], atol=ATOL, rtol=0)
+                np.testing.assert_allclose(
+                    got[-1], want[f"greedy_logits_{i}"][k], atol=ATOL, rtol=0
+                )
                 assert int(got[-1].argmax()) == token
                 (got,) = await through(ring, [Step(f"s{i}", np.array([token]), len(tokens) + k)])
 
@@ -106,11 +113,15 @@ async def test_quantised_files_stay_close_to_transformers(case: Case, tmp_path: 
 
 
 @every_folder
-async def test_eight_bits_are_close_on_average_even_where_weights_are_random(case: Case, tmp_path: Path) -> None:
+async def test_eight_bits_are_close_on_average_even_where_weights_are_random(
+    case: Case, tmp_path: Path
+) -> None:
     """Random weights leave nothing to average rounding out; single positions may be further off."""
     want = case.load()
     async with stages(case, tmp_path, "8bit") as ring:
-        got = await through(ring, [Step(f"s{i}", tokens, 0, "all") for i, tokens in enumerate(case.sequences())])
+        got = await through(
+            ring, [Step(f"s{i}", tokens, 0, "all") for i, tokens in enumerate(case.sequences())]
+        )
         off = np.concatenate([divergences(want[f"logits_{i}"], x) for i, x in enumerate(got)])
         assert off.mean() < MAX_KL / 2
 
@@ -124,7 +135,9 @@ async def test_small_models_are_exact_unless_told_otherwise(case: Case, tmp_path
 
 
 @every_folder
-async def test_hidden_states_between_stages_are_those_of_transformers(case: Case, tmp_path: Path) -> None:
+async def test_hidden_states_between_stages_are_those_of_transformers(
+    case: Case, tmp_path: Path
+) -> None:
     want = case.load()
     index = int(want["hidden_seq"])
     layers = want["hidden_layers"]

@@ -1,4 +1,6 @@
-"""The bundled model as its file has it (4-bit affine blocks, 8-bit head) against transformers in float32."""
+"""The bundled model as its file has it (4-bit affine blocks, 8-bit head) against transformers in
+float32.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ async def test_smollm2_says_what_the_reference_says_until_it_hesitates(tmp_path:
     async with OnnxEngine(cache_dir=tmp_path, kv_budget=256 << 20) as engine:
         await engine.load_checkpoint(SHARD, resolve_model("smollm2-135m"))
         at = [len(want[f"ids_{i}"]) for i in range(n)]
-        out = await engine.infer_batch(SHARD, [Step(f"s{i}", want[f"ids_{i}"], 0) for i in range(n)])
+        out = await engine.infer_batch(
+            SHARD, [Step(f"s{i}", want[f"ids_{i}"], 0) for i in range(n)]
+        )
         for i in range(n):
             p, q = log_softmax(want["logits_last"][i]), log_softmax(out[i][-1])
             assert float((np.exp(p) * (p - q)).sum()) < MAX_KL
@@ -46,7 +50,9 @@ async def test_smollm2_says_what_the_reference_says_until_it_hesitates(tmp_path:
             out = await engine.infer_batch(SHARD, steps)
 
 
-async def test_two_shards_say_bit_for_bit_what_one_says_whatever_else_is_in_the_batch(tmp_path: Path) -> None:
+async def test_two_shards_say_bit_for_bit_what_one_says_whatever_else_is_in_the_batch(
+    tmp_path: Path,
+) -> None:
     """Prompt and steps; int8 rounding would turn any other last bit into another logit."""
     with np.load(DATA / "smollm2" / "reference_smollm2.npz") as file:
         prompt, others = file["ids_0"], [file[f"ids_{i}"] for i in range(1, 4)]
@@ -65,7 +71,9 @@ async def test_two_shards_say_bit_for_bit_what_one_says_whatever_else_is_in_the_
             await whole.infer_batch(SHARD, [Step(f"other{i}", ids, 0)])
         fed, at = [prompt, *(greedy[k : k + 1] for k in range(len(greedy)))], 0
         for k, values in enumerate(fed):
-            beside = [Step(f"other{i}", greedy[:1], len(ids) + k - 1) for i, ids in enumerate(others) if k]
+            beside = [
+                Step(f"other{i}", greedy[:1], len(ids) + k - 1) for i, ids in enumerate(others) if k
+            ]
             want = (await whole.infer_batch(SHARD, [*beside, Step("s", values, at)]))[-1]
             (hidden,) = await first.infer_batch(halves[0], [Step("s", values, at)])
             (got,) = await second.infer_batch(halves[1], [Step("s", hidden, at)])
@@ -73,7 +81,9 @@ async def test_two_shards_say_bit_for_bit_what_one_says_whatever_else_is_in_the_
             at += len(values)
 
 
-async def test_a_question_asked_again_gets_the_same_bits_from_what_is_known_of_it(tmp_path: Path) -> None:
+async def test_a_question_asked_again_gets_the_same_bits_from_what_is_known_of_it(
+    tmp_path: Path,
+) -> None:
     with np.load(DATA / "smollm2" / "reference_smollm2.npz") as file:
         prompt = file["ids_0"]
     async with OnnxEngine(cache_dir=tmp_path, kv_budget=64 << 20) as engine:

@@ -1,4 +1,6 @@
-"""Slots of the KV cache: who stays, who goes, who is a prefix of whom, and how batches become adjacent."""
+"""Slots of the KV cache: who stays, who goes, who is a prefix of whom, and how batches become
+adjacent.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def ids(*parts: int, n: int = 32) -> Array:
     return np.concatenate([np.arange(n) + 1000 * part for part in parts])
 
 
-def fill(table: SlotTable, name: str, tokens: Array, *, released: bool = False, long: bool = False) -> int:
+def fill(
+    table: SlotTable, name: str, tokens: Array, *, released: bool = False, long: bool = False
+) -> int:
     slot, _ = table.take_slot(())
     table.put(slot, name, length=0, tokens=tokens[:0], long=long)
     table.extend(slot, len(tokens), tokens)

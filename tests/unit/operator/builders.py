@@ -21,7 +21,9 @@ DEFAULTS = Defaults(image="registry.test/exo-node:1", operator_namespace="exo-sy
 _versions = itertools.count(1)
 
 
-def exonode(name: str = "paris", spec: dict[str, Any] | None = None, **extra: Any) -> dict[str, Any]:
+def exonode(
+    name: str = "paris", spec: dict[str, Any] | None = None, **extra: Any
+) -> dict[str, Any]:
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND_NODE,
@@ -56,7 +58,9 @@ def pod_of(
             {"type": "PodScheduled", "status": "True"},
             {"type": "Ready", "status": "True"},
         ],
-        "containerStatuses": [{"name": "node", "started": True, "restartCount": 0, "state": {"running": {}}}],
+        "containerStatuses": [
+            {"name": "node", "started": True, "restartCount": 0, "state": {"running": {}}}
+        ],
         **status,
     }
     return pod
@@ -99,7 +103,10 @@ def carry_out(actions: list[plan.Action], store: Store) -> None:
             case SetGate():
                 live = copy.deepcopy(store.get("Pod", action.namespace, action.name))
                 assert live is not None
-                condition = {"type": "exo.dev/ring-formed", "status": "True" if action.ready else "False"}
+                condition = {
+                    "type": "exo.dev/ring-formed",
+                    "status": "True" if action.ready else "False",
+                }
                 live.setdefault("status", {}).setdefault("conditions", [])
                 others = [c for c in live["status"]["conditions"] if c["type"] != condition["type"]]
                 live["status"]["conditions"] = [*others, condition]

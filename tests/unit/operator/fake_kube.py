@@ -31,7 +31,12 @@ class FakeKube:
 
     def tell(self, store: Store) -> None:
         """Bring a cache up to date, deletions included."""
-        for kind in {ref.kind for ref in self.objects} | {"Pod", "Service", "ExoNode", "PodDisruptionBudget"}:
+        for kind in {ref.kind for ref in self.objects} | {
+            "Pod",
+            "Service",
+            "ExoNode",
+            "PodDisruptionBudget",
+        }:
             for known in list(store.of_kind(kind)):
                 live = self.objects.get(ref_of(known))
                 if live is None or live["metadata"]["uid"] != known["metadata"].get("uid"):
@@ -79,7 +84,9 @@ class FakeKube:
         live["status"]["conditions"] = [*conditions, condition]
         return self.seed(live)
 
-    async def delete(self, kind: str, namespace: str, name: str, uid: str, grace: int | None = None) -> None:
+    async def delete(
+        self, kind: str, namespace: str, name: str, uid: str, grace: int | None = None
+    ) -> None:
         self.writes.append(f"delete {kind} {name}")
         live = self.objects.get(Ref(kind, namespace, name))
         if live is not None and live["metadata"]["uid"] == uid:
@@ -94,7 +101,9 @@ class FakeKube:
             if live is not None and owners and all(owner["uid"] == gone for owner in owners):
                 self.collect(other)
 
-    async def list_all(self, kind: str, namespace: str = "", selector: str = "") -> AsyncIterator[Raw]:
+    async def list_all(
+        self, kind: str, namespace: str = "", selector: str = ""
+    ) -> AsyncIterator[Raw]:
         for ref, obj in list(self.objects.items()):
             if ref.kind == kind and namespace in ("", ref.namespace):
                 yield copy.deepcopy(obj)
@@ -112,7 +121,9 @@ class FakeKube:
         self.events.append(event)
 
     def run_pods(self) -> None:
-        """Be the kubelet: every pod that has no status runs and is Ready as soon as its gate is open."""
+        """Be the kubelet: every pod that has no status runs and is Ready as soon as its gate is
+        open.
+        """
         for ref, pod in list(self.objects.items()):
             if ref.kind != "Pod":
                 continue

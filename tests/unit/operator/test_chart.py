@@ -25,12 +25,16 @@ def find_helm() -> str | None:
 
 
 HELM = find_helm()
-needs_helm = pytest.mark.skipif(HELM is None, reason="no helm on PATH or in the cache that `make up` fills")
+needs_helm = pytest.mark.skipif(
+    HELM is None, reason="no helm on PATH or in the cache that `make up` fills"
+)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     assert HELM is not None
-    return subprocess.run([HELM, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [HELM, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def template(*sets: str) -> list[dict[str, Any]]:
@@ -52,7 +56,12 @@ def plain() -> list[dict[str, Any]]:
 
 
 def rules(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [rule for kind in ("ClusterRole", "Role") for role in of_kind(documents, kind) for rule in role["rules"]]
+    return [
+        rule
+        for kind in ("ClusterRole", "Role")
+        for role in of_kind(documents, kind)
+        for rule in role["rules"]
+    ]
 
 
 def test_no_role_has_a_wildcard(plain: list[dict[str, Any]]) -> None:
@@ -63,7 +72,11 @@ def test_no_role_has_a_wildcard(plain: list[dict[str, Any]]) -> None:
 def test_the_operator_may_do_what_it_does_and_can_make_secrets_but_never_see_or_change_one(
     plain: list[dict[str, Any]],
 ) -> None:
-    (own,) = [role for role in of_kind(plain, "ClusterRole") if role["metadata"]["name"] == "exo-exo-operator"]
+    (own,) = [
+        role
+        for role in of_kind(plain, "ClusterRole")
+        if role["metadata"]["name"] == "exo-exo-operator"
+    ]
     allowed = {
         (group, resource): set(rule["verbs"])
         for rule in own["rules"]
@@ -72,7 +85,14 @@ def test_the_operator_may_do_what_it_does_and_can_make_secrets_but_never_see_or_
     }
     for group, _, plural in handlers.WATCHED:
         assert {"get", "list", "watch"} <= allowed[(group, plural)], plural
-    for kind in ("Pod", "Service", "PersistentVolumeClaim", "NetworkPolicy", "PodDisruptionBudget", names.KIND_NODE):
+    for kind in (
+        "Pod",
+        "Service",
+        "PersistentVolumeClaim",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        names.KIND_NODE,
+    ):
         prefix, plural = KINDS[kind]
         group = prefix.split("/")[1] if prefix.startswith("apis/") else ""
         assert {"create", "patch", "delete"} <= allowed[(group, plural)], kind
@@ -81,7 +101,11 @@ def test_the_operator_may_do_what_it_does_and_can_make_secrets_but_never_see_or_
 
 
 def test_every_pod_meets_the_restricted_pod_security_standard(plain: list[dict[str, Any]]) -> None:
-    templates = [doc["spec"]["template"]["spec"] for kind in ("Deployment", "Job") for doc in of_kind(plain, kind)]
+    templates = [
+        doc["spec"]["template"]["spec"]
+        for kind in ("Deployment", "Job")
+        for doc in of_kind(plain, kind)
+    ]
     templates += [doc["spec"] for doc in of_kind(plain, "Pod")]
     assert len(templates) == 3
     for spec in templates:
@@ -105,7 +129,9 @@ def test_the_arguments_are_ones_that_the_operator_takes(plain: list[dict[str, An
     assert parsed.namespaces == ()
 
 
-def test_the_definitions_come_with_the_chart_and_stay_on_request(plain: list[dict[str, Any]]) -> None:
+def test_the_definitions_come_with_the_chart_and_stay_on_request(
+    plain: list[dict[str, Any]],
+) -> None:
     found = {doc["metadata"]["name"] for doc in of_kind(plain, "CustomResourceDefinition")}
     assert found == {"exonodes.exo.dev", "exoclusters.exo.dev"}
     kept = of_kind(template("crds.keep=true"), "CustomResourceDefinition")
@@ -117,17 +143,30 @@ def test_the_definitions_come_with_the_chart_and_stay_on_request(plain: list[dic
 def test_namespaced_mode_makes_roles_only_and_tells_the_operator() -> None:
     documents = template("namespaces={red,blue}", "rbac.aggregate=false")
     assert of_kind(documents, "ClusterRole") == of_kind(documents, "ClusterRoleBinding") == []
-    assert {doc["metadata"]["namespace"] for doc in of_kind(documents, "Role")} == {"red", "blue", "exo-system"}
+    assert {doc["metadata"]["namespace"] for doc in of_kind(documents, "Role")} == {
+        "red",
+        "blue",
+        "exo-system",
+    }
     (deployment,) = of_kind(documents, "Deployment")
-    assert "--namespaces=red,blue" in deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert (
+        "--namespaces=red,blue" in deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    )
 
 
 @needs_helm
 def test_optional_parts_are_off_and_render_when_switched_on(plain: list[dict[str, Any]]) -> None:
-    optional = {"ServiceMonitor", "PodMonitor", "PrometheusRule", "ConfigMap", "PodDisruptionBudget"}
+    optional = {
+        "ServiceMonitor",
+        "PodMonitor",
+        "PrometheusRule",
+        "ConfigMap",
+        "PodDisruptionBudget",
+    }
     assert not optional & {doc["kind"] for doc in plain}
     toggles = [
-        f"monitoring.{name}.enabled=true" for name in ("serviceMonitor", "podMonitor", "prometheusRule", "dashboard")
+        f"monitoring.{name}.enabled=true"
+        for name in ("serviceMonitor", "podMonitor", "prometheusRule", "dashboard")
     ]
     documents = template("replicas=2", *toggles)
     assert optional <= {doc["kind"] for doc in documents}
@@ -140,7 +179,13 @@ def test_the_drain_runs_before_the_chart_goes_and_ends_in_time(plain: list[dict[
     assert job["spec"]["template"]["spec"]["containers"][0]["args"][0] == "drain"
 
 
-BAD_VALUES = ["replicas=-1", "log.level=loud", "imagee=x", "image.tag=", "drain.timeoutSeconds=soon"]
+BAD_VALUES = [
+    "replicas=-1",
+    "log.level=loud",
+    "imagee=x",
+    "image.tag=",
+    "drain.timeoutSeconds=soon",
+]
 
 
 @needs_helm

@@ -1,4 +1,6 @@
-"""The API client against a small HTTP server on loopback: what goes over the wire, and what errors become."""
+"""The API client against a small HTTP server on loopback: what goes over the wire, and what errors
+become.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,15 @@ from typing import Any
 import pytest
 from aiohttp import web
 from exo_operator import uninstall as drain
-from exo_operator.kube.client import Cluster, ClusterError, Conflicted, Invalid, NotFound, event, path
+from exo_operator.kube.client import (
+    Cluster,
+    ClusterError,
+    Conflicted,
+    Invalid,
+    NotFound,
+    event,
+    path,
+)
 from kubernetes.aio import client
 
 from .builders import exonode
@@ -59,7 +69,9 @@ def test_paths() -> None:
     assert path("PodDisruptionBudget", "ns") == "/apis/policy/v1/namespaces/ns/poddisruptionbudgets"
 
 
-async def test_apply_is_a_server_side_apply_under_our_field_manager(server: Server, cluster: Cluster) -> None:
+async def test_apply_is_a_server_side_apply_under_our_field_manager(
+    server: Server, cluster: Cluster
+) -> None:
     manifest = {"kind": "Service", "metadata": {"name": "s", "namespace": "ns"}, "spec": {}}
     await cluster.apply(manifest)
     method, where, query, content_type, body = server.asked[0]
@@ -77,7 +89,9 @@ async def test_a_status_is_written_to_this_very_object(server: Server, cluster: 
     assert "spec" not in body
 
 
-async def test_a_deletion_names_the_uid_and_finding_nothing_is_fine(server: Server, cluster: Cluster) -> None:
+async def test_a_deletion_names_the_uid_and_finding_nothing_is_fine(
+    server: Server, cluster: Cluster
+) -> None:
     server.answers = [(200, {}), (404, {"message": "no"}), (409, {"message": "other uid"})]
     for _ in range(3):
         await cluster.delete("Pod", "ns", "p", "uid-1", 0)
@@ -89,7 +103,8 @@ async def test_a_deletion_names_the_uid_and_finding_nothing_is_fine(server: Serv
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(404, NotFound), (409, Conflicted), (422, Invalid), (403, ClusterError), (500, ClusterError)]
+    ("status", "kind"),
+    [(404, NotFound), (409, Conflicted), (422, Invalid), (403, ClusterError), (500, ClusterError)],
 )
 async def test_errors_carry_the_servers_words(
     server: Server, cluster: Cluster, status: int, kind: type[ClusterError]
@@ -107,9 +122,15 @@ async def test_retry_after_is_understood(server: Server, cluster: Cluster) -> No
     assert caught.value.retry_after == 7.0
 
 
-async def test_a_list_follows_its_pages_and_gives_items_their_kind(server: Server, cluster: Cluster) -> None:
+async def test_a_list_follows_its_pages_and_gives_items_their_kind(
+    server: Server, cluster: Cluster
+) -> None:
     pages = [
-        {"apiVersion": "v1", "metadata": {"continue": "next"}, "items": [{"metadata": {"name": "a"}}]},
+        {
+            "apiVersion": "v1",
+            "metadata": {"continue": "next"},
+            "items": [{"metadata": {"name": "a"}}],
+        },
         {"apiVersion": "v1", "metadata": {}, "items": [{"metadata": {"name": "b"}}]},
     ]
     server.answers = [(200, page) for page in pages]
@@ -123,7 +144,9 @@ async def test_a_list_follows_its_pages_and_gives_items_their_kind(server: Serve
 
 def test_an_event_has_a_name_of_its_own_and_says_whom_it_is_about() -> None:
     made = [
-        event(exonode(), type_="Normal", reason="R", action="A", note="n" * 5000, at="t", instance="i")
+        event(
+            exonode(), type_="Normal", reason="R", action="A", note="n" * 5000, at="t", instance="i"
+        )
         for _ in range(2)
     ]
     assert made[0]["metadata"]["name"].startswith("paris.")
@@ -132,19 +155,38 @@ def test_an_event_has_a_name_of_its_own_and_says_whom_it_is_about() -> None:
     assert len(made[0]["note"]) == 1024
 
 
-async def test_a_drain_deletes_all_and_ends_when_nothing_is_left(server: Server, cluster: Cluster) -> None:
+async def test_a_drain_deletes_all_and_ends_when_nothing_is_left(
+    server: Server, cluster: Cluster
+) -> None:
     empty = {"apiVersion": "v1", "metadata": {}, "items": []}
     node = {"metadata": {"name": "n", "namespace": "ns", "uid": "u"}}
     gone = (404, {"message": "the custom resources are gone"})
-    server.answers = [gone, (200, empty | {"items": [node]}), (200, empty), (200, {}), gone, gone, (200, empty)]
+    server.answers = [
+        gone,
+        (200, empty | {"items": [node]}),
+        (200, empty),
+        (200, {}),
+        gone,
+        gone,
+        (200, empty),
+    ]
     assert await drain.drain(cluster, ("",), grace=5, timeout=60.0, pause=0.0) == 0
     deleted = [where for method, where, *_ in server.asked if method == "DELETE"]
     assert deleted == ["/apis/exo.dev/v1alpha1/namespaces/ns/exonodes/n"]
 
 
-async def test_a_drain_forces_pods_when_most_of_the_time_is_over(server: Server, cluster: Cluster) -> None:
+async def test_a_drain_forces_pods_when_most_of_the_time_is_over(
+    server: Server, cluster: Cluster
+) -> None:
     empty = {"apiVersion": "v1", "metadata": {}, "items": []}
-    stuck = {"metadata": {"name": "p", "namespace": "ns", "uid": "u", "deletionTimestamp": "2030-01-01T00:00:00Z"}}
+    stuck = {
+        "metadata": {
+            "name": "p",
+            "namespace": "ns",
+            "uid": "u",
+            "deletionTimestamp": "2030-01-01T00:00:00Z",
+        }
+    }
     server.answers = [(200, empty), (200, empty), (200, empty | {"items": [stuck]}), (200, {})]
     server.answers += [(200, empty)] * 3
     assert await drain.drain(cluster, ("",), grace=5, timeout=0.0, pause=0.0) == 0
@@ -155,10 +197,20 @@ async def test_a_drain_forces_pods_when_most_of_the_time_is_over(server: Server,
 async def test_a_secret_is_made_where_there_is_none_and_left_alone_where_there_is(
     server: Server, cluster: Cluster
 ) -> None:
-    manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "ring-ring", "namespace": "ns"}}
-    server.answers = [(201, {**manifest, "data": {"secret": "aGk="}}), (409, {"message": "already exists"}), (403, {})]
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "ring-ring", "namespace": "ns"},
+    }
+    server.answers = [
+        (201, {**manifest, "data": {"secret": "aGk="}}),
+        (409, {"message": "already exists"}),
+        (403, {}),
+    ]
     assert await cluster.create_secret(manifest) is True
     assert await cluster.create_secret(manifest) is False
     with pytest.raises(ClusterError):
         await cluster.create_secret(manifest)
-    assert {(method, path) for method, path, *_ in server.asked} == {("POST", "/api/v1/namespaces/ns/secrets")}
+    assert {(method, path) for method, path, *_ in server.asked} == {
+        ("POST", "/api/v1/namespaces/ns/secrets")
+    }

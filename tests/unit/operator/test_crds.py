@@ -110,7 +110,10 @@ def test_a_wrong_manifest_is_refused_with_the_field(spec: dict[str, Any], field:
 
 def test_defaults_are_static_and_the_same_as_the_operators() -> None:
     filled = _fill(schema("ExoNode")["properties"]["spec"], {"model": {"name": "smollm2-135m"}})
-    assert filled["resources"] == {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
+    assert filled["resources"] == {
+        "requests": {"cpu": "250m", "memory": "512Mi"},
+        "limits": {"memory": "2Gi"},
+    }
     assert filled["termination"] == {"drainSeconds": 30, "preStopSeconds": 3}
     assert filled["probes"]["protocol"] == "HTTP"
     smallest = {"model": {"name": "smollm2-135m"}}
@@ -124,7 +127,11 @@ def _fill(node: dict[str, Any], value: Any) -> Any:
     if isinstance(value, dict):
         for name, child in node.get("properties", {}).items():
             if name not in value and "default" in child:
-                value[name] = child["default"] if not isinstance(child["default"], dict) else dict(child["default"])
+                value[name] = (
+                    child["default"]
+                    if not isinstance(child["default"], dict)
+                    else dict(child["default"])
+                )
             if name in value:
                 value[name] = _fill(child, value[name])
     return value
@@ -157,9 +164,15 @@ def test_bundled_models_are_those_of_the_contract() -> None:
     assert name["enum"] == list(contract.BUNDLED_MODELS)
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "examples").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "examples").glob("*.yaml")), ids=lambda path: path.name
+)
 def test_every_example_is_valid(path: Path) -> None:
-    found = [doc for doc in yaml.safe_load_all(path.read_text()) if doc["apiVersion"] == names.API_VERSION]
+    found = [
+        doc
+        for doc in yaml.safe_load_all(path.read_text())
+        if doc["apiVersion"] == names.API_VERSION
+    ]
     assert found
     for document in found:
         assert refused(document["kind"], document["spec"]) is None

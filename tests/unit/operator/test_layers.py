@@ -1,4 +1,6 @@
-"""Who may import what inside the operator: the planners stay pure, kopf and the API client stay at the edge."""
+"""Who may import what inside the operator: the planners stay pure, kopf and the API client stay at
+the edge.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,17 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[3] / "operator" / "exo_operator"
 KOPF = {"handlers", "settings", "main"}
 CLIENT = {"cluster", "leader"}
-PURE = {"names", "spec", "state", "observed", "plan", "plan_ring", "plan_secret", "render", "render_pod"} | {
-    "render_ring",
-    "status",
-    "status_ring",
-}
+PURE = {
+    "names",
+    "spec",
+    "state",
+    "observed",
+    "plan",
+    "plan_ring",
+    "plan_secret",
+    "render",
+    "render_pod",
+} | {"render_ring", "status", "status_ring"}
 
 
 def imports(path: Path) -> set[str]:
@@ -50,8 +58,13 @@ def test_the_planners_are_pure() -> None:
 
 def test_of_exo_only_the_contract_is_known() -> None:
     for path in PACKAGE.glob("*.py"):
-        assert {name for name in imports(path) if name.split(".")[0] == "exo"} <= {"exo", "exo.contract"}, path.stem
+        assert {name for name in imports(path) if name.split(".")[0] == "exo"} <= {
+            "exo",
+            "exo.contract",
+        }, path.stem
 
 
 def test_no_module_grows_beyond_four_hundred_lines() -> None:
-    assert {path.stem for path in PACKAGE.glob("*.py") if len(path.read_text().splitlines()) > 400} == set()
+    assert {
+        path.stem for path in PACKAGE.glob("*.py") if len(path.read_text().splitlines()) > 400
+    } == set()

@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 
 RESOURCES = {
     "ring-paris": {"state": "ready", "healthy": True, "reason": None, "last_error": None},
-    "stage-paris": {"state": "degraded", "healthy": False, "reason": "forced", "last_error": "boom"},
+    "stage-paris": {
+        "state": "degraded",
+        "healthy": False,
+        "reason": "forced",
+        "last_error": "boom",
+    },
 }
 RING = {
     "formed": True,
@@ -87,7 +92,13 @@ async def test_a_healthy_node_tells_its_layers_its_ring_and_its_resources(node: 
     assert (report.planned_mib, report.hop_ms) == (90, 0.4)
     assert report.resources == (
         {"name": "ring-paris", "healthy": True, "state": "ready"},
-        {"name": "stage-paris", "healthy": False, "state": "degraded", "reason": "forced", "lastError": "boom"},
+        {
+            "name": "stage-paris",
+            "healthy": False,
+            "state": "degraded",
+            "reason": "forced",
+            "lastError": "boom",
+        },
     )
 
 
@@ -100,7 +111,10 @@ async def test_figures_are_asked_for_only_when_wanted(node: Node) -> None:
 
 
 async def test_a_node_that_is_not_ready_names_what_fails(node: Node) -> None:
-    node.ready = (503, {"status": "unavailable", "failing": {"stage-paris": "forced", "ring": "no peers"}})
+    node.ready = (
+        503,
+        {"status": "unavailable", "failing": {"stage-paris": "forced", "ring": "no peers"}},
+    )
     report = await ask(node)
     assert report.ready is False
     assert report.failing == {"stage-paris": "forced", "ring": "no peers"}
@@ -124,7 +138,9 @@ async def test_a_node_that_hangs_or_is_not_there_is_unreachable_in_bounded_time(
     await client.close()
 
 
-@pytest.mark.parametrize("body", ["not json", "[]", '{"failing": 3, "resources": "x"}', '{"failing": {"a": {"b": 1}}}'])
+@pytest.mark.parametrize(
+    "body", ["not json", "[]", '{"failing": 3, "resources": "x"}', '{"failing": {"a": {"b": 1}}}']
+)
 async def test_odd_answers_are_read_as_far_as_they_go(node: Node, body: str) -> None:
     node.ready = (503, body)
     node.ring = (200, {"stages": {"a": 1}, "epoch": ["x"], "formed": "yes"})
@@ -135,13 +151,21 @@ async def test_odd_answers_are_read_as_far_as_they_go(node: Node, body: str) -> 
 
 json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=20,
 )
-keys = st.sampled_from(["stages", "epoch", "formed", "n_layers", "failing", "resources", "node_id", "start_layer"])
+keys = st.sampled_from(
+    ["stages", "epoch", "formed", "n_layers", "failing", "resources", "node_id", "start_layer"]
+)
 
 
-@given(body=st.dictionaries(keys, json | st.lists(st.dictionaries(keys, json, max_size=3), max_size=3), max_size=6))
+@given(
+    body=st.dictionaries(
+        keys, json | st.lists(st.dictionaries(keys, json, max_size=3), max_size=3), max_size=6
+    )
+)
 def test_no_answer_of_a_node_can_break_the_operator(body: dict[str, Any]) -> None:
     nodes.parse_ring(body, "paris")
     facts = nodes.parse_ready(503, body)

@@ -17,7 +17,11 @@ from .builders import DEFAULTS, NOW, carry_out, exonode, node_ref, observed, pod
 
 
 def kinds(actions: list[plan.Action]) -> list[str]:
-    return [f"{a.manifest['kind']} {a.manifest['metadata']['name']}" for a in actions if isinstance(a, Apply)]
+    return [
+        f"{a.manifest['kind']} {a.manifest['metadata']['name']}"
+        for a in actions
+        if isinstance(a, Apply)
+    ]
 
 
 def everything(raw: dict[str, Any], **pod: Any) -> list[dict[str, Any]]:
@@ -45,13 +49,20 @@ def test_a_pod_made_from_an_older_spec_is_deleted_with_its_own_grace() -> None:
     old, new = exonode(), exonode(spec={"model": {"name": "smollm2-135m"}, "engine": "numpy"})
     (action,) = plan.plan(node_ref(new), observed(*everything(old)), DEFAULTS)
     assert isinstance(action, Delete)
-    assert (action.kind, action.uid, action.grace, action.reason) == ("Pod", "pod-paris", None, "SpecChanged")
+    assert (action.kind, action.uid, action.grace, action.reason) == (
+        "Pod",
+        "pod-paris",
+        None,
+        "SpecChanged",
+    )
 
 
 def test_a_new_default_image_replaces_the_pod_and_one_in_the_spec_does_not() -> None:
     upgraded = Defaults(image="registry.test/exo-node:2", operator_namespace="exo-system")
     raw = exonode()
-    assert [type(a) for a in plan.plan(node_ref(raw), observed(*everything(raw)), upgraded)] == [Delete]
+    assert [type(a) for a in plan.plan(node_ref(raw), observed(*everything(raw)), upgraded)] == [
+        Delete
+    ]
     pinned = exonode(spec={"model": {"name": "smollm2-135m"}, "image": "mine:1"})
     assert plan.plan(node_ref(pinned), observed(*everything(pinned)), upgraded) == []
 
@@ -65,7 +76,11 @@ def test_a_pod_that_ended_is_deleted_so_that_its_name_is_free() -> None:
 
 @pytest.mark.parametrize(
     ("ended", "forced"),
-    [("2030-01-01T12:00:30Z", False), ("2030-01-01T11:59:50Z", False), ("2030-01-01T11:59:40Z", True)],
+    [
+        ("2030-01-01T12:00:30Z", False),
+        ("2030-01-01T11:59:50Z", False),
+        ("2030-01-01T11:59:40Z", True),
+    ],
 )
 def test_a_stuck_pod_is_forced_only_well_after_its_grace(ended: str, forced: bool) -> None:
     raw = exonode()
@@ -117,7 +132,9 @@ def test_a_service_of_another_owner_is_never_touched() -> None:
 def test_the_policy_comes_and_goes_with_the_option() -> None:
     on = exonode(spec={"model": {"name": "smollm2-135m"}, "networkPolicy": {"enabled": True}})
     off = exonode()
-    assert kinds(plan.plan(node_ref(on), observed(*everything(off)), DEFAULTS)) == ["NetworkPolicy paris"]
+    assert kinds(plan.plan(node_ref(on), observed(*everything(off)), DEFAULTS)) == [
+        "NetworkPolicy paris"
+    ]
     world = everything(on)
     for obj in world:
         obj["metadata"].setdefault("uid", "u")
@@ -131,7 +148,9 @@ def in_cluster(name: str = "ring-0") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("formed", "expected"), [(True, [True]), (False, [False]), (None, [])])
-def test_the_gate_follows_what_the_node_says_of_its_ring(formed: bool | None, expected: list[bool]) -> None:
+def test_the_gate_follows_what_the_node_says_of_its_ring(
+    formed: bool | None, expected: list[bool]
+) -> None:
     raw = in_cluster()
     report = NodeReport(reachable=True, ring_formed=formed, ring_epoch="7")
     actions = plan.plan(node_ref(raw), observed(*everything(raw), report=report), DEFAULTS)
@@ -144,7 +163,9 @@ def test_an_open_gate_closes_only_when_the_ring_has_been_gone_for_a_while() -> N
     world[-1]["status"]["conditions"].append({"type": "exo.dev/ring-formed", "status": "True"})
     report = NodeReport(reachable=True, ring_formed=False)
     for seconds, expected in ((0.0, []), (7.9, []), (8.0, [False])):
-        actions = plan.plan(node_ref(raw), observed(*world, report=report, unformed_s=seconds), DEFAULTS)
+        actions = plan.plan(
+            node_ref(raw), observed(*world, report=report, unformed_s=seconds), DEFAULTS
+        )
         assert [a.ready for a in actions if isinstance(a, SetGate)] == expected
 
 
@@ -166,7 +187,11 @@ def test_a_new_member_becomes_an_owner_of_the_shared_service() -> None:
 
 names_st = st.sampled_from(["a", "paris", "node-7"])
 specs = st.fixed_dictionaries(
-    {"model": st.sampled_from([{"name": "smollm2-135m"}, {"path": "/m/x.gguf"}, {"hf": "o/r", "revision": "main"}])},
+    {
+        "model": st.sampled_from(
+            [{"name": "smollm2-135m"}, {"path": "/m/x.gguf"}, {"hf": "o/r", "revision": "main"}]
+        )
+    },
     optional={
         "engine": st.sampled_from(["auto", "onnx", "numpy"]),
         "cluster": st.sampled_from(["", "ring"]),
@@ -190,7 +215,10 @@ def test_carrying_a_plan_out_a_few_times_leaves_nothing_to_do(
     if before is not None:
         earlier = node_ref(exonode(name, spec=before))
         for manifest in plan.desired(earlier, DEFAULTS):
-            store.put(copy.deepcopy(manifest) | {"metadata": manifest["metadata"] | {"uid": manifest["kind"]}})
+            store.put(
+                copy.deepcopy(manifest)
+                | {"metadata": manifest["metadata"] | {"uid": manifest["kind"]}}
+            )
         store.put(pod_of(earlier))
 
     def decide() -> list[plan.Action]:

@@ -19,7 +19,9 @@ BUNDLED = {"model": {"name": "smollm2-135m"}}
 
 
 class World:
-    """A reconciler with its surroundings; one step is: everything told, everything reconciled, kubelets acted."""
+    """A reconciler with its surroundings; one step is: everything told, everything reconciled,
+    kubelets acted.
+    """
 
     def __init__(self, kube: FakeKube | None = None) -> None:
         self.kube = kube or FakeKube()
@@ -107,7 +109,9 @@ async def test_a_restarted_operator_touches_nothing_that_is_as_it_should_be(worl
     assert world.kube.writes == []
 
 
-async def test_an_operator_killed_between_any_two_writes_converges_without_replacing_a_pod(world: World) -> None:
+async def test_an_operator_killed_between_any_two_writes_converges_without_replacing_a_pod(
+    world: World,
+) -> None:
     """Each write of a first run becomes its last; a new operator with an empty cache goes on."""
     for allowed in range(1, 5):
         kube = DyingKube(allowed)
@@ -120,7 +124,9 @@ async def test_an_operator_killed_between_any_two_writes_converges_without_repla
         await second.settle()
         assert second.condition(key) == ("True", "Ready")
         assert not [write for write in kube.writes if write.startswith("delete")]
-        assert pod is None or second.live("Pod", "paris")["metadata"]["uid"] == pod["metadata"]["uid"]
+        assert (
+            pod is None or second.live("Pod", "paris")["metadata"]["uid"] == pod["metadata"]["uid"]
+        )
 
 
 async def test_a_deleted_pod_comes_back(world: World) -> None:
@@ -144,7 +150,9 @@ async def test_a_changed_spec_replaces_the_pod_once(world: World) -> None:
     assert world.live("ExoNode", "paris")["status"]["observedGeneration"] == 2
 
 
-async def test_a_failing_resource_turns_ready_false_with_its_name_and_back_with_one_event_each(world: World) -> None:
+async def test_a_failing_resource_turns_ready_false_with_its_name_and_back_with_one_event_each(
+    world: World,
+) -> None:
     key = world.make("ExoNode", "paris", BUNDLED)
     await world.settle()
     world.kube.events.clear()
@@ -155,14 +163,20 @@ async def test_a_failing_resource_turns_ready_false_with_its_name_and_back_with_
     await world.settle(3)
     assert world.condition(key) == ("True", "Ready")
     told = [(event["type"], event["reason"], event["note"]) for event in world.kube.events]
-    assert told == [("Warning", "ResourceUnhealthy", "stage: forced"), ("Normal", "Ready", "Ready is True")]
+    assert told == [
+        ("Warning", "ResourceUnhealthy", "stage: forced"),
+        ("Normal", "Ready", "Ready is True"),
+    ]
 
 
-async def test_a_service_of_somebody_else_is_not_taken_over_and_the_status_says_so(world: World) -> None:
+async def test_a_service_of_somebody_else_is_not_taken_over_and_the_status_says_so(
+    world: World,
+) -> None:
     theirs = {"apiVersion": "v1", "kind": "Service", "spec": {"selector": {"app": "web"}}}
     world.kube.seed(theirs | {"metadata": {"name": "paris", "namespace": "default"}})
     world.kube.tell(world.store)
-    world.store.remove(world.live("Service", "paris"))  # the watch shows only what carries our label
+    # The watch shows only what carries our label.
+    world.store.remove(world.live("Service", "paris"))
     key = world.make("ExoNode", "paris", BUNDLED)
     world.store.put(world.live("ExoNode", "paris"))
     await world.reconciler.run(key)
@@ -170,7 +184,9 @@ async def test_a_service_of_somebody_else_is_not_taken_over_and_the_status_says_
     assert world.live("Service", "paris")["spec"] == {"selector": {"app": "web"}}
 
 
-async def test_a_refused_pod_backs_off_and_says_why_with_the_time_of_the_next_try(world: World) -> None:
+async def test_a_refused_pod_backs_off_and_says_why_with_the_time_of_the_next_try(
+    world: World,
+) -> None:
     key = world.make("ExoNode", "paris", BUNDLED)
     world.kube.refuse["Pod"] = Invalid(422, "exceeded quota: pods")
     await world.settle(3)
@@ -206,7 +222,9 @@ async def test_a_server_that_asks_to_wait_is_obeyed(world: World) -> None:
 
 
 async def test_one_object_that_always_fails_leaves_the_others_alone(world: World) -> None:
-    world.make("ExoNode", "poison", {"model": {"name": "smollm2-135m"}, "engine": ["not", "a", "word"]})
+    world.make(
+        "ExoNode", "poison", {"model": {"name": "smollm2-135m"}, "engine": ["not", "a", "word"]}
+    )
     good = [world.make("ExoNode", f"good-{i}", BUNDLED) for i in range(5)]
     await world.settle(4)
     assert {world.condition(key) for key in good} == {("True", "Ready")}
@@ -223,7 +241,11 @@ async def test_an_exocluster_forms_its_ring_with_services_and_a_budget(world: Wo
     owners = world.live("Service", "ring-ring")["metadata"]["ownerReferences"]
     assert [owner["name"] for owner in owners] == ["ring-0", "ring-1", "ring-2"]
     status = world.live("ExoCluster", "ring")["status"]
-    assert (status["nodes"], status["readyNodes"], status["selector"]) == (3, 3, "exo.dev/cluster=ring")
+    assert (status["nodes"], status["readyNodes"], status["selector"]) == (
+        3,
+        3,
+        "exo.dev/cluster=ring",
+    )
     world.kube.writes.clear()
     await world.settle(3)
     assert world.kube.writes == []
@@ -251,10 +273,16 @@ async def test_a_change_rolls_through_one_node_at_a_time(world: World) -> None:
     for _ in range(25):
         await world.step()
         fewest = min(
-            fewest, sum(world.condition(Key("ExoNode", "default", n))[0] == "True" for n in world.names("ExoNode"))
+            fewest,
+            sum(
+                world.condition(Key("ExoNode", "default", n))[0] == "True"
+                for n in world.names("ExoNode")
+            ),
         )
     assert fewest == 2
-    assert {world.live("ExoNode", name)["spec"]["engine"] for name in world.names("ExoNode")} == {"numpy"}
+    assert {world.live("ExoNode", name)["spec"]["engine"] for name in world.names("ExoNode")} == {
+        "numpy"
+    }
     assert world.condition(key) == ("True", "Ready")
 
 

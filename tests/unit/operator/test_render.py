@@ -103,7 +103,9 @@ def test_discovery_none_keeps_a_node_of_a_cluster_alone() -> None:
 
 
 def test_settings_of_the_operator_win_over_extra_environment() -> None:
-    env = environment(extraEnv=[{"name": "EXO_NODE_ID", "value": "mallory"}, {"name": "OTHER", "value": "1"}])
+    env = environment(
+        extraEnv=[{"name": "EXO_NODE_ID", "value": "mallory"}, {"name": "OTHER", "value": "1"}]
+    )
     assert (env["EXO_NODE_ID"], env["OTHER"]) == ("paris", "1")
 
 
@@ -138,7 +140,10 @@ def test_the_three_ways_to_name_a_model(model: dict[str, str], argument: str) ->
 
 def test_http_probes_ask_the_three_paths() -> None:
     made = container()
-    paths = {name: made[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}
+    paths = {
+        name: made[f"{name}Probe"]["httpGet"]["path"]
+        for name in ("startup", "readiness", "liveness")
+    }
     assert paths == {"startup": "/startupz", "readiness": "/readyz", "liveness": "/livez"}
 
 
@@ -189,13 +194,17 @@ def test_the_hash_moves_with_what_the_pod_is_made_from_and_with_nothing_else() -
     def of(**spec: Any) -> str:
         return render.spec_hash(ExoNodeSpec.model_validate(BUNDLED | spec), "image:1")
 
-    assert of() == of(engine="auto", suspend=True, networkPolicy={"enabled": True}, probes={"protocol": "HTTP"})
+    assert of() == of(
+        engine="auto", suspend=True, networkPolicy={"enabled": True}, probes={"protocol": "HTTP"}
+    )
     assert len({of(), of(engine="onnx"), of(memoryMiB=5), of(extraEnv=[{"name": "A"}])}) == 4
     assert of() != render.spec_hash(ExoNodeSpec.model_validate(BUNDLED), "image:2")
 
 
 def test_all_objects_of_a_node_are_owned_by_it_and_do_not_hold_up_its_deletion() -> None:
-    node = node_ref(exonode(spec=BUNDLED | {"storage": {"size": "1Gi"}, "networkPolicy": {"enabled": True}}))
+    node = node_ref(
+        exonode(spec=BUNDLED | {"storage": {"size": "1Gi"}, "networkPolicy": {"enabled": True}})
+    )
     made = [
         render.api_service(node),
         render.ring_service(node),
@@ -206,7 +215,11 @@ def test_all_objects_of_a_node_are_owned_by_it_and_do_not_hold_up_its_deletion()
     for manifest in made:
         assert manifest is not None
         (owner,) = manifest["metadata"]["ownerReferences"]
-        assert (owner["uid"], owner["controller"], owner["blockOwnerDeletion"]) == ("uid-paris", True, False)
+        assert (owner["uid"], owner["controller"], owner["blockOwnerDeletion"]) == (
+            "uid-paris",
+            True,
+            False,
+        )
         assert manifest["metadata"]["labels"][names.LABEL_MANAGED_BY] == names.MANAGED_BY
 
 

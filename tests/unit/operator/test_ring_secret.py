@@ -1,4 +1,6 @@
-"""The secret that the nodes of a ring share: who gets it, when it is made, whose it is, and that nobody sees it."""
+"""The secret that the nodes of a ring share: who gets it, when it is made, whose it is, and that
+nobody sees it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,13 @@ from .builders import DEFAULTS, container, exonode, node_ref, observed, pod_of
 from .test_reconcile import BUNDLED, World
 
 OURS = SecretKey(name="ring-ring", key="secret")
-CLUSTER = {"apiVersion": names.API_VERSION, "kind": "ExoCluster", "name": "ring", "uid": "u1", "controller": True}
+CLUSTER = {
+    "apiVersion": names.API_VERSION,
+    "kind": "ExoCluster",
+    "name": "ring",
+    "uid": "u1",
+    "controller": True,
+}
 
 
 def member(name: str, **spec: Any) -> dict[str, Any]:
@@ -48,7 +56,11 @@ def test_the_first_pod_of_a_ring_comes_after_the_secret_that_it_reads() -> None:
     one, _ = ring_of(member("one"), member("two"))
     *_, make, apply = plan.plan(one, observed(), DEFAULTS)
     assert isinstance(make, MakeSecret)
-    assert (make.name, make.namespace, make.labels["exo.dev/cluster"]) == ("ring-ring", "default", "ring")
+    assert (make.name, make.namespace, make.labels["exo.dev/cluster"]) == (
+        "ring-ring",
+        "default",
+        "ring",
+    )
     assert secret_of(apply) == {
         "name": "EXO_SECRET",
         "valueFrom": {"secretKeyRef": {"name": "ring-ring", "key": "secret"}},
@@ -65,7 +77,8 @@ def test_a_lone_node_has_a_secret_of_its_own() -> None:
     ("held", "metadata", "status", "gets_it"),
     [
         (OURS, {}, {}, True),
-        (None, {}, {}, False),  # made before there were secrets: with and without would refuse each other
+        # Made before there were secrets: with and without would refuse each other.
+        (None, {}, {}, False),
         (SecretKey(name="mine", key="k"), {}, {}, False),
         (None, {"deletionTimestamp": "2030-01-01T11:59:00Z"}, {}, True),
         (None, {}, {"phase": "Failed"}, True),
@@ -109,7 +122,11 @@ def test_a_secret_of_the_user_is_taken_and_none_is_made(spec: dict[str, Any]) ->
 
 def test_a_secret_that_was_taken_away_is_made_again_for_a_pod_that_waits_for_it() -> None:
     (node,) = ring_of(member("one"))
-    waiting = container(state={"waiting": {"reason": plan_secret.MISSING, "message": 'secret "ring-ring" not found'}})
+    waiting = container(
+        state={
+            "waiting": {"reason": plan_secret.MISSING, "message": 'secret "ring-ring" not found'}
+        }
+    )
     live = pod(node, OURS)
     live["status"]["containerStatuses"] = waiting
     (action,) = plan.plan(node, observed(*plan.desired(node, DEFAULTS), live), DEFAULTS)
@@ -127,7 +144,7 @@ def test_the_secret_of_an_exocluster_is_the_clusters_and_outlives_its_nodes() ->
     assert (owner["kind"], owner["uid"], owner["controller"]) == ("ExoCluster", "u1", False)
 
 
-# -- against an API server in memory --------------------------------------------------------------------------------
+# -- against an API server in memory ---------------------------------------------------------------
 
 
 async def share(world: World) -> Raw:
@@ -145,7 +162,9 @@ async def test_nodes_of_a_ring_share_one_secret_and_no_reconcile_changes_it() ->
     assert (secret["immutable"], secret["type"]) == (True, "Opaque")
     again = World(world.kube)
     await again.settle(3)
-    world.kube.collect(next(ref for ref in world.kube.objects if (ref.kind, ref.name) == ("Pod", "one")))
+    world.kube.collect(
+        next(ref for ref in world.kube.objects if (ref.kind, ref.name) == ("Pod", "one"))
+    )
     await again.settle()
     assert again.live("Secret", "ring-ring") == secret
     assert again.has("Pod", "one")
@@ -156,7 +175,11 @@ async def test_the_secret_of_standalone_nodes_goes_with_the_last_of_them() -> No
     secret = await share(world)
     (owner,) = secret["metadata"]["ownerReferences"]
     service = world.live("Service", "ring-ring")
-    assert (owner["kind"], owner["uid"], owner["controller"]) == ("Service", service["metadata"]["uid"], False)
+    assert (owner["kind"], owner["uid"], owner["controller"]) == (
+        "Service",
+        service["metadata"]["uid"],
+        False,
+    )
     assert len(service["metadata"]["ownerReferences"]) == 2
 
 
@@ -175,17 +198,23 @@ async def test_two_rings_have_two_secrets() -> None:
     for name in ("one", "two"):
         world.make("ExoNode", name, BUNDLED)
     await world.settle()
-    values = {world.live("Secret", f"{name}-ring")["stringData"]["secret"] for name in ("one", "two")}
+    values = {
+        world.live("Secret", f"{name}-ring")["stringData"]["secret"] for name in ("one", "two")
+    }
     assert len(values) == 2
 
 
 async def test_an_operator_that_may_not_make_secrets_says_so_and_makes_no_open_pod() -> None:
     world = World()
-    world.kube.refuse["Secret"] = ClusterError(403, 'secrets is forbidden: cannot create resource "secrets"')
+    world.kube.refuse["Secret"] = ClusterError(
+        403, 'secrets is forbidden: cannot create resource "secrets"'
+    )
     key = world.make("ExoNode", "paris", BUNDLED)
     await world.settle()
     assert not world.has("Pod", "paris")
-    condition = next(c for c in world.live("ExoNode", "paris")["status"]["conditions"] if c["type"] == "Ready")
+    condition = next(
+        c for c in world.live("ExoNode", "paris")["status"]["conditions"] if c["type"] == "Ready"
+    )
     assert 'cannot create resource "secrets"' in condition["message"]
     world.kube.refuse.clear()
     await world.settle()

@@ -23,12 +23,22 @@ from .builders import NOW
 def ring_of(spec: dict[str, Any] | None = None, **extra: Any) -> RingRef:
     wanted = {"model": {"name": "smollm2-135m"}, "nodes": 2} | (spec or {})
     metadata = {"name": "ring", "namespace": "default", "uid": "uid-ring", "generation": 4}
-    raw = {"apiVersion": names.API_VERSION, "kind": names.KIND_CLUSTER, "metadata": metadata, "spec": wanted}
+    raw = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND_CLUSTER,
+        "metadata": metadata,
+        "spec": wanted,
+    }
     return RingRef(raw=raw | extra, spec=ExoClusterSpec.model_validate(wanted))
 
 
 def child(
-    ring: RingRef, index: int, *, ready: bool = True, since: timedelta = timedelta(0), **status_: Any
+    ring: RingRef,
+    index: int,
+    *,
+    ready: bool = True,
+    since: timedelta = timedelta(0),
+    **status_: Any,
 ) -> dict[str, Any]:
     made = render_ring.node(ring, index, stopped=False)
     made["metadata"] |= {"uid": f"uid-{index}", "generation": 1, "resourceVersion": "5"}
@@ -45,7 +55,11 @@ def child(
 
 def observed(ring: RingRef, *children: dict[str, Any], failed: bool = False) -> RingObserved:
     store = Store()
-    for obj in (*children, render_ring.service(ring), render_ring.disruption_budget(ring, stopped=False)):
+    for obj in (
+        *children,
+        render_ring.service(ring),
+        render_ring.disruption_budget(ring, stopped=False),
+    ):
         if obj is not None:
             store.put(obj)
     return RingObserved(get=store.get, now=NOW, children=children, failed=failed)
@@ -54,11 +68,17 @@ def observed(ring: RingRef, *children: dict[str, Any], failed: bool = False) -> 
 def said(ring: RingRef, *children: dict[str, Any]) -> dict[str, tuple[str, str]]:
     look = observed(ring, *children)
     made = status_ring.ring_status(ring, look, status_ring.budget(ring, list(children), NOW))
-    return {condition["type"]: (condition["status"], condition["reason"]) for condition in made["conditions"]}
+    return {
+        condition["type"]: (condition["status"], condition["reason"])
+        for condition in made["conditions"]
+    }
 
 
 def layers(start: int, end: int, total: int = 30) -> dict[str, Any]:
-    return {"layers": {"start": start, "end": end, "text": f"{start}-{end}", "total": total}, "ringEpoch": "e1"}
+    return {
+        "layers": {"start": start, "end": end, "text": f"{start}-{end}", "total": total},
+        "ringEpoch": "e1",
+    }
 
 
 def test_two_ready_nodes_that_hold_all_layers_are_a_ready_ring_with_a_valid_plan() -> None:
@@ -92,7 +112,9 @@ def test_one_of_two_nodes_is_available_and_degraded_but_not_ready() -> None:
         ([(1, 14), (15, 29)], "LayersNotCovered"),
     ],
 )
-def test_a_plan_with_a_gap_an_overlap_or_a_missing_end_is_not_valid(slices: list[tuple[int, int]], reason: str) -> None:
+def test_a_plan_with_a_gap_an_overlap_or_a_missing_end_is_not_valid(
+    slices: list[tuple[int, int]], reason: str
+) -> None:
     ring = ring_of()
     children = [child(ring, index, **layers(*each)) for index, each in enumerate(slices)]
     assert said(ring, *children)["PlanValid"] == ("False", reason)
@@ -100,7 +122,10 @@ def test_a_plan_with_a_gap_an_overlap_or_a_missing_end_is_not_valid(slices: list
 
 def test_nodes_on_two_plans_are_told() -> None:
     ring = ring_of()
-    children = [child(ring, 0, **layers(0, 14)), child(ring, 1, **(layers(15, 29) | {"ringEpoch": "e2"}))]
+    children = [
+        child(ring, 0, **layers(0, 14)),
+        child(ring, 1, **(layers(15, 29) | {"ringEpoch": "e2"})),
+    ]
     assert said(ring, *children)["PlanValid"] == ("False", "EpochsDiffer")
 
 
@@ -114,7 +139,9 @@ def test_a_child_that_is_ready_for_an_older_spec_does_not_count() -> None:
 def test_members_show_their_layers_and_what_is_wrong_with_them() -> None:
     ring = ring_of()
     children = (child(ring, 0, **layers(0, 14)), child(ring, 1, ready=False, nodeName="machine-2"))
-    made = status_ring.ring_status(ring, observed(ring, *children), status_ring.Budget(0, 0, "", False))
+    made = status_ring.ring_status(
+        ring, observed(ring, *children), status_ring.Budget(0, 0, "", False)
+    )
     assert made["members"] == [
         {"name": "ring-0", "ready": True, "layers": "0-14"},
         {"name": "ring-1", "ready": False, "reason": "Loading", "nodeName": "machine-2"},
@@ -124,8 +151,12 @@ def test_members_show_their_layers_and_what_is_wrong_with_them() -> None:
 def test_members_stand_in_the_order_of_their_index() -> None:
     ring = ring_of({"nodes": 11})
     children = [child(ring, index) for index in (10, 9, 1, 0, 2, 3, 4, 5, 6, 7, 8)]
-    made = status_ring.ring_status(ring, observed(ring, *children), status_ring.Budget(0, 0, "", False))
-    assert [member["name"] for member in made["members"]] == [f"ring-{index}" for index in range(11)]
+    made = status_ring.ring_status(
+        ring, observed(ring, *children), status_ring.Budget(0, 0, "", False)
+    )
+    assert [member["name"] for member in made["members"]] == [
+        f"ring-{index}" for index in range(11)
+    ]
 
 
 def past(status_: str, generation: int = 4, **fields: Any) -> dict[str, Any]:
@@ -186,25 +217,41 @@ def test_a_roll_starts_with_the_last_node_and_takes_as_many_as_allowed() -> None
     children = [child(ring, index) for index in range(4)]
     assert actions(changed(ring), observed(ring, *children)) == ["apply ExoNode ring-3"]
     two = ring_of({"nodes": 4, "strategy": {"maxUnavailable": 2}})
-    assert actions(changed(two), observed(ring, *children)) == ["apply ExoNode ring-3", "apply ExoNode ring-2"]
+    assert actions(changed(two), observed(ring, *children)) == [
+        "apply ExoNode ring-3",
+        "apply ExoNode ring-2",
+    ]
 
 
 def test_a_roll_waits_while_a_node_is_not_ready_for_a_moment() -> None:
     ring = ring_of({"nodes": 3})
-    children = [child(ring, 0), child(ring, 1, ready=False, since=timedelta(seconds=5)), child(ring, 2)]
+    children = [
+        child(ring, 0),
+        child(ring, 1, ready=False, since=timedelta(seconds=5)),
+        child(ring, 2),
+    ]
     assert actions(changed(ring), observed(ring, *children)) == []
 
 
 def test_a_node_that_has_long_been_broken_is_changed_at_once() -> None:
     ring = ring_of({"nodes": 3})
-    children = [child(ring, index, ready=index == 0, since=timedelta(minutes=1)) for index in range(3)]
-    assert actions(changed(ring), observed(ring, *children)) == ["apply ExoNode ring-1", "apply ExoNode ring-2"]
+    children = [
+        child(ring, index, ready=index == 0, since=timedelta(minutes=1)) for index in range(3)
+    ]
+    assert actions(changed(ring), observed(ring, *children)) == [
+        "apply ExoNode ring-1",
+        "apply ExoNode ring-2",
+    ]
 
 
 def test_defaults_that_the_server_filled_in_are_no_change() -> None:
     ring = ring_of()
     filled = child(ring, 0)
-    filled["spec"] |= {"engine": "auto", "probes": {"protocol": "HTTP", "readinessPeriodSeconds": 2}, "suspend": False}
+    filled["spec"] |= {
+        "engine": "auto",
+        "probes": {"protocol": "HTTP", "readinessPeriodSeconds": 2},
+        "suspend": False,
+    }
     assert actions(ring, observed(ring, filled, child(ring, 1))) == []
 
 
@@ -216,7 +263,10 @@ def test_a_failed_ring_stops_all_its_nodes_at_once_and_drops_its_budget() -> Non
     assert budget is not None
     budget["metadata"]["uid"] = "uid-pdb"
     done = actions(ring, look)
-    assert done == ["delete PodDisruptionBudget ring", *(f"apply ExoNode ring-{index}" for index in range(3))]
+    assert done == [
+        "delete PodDisruptionBudget ring",
+        *(f"apply ExoNode ring-{index}" for index in range(3)),
+    ]
 
 
 def test_an_exonode_of_somebody_else_with_a_childs_name_is_left_alone() -> None:

@@ -49,25 +49,60 @@ def test_without_a_pod_nothing_is_ready_and_the_reason_says_so() -> None:
 WAITING = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
 CRASHED = {
     "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
-    "lastState": {"terminated": {"exitCode": 1, "reason": "Error", "message": "line one\nmodel file is truncated"}},
+    "lastState": {
+        "terminated": {
+            "exitCode": 1,
+            "reason": "Error",
+            "message": "line one\nmodel file is truncated",
+        }
+    },
 }
-JSON_LOG = {"state": {"terminated": {"exitCode": 3, "reason": "Error", "message": '{"event": "out of memory"}'}}}
-UNSCHEDULED = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 machines fit"}]
+JSON_LOG = {
+    "state": {
+        "terminated": {"exitCode": 3, "reason": "Error", "message": '{"event": "out of memory"}'}
+    }
+}
+UNSCHEDULED = [
+    {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/3 machines fit",
+    }
+]
 
 
 @pytest.mark.parametrize(
     ("pod", "reason", "message"),
     [
-        ({"phase": "Pending", "conditions": UNSCHEDULED, "containerStatuses": []}, "Unschedulable", "0/3 machines fit"),
+        (
+            {"phase": "Pending", "conditions": UNSCHEDULED, "containerStatuses": []},
+            "Unschedulable",
+            "0/3 machines fit",
+        ),
         ({"containerStatuses": container(**WAITING)}, "ImagePullBackOff", "no such image"),
-        ({"containerStatuses": container(**CRASHED)}, "CrashLoopBackOff", "model file is truncated"),
-        ({"containerStatuses": container(**JSON_LOG)}, "ContainerEnded", "last exit code 3, Error: out of memory"),
-        ({"containerStatuses": container(state={"running": {}})}, "Loading", "the model is being loaded"),
+        (
+            {"containerStatuses": container(**CRASHED)},
+            "CrashLoopBackOff",
+            "model file is truncated",
+        ),
+        (
+            {"containerStatuses": container(**JSON_LOG)},
+            "ContainerEnded",
+            "last exit code 3, Error: out of memory",
+        ),
+        (
+            {"containerStatuses": container(state={"running": {}})},
+            "Loading",
+            "the model is being loaded",
+        ),
         ({"containerStatuses": []}, "ContainerCreating", "not started"),
         ({"conditions": not_ready("probe failed")}, "PodNotReady", "probe failed"),
     ],
 )
-def test_ready_is_false_with_the_first_reason_on_the_way(pod: dict[str, Any], reason: str, message: str) -> None:
+def test_ready_is_false_with_the_first_reason_on_the_way(
+    pod: dict[str, Any], reason: str, message: str
+) -> None:
     raw = exonode()
     live = pod_of(node_ref(raw), **pod)
     if reason == "Unschedulable":
@@ -127,7 +162,9 @@ def test_ring_joined_is_there_only_for_a_node_of_a_ring_and_tells_the_epoch() ->
     joined = of(raw, pod_of(node_ref(raw)), report=formed)["RingJoined"]
     assert said(joined) == ("True", "RingFormed")
     assert "abc" in joined["message"]
-    waiting = of(raw, pod_of(node_ref(raw), conditions=not_ready()), report=replace(UP, ring_formed=False))
+    waiting = of(
+        raw, pod_of(node_ref(raw), conditions=not_ready()), report=replace(UP, ring_formed=False)
+    )
     assert said(waiting["Ready"]) == ("False", "RingForming")
 
 
@@ -138,20 +175,28 @@ def test_transition_times_move_only_when_the_status_flips() -> None:
         {"type": "B", "status": "False", "lastTransitionTime": earlier},
     ]
     verdicts = {name: status.Verdict(True, "New") for name in ("A", "B", "C")}
-    made = {c["type"]: c["lastTransitionTime"] for c in status.conditions(verdicts, previous, 1, NOW)}
+    made = {
+        c["type"]: c["lastTransitionTime"] for c in status.conditions(verdicts, previous, 1, NOW)
+    }
     assert made == {"A": earlier, "B": status.timestamp(NOW), "C": status.timestamp(NOW)}
-    assert [c["type"] for c in status.flips(previous, status.conditions(verdicts, previous, 1, NOW))] == ["B"]
+    assert [
+        c["type"] for c in status.flips(previous, status.conditions(verdicts, previous, 1, NOW))
+    ] == ["B"]
 
 
 def test_the_status_of_a_quiet_node_does_not_change_with_small_figures() -> None:
     raw = exonode()
     pod = pod_of(node_ref(raw))
-    report = replace(UP, layers=(0, 29), total_layers=30, tokens_per_second=50.0, used_mib=400, ttft_ms=90.0)
+    report = replace(
+        UP, layers=(0, 29), total_layers=30, tokens_per_second=50.0, used_mib=400, ttft_ms=90.0
+    )
     first = status.node_status(node_ref(raw), observed(pod, report=report), DEFAULTS)
     raw["status"] = first
     later = replace(report, tokens_per_second=53.0, used_mib=410, ttft_ms=None)
     assert status.node_status(node_ref(raw), observed(pod, report=later), DEFAULTS) == first
-    much = status.node_status(node_ref(raw), observed(pod, report=replace(report, tokens_per_second=90.0)), DEFAULTS)
+    much = status.node_status(
+        node_ref(raw), observed(pod, report=replace(report, tokens_per_second=90.0)), DEFAULTS
+    )
     assert much["measured"]["tokensPerSecond"] == 90.0
 
 

@@ -19,7 +19,12 @@ from .fake_kube import FakeKube, FakeNodes
 
 def service(version: int, uid: str = "u1") -> dict[str, Any]:
     metadata = {"name": "s", "namespace": "default", "uid": uid, "resourceVersion": str(version)}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"version": version}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata,
+        "spec": {"version": version},
+    }
 
 
 def spec(store: Store) -> Any:
@@ -133,7 +138,9 @@ def test_a_status_wakes_the_owner_and_not_the_object_itself() -> None:
     later["metadata"] = node["metadata"] | {"resourceVersion": "777777"}
     fed.seen(later)
     assert queued(reconciler) == {owner}
-    changed = later | {"metadata": later["metadata"] | {"resourceVersion": "777778", "generation": 4}}
+    changed = later | {
+        "metadata": later["metadata"] | {"resourceVersion": "777778", "generation": 4}
+    }
     fed.seen(changed)
     assert queued(reconciler) == {owner, Key("ExoNode", "default", "ring-0")}
 

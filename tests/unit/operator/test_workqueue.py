@@ -26,7 +26,20 @@ def drain(queue: WorkQueue[str]) -> list[str]:
 
 def test_back_off_doubles_up_to_five_minutes() -> None:
     backoff: Backoff[str] = Backoff(chance=lambda: 1.0)
-    assert [backoff.failed("a") for _ in range(12)] == [0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    assert [backoff.failed("a") for _ in range(12)] == [
+        0.5,
+        1,
+        2,
+        4,
+        8,
+        16,
+        32,
+        64,
+        128,
+        256,
+        300,
+        300,
+    ]
 
 
 def test_back_off_is_jittered_over_the_upper_half_and_per_key() -> None:
@@ -125,7 +138,12 @@ async def test_workers_run_every_key_and_never_one_key_twice_at_once() -> None:
     await asyncio.gather(*workers, return_exceptions=True)
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["add", "take", "done", "tick"])), max_size=60))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from(["add", "take", "done", "tick"])),
+        max_size=60,
+    )
+)
 def test_no_key_is_ever_lost_or_doubled(steps: list[tuple[str, str]]) -> None:
     clock = Clock()
     queue: WorkQueue[str] = WorkQueue(clock)

@@ -1,4 +1,6 @@
-"""Drawing for many sequences at once: each gets its own, wherever it is drawn and whatever befalls the others."""
+"""Drawing for many sequences at once: each gets its own, wherever it is drawn and whatever befalls
+the others.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,7 @@ import numpy as np
 import pytest
 
 from exo.inference.engines.worker import Worker
-from exo.pipeline.forward_pass import (
-    ARGMAX,
-    DRAW,
-    INLINE_LOGITS,
-    SLOW,
-    Array,
-    Choice,
-    Draw,
-    sample,
-)
+from exo.pipeline.forward_pass import ARGMAX, DRAW, INLINE_LOGITS, SLOW, Array, Choice, Draw, sample
 
 
 class Counting:
@@ -43,11 +36,15 @@ def worker() -> Iterator[Worker]:
 
 
 def draws(n: int, threads: dict[int, str], cost: int = INLINE_LOGITS, vocab: int = 8) -> list[Draw]:
-    return [Draw(Counting(threads, cost), np.zeros((1, vocab), np.float32), 10 + i) for i in range(n)]
+    return [
+        Draw(Counting(threads, cost), np.zeros((1, vocab), np.float32), 10 + i) for i in range(n)
+    ]
 
 
 @pytest.mark.parametrize("n", [0, 1, 4, 16])
-async def test_choices_come_in_the_order_of_the_draws_and_one_that_fails_fails_alone(worker: Worker, n: int) -> None:
+async def test_choices_come_in_the_order_of_the_draws_and_one_that_fails_fails_alone(
+    worker: Worker, n: int
+) -> None:
     threads: dict[int, str] = {}
     chosen = await sample(draws(n, threads), worker)
     assert [c.token if isinstance(c, Choice) else str(c) for c in chosen] == [

@@ -1,4 +1,6 @@
-"""The entry alone: admission, placement, replay, the end of a stream. The ring is a list of what was posted."""
+"""The entry alone: admission, placement, replay, the end of a stream. The ring is a list of what
+was posted.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,14 @@ class Bench:
         self.plan: RingPlan | None = PLAN
         self.paced: list[str] = []  # epochs of the plans whose pace was asked for
         self.entry = Frontend(
-            "me", "me.1", lambda node, message: self.posted.append((node, message)), self, self._transcript,
+            "me",
+            "me.1",
+            lambda node, message: self.posted.append((node, message)),
+            self,
+            self._transcript,
             FrontendLimits(**limits),  # type: ignore[arg-type]
             self._pace,
-        )  # fmt: skip
+        )
 
     async def wait_plan(self, timeout: float) -> RingPlan:
         if self.plan is None:
@@ -49,16 +55,25 @@ class Bench:
         return [message for _, message in self.posted if isinstance(message, Open)]
 
     def closes(self) -> list[tuple[str, str]]:
-        return [(node, message.sequence_id) for node, message in self.posted if isinstance(message, Close)]
+        return [
+            (node, message.sequence_id)
+            for node, message in self.posted
+            if isinstance(message, Close)
+        ]
 
     def say(self, token: int, position: int, *, lane: str | None = None, sender: str = "b") -> None:
         sequence_id = lane or self.opens()[-1].sequence_id
-        self.entry.token(sender, Token(sequence_id=sequence_id, epoch="e1", position=position, token=token))
+        self.entry.token(
+            sender, Token(sequence_id=sequence_id, epoch="e1", position=position, token=token)
+        )
 
     def fail(self, *, retryable: bool, sender: str = "b", lane: str | None = None) -> None:
         sequence_id = lane or self.opens()[-1].sequence_id
         self.entry.failed(
-            sender, Failed(sequence_id=sequence_id, epoch="e1", node=sender, reason="why", retryable=retryable)
+            sender,
+            Failed(
+                sequence_id=sequence_id, epoch="e1", node=sender, reason="why", retryable=retryable
+            ),
         )
 
 
@@ -217,7 +232,9 @@ async def test_an_attempt_without_a_token_for_too_long_is_given_up() -> None:
     assert tokens(await task) == [50]
 
 
-async def test_each_look_asks_for_the_pace_of_a_plan_once_however_many_sequences_run_by_it() -> None:
+async def test_each_look_asks_for_the_pace_of_a_plan_once_however_many_sequences_run_by_it() -> (
+    None
+):
     bench = Bench()
     tasks = [asyncio.ensure_future(anext(bench.entry.generate(ask()))) for _ in range(3)]
     await until(lambda: len(bench.opens()) == 3)
@@ -233,7 +250,9 @@ async def test_each_look_asks_for_the_pace_of_a_plan_once_however_many_sequences
     await asyncio.wait(tasks)
 
 
-async def test_a_plan_without_a_leaving_node_takes_its_sequences_over_and_leaves_the_others() -> None:
+async def test_a_plan_without_a_leaving_node_takes_its_sequences_over_and_leaves_the_others() -> (
+    None
+):
     bench = Bench()
     task = await begun(bench, ask(max_tokens=1))
     bench.entry.leave({"c"}, "e2")

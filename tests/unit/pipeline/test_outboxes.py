@@ -187,7 +187,9 @@ async def test_what_waits_for_a_lost_peer_is_told_once_each(bench: Bench, how: s
     assert bench.links.queued == 0
 
 
-async def test_a_peer_that_takes_nothing_any_more_fills_its_outbox_and_no_further(bench: Bench) -> None:
+async def test_a_peer_that_takes_nothing_any_more_fills_its_outbox_and_no_further(
+    bench: Bench,
+) -> None:
     peer = Handle("a")
     await peer.initialize()
     peer.blocked.clear()

@@ -13,7 +13,9 @@ LOGITS = np.array([0.0, 3.0, 2.0, 1.0], np.float32)
 
 def sampler(constraint: Only | None = None, **params: object) -> SequenceSampler:
     chosen = SamplingParams(**{"temperature": 0.0, **params})  # type: ignore[arg-type]
-    opened = Open(sequence_id="s", epoch="e", entry="n", tokens=(0, 1), prompt_length=1, params=chosen)
+    opened = Open(
+        sequence_id="s", epoch="e", entry="n", tokens=(0, 1), prompt_length=1, params=chosen
+    )
     return SequenceSampler(opened, constraint)
 
 
@@ -40,16 +42,21 @@ def test_greedy_takes_the_largest_logit_and_costs_no_more() -> None:
 @pytest.mark.parametrize(
     "params",
     [
-        {"repetition_penalty": 9.0}, {"presence_penalty": 2.0}, {"frequency_penalty": 2.0}, {"logit_bias": {1: -9.0}},
+        {"repetition_penalty": 9.0},
+        {"presence_penalty": 2.0},
+        {"frequency_penalty": 2.0},
+        {"logit_bias": {1: -9.0}},
     ],
-)  # fmt: skip
+)
 def test_what_was_produced_and_asked_for_counts(params: dict[str, object]) -> None:
     one = sampler(**params)
     assert one.cost == DRAW
     assert one.choose(LOGITS, 2).token == 2
 
 
-def test_a_constraint_leaves_only_what_it_allows_and_knows_what_was_produced_before_a_replay() -> None:
+def test_a_constraint_leaves_only_what_it_allows_and_knows_what_was_produced_before_a_replay() -> (
+    None
+):
     constraint = Only(3)
     one = sampler(constraint, json_schema={})
     assert one.cost == SLOW

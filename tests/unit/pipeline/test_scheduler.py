@@ -43,8 +43,10 @@ def test_a_prompt_is_cut_into_chunks_and_only_the_last_one_is_sampled() -> None:
     add(one, "a", 10)
     chunks = [one.next_batch()[0].piece for _ in range(3)]
     assert [(piece.position, len(piece.values), piece.sample) for piece in chunks] == [
-        (0, 4, False), (4, 4, False), (8, 2, True),
-    ]  # fmt: skip
+        (0, 4, False),
+        (4, 4, False),
+        (8, 2, True),
+    ]
     assert [value for piece in chunks for value in piece.values] == list(range(10))
 
 
@@ -163,10 +165,13 @@ def test_what_the_engine_knows_of_a_prompt_is_skipped() -> None:
     assert one.take_admitted() == []
     one.skip("a", 7)
     one.skip("b", 2)
-    prefill, decode = sorted((one.next_batch() for _ in range(2)), key=lambda batch: batch[0].lane_id)
+    prefill, decode = sorted(
+        (one.next_batch() for _ in range(2)), key=lambda batch: batch[0].lane_id
+    )
     assert [(w.lane_id, w.piece.position, list(w.piece.values)) for w in (*prefill, *decode)] == [
-        ("a", 7, [7, 8, 9]), ("b", 2, [2]),
-    ]  # fmt: skip
+        ("a", 7, [7, 8, 9]),
+        ("b", 2, [2]),
+    ]
     add(one, "closed", 4)
     one.close("closed")
     assert one.take_admitted() == []
@@ -247,12 +252,16 @@ def test_every_token_of_every_sequence_runs_once_in_order_and_all_end(
             run += work.piece.values
             if work.piece.sample:
                 one.close(work.lane_id)
-    assert {lane: len(run) for lane, run in seen.items()} == {str(n): tokens for n, tokens in enumerate(prompts)}
+    assert {lane: len(run) for lane, run in seen.items()} == {
+        str(n): tokens for n, tokens in enumerate(prompts)
+    }
     assert (one.reserved, len(one)) == (0, 0)
 
 
 @given(tokens=st.integers(2, 300), chunk=st.integers(1, 64), budget=st.integers(1, 130))
-def test_no_prompt_is_cut_so_that_one_token_is_left_alone(tokens: int, chunk: int, budget: int) -> None:
+def test_no_prompt_is_cut_so_that_one_token_is_left_alone(
+    tokens: int, chunk: int, budget: int
+) -> None:
     one = scheduler(chunk_tokens=chunk, pass_tokens=budget)
     add(one, "a", tokens, reserve=tokens)
     pieces = [work.piece for _ in range(tokens) for work in one.next_batch()]

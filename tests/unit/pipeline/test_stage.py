@@ -30,12 +30,16 @@ NODES = ("first", "middle", "last")
 class Bench:
     """A stage with its engine loaded, and what it posted."""
 
-    def __init__(self, node_id: str, engine: DummyEngine | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self, node_id: str, engine: DummyEngine | None = None, limits: Limits | None = None
+    ) -> None:
         self.posted: list[tuple[str, Message]] = []
         self.engine = engine or DummyEngine()
         self.stage = Stage(node_id, self.engine, self._post, SequenceSampler, limits)
         start, end = LAYERS[node_id]
-        self.assignment = Assignment("e1", Shard("dummy", start, end, 8), NODES, NODES.index(node_id))
+        self.assignment = Assignment(
+            "e1", Shard("dummy", start, end, 8), NODES, NODES.index(node_id)
+        )
 
     def _post(self, node_id: str, message: Message) -> None:
         self.posted.append((node_id, message))
@@ -66,11 +70,18 @@ def at(node_id: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("bench", [node_id], indirect=True)
 
 
-def opened(sequence_id: str = "s", entry: str = "entry", epoch: str = "e1", tokens: int = 3) -> Open:
+def opened(
+    sequence_id: str = "s", entry: str = "entry", epoch: str = "e1", tokens: int = 3
+) -> Open:
     return Open(
-        sequence_id=sequence_id, epoch=epoch, entry=entry, tokens=tuple(range(10, 10 + tokens)), prompt_length=tokens,
-        params=PARAMS, max_length=20,
-    )  # fmt: skip
+        sequence_id=sequence_id,
+        epoch=epoch,
+        entry=entry,
+        tokens=tuple(range(10, 10 + tokens)),
+        prompt_length=tokens,
+        params=PARAMS,
+        max_length=20,
+    )
 
 
 def forward(position: int = 0, rows: int = 3, *, sample: bool = True, epoch: str = "e1") -> Forward:
@@ -78,13 +89,20 @@ def forward(position: int = 0, rows: int = 3, *, sample: bool = True, epoch: str
     return Forward(sequence_id="s", epoch=epoch, position=position, values=values, sample=sample)
 
 
-async def test_the_first_stage_begins_with_the_opened_tokens_and_passes_both_on(bench: Bench) -> None:
+async def test_the_first_stage_begins_with_the_opened_tokens_and_passes_both_on(
+    bench: Bench,
+) -> None:
     bench.stage.open("entry", opened())
     await until(lambda: len(bench.posted) == 2)
     assert bench.kinds("middle") == ["Open", "Forward"]
     sent = bench.posted[1][1]
     assert isinstance(sent, Forward)
-    assert (sent.position, sent.values.shape, sent.values.dtype, sent.sample) == (0, (3, 8), np.float32, True)
+    assert (sent.position, sent.values.shape, sent.values.dtype, sent.sample) == (
+        0,
+        (3, 8),
+        np.float32,
+        True,
+    )
 
 
 @at("last")
@@ -109,10 +127,14 @@ async def test_the_token_is_the_first_stages_next_step_once(bench: Bench) -> Non
 
 
 @at("middle")
-async def test_a_message_of_another_epoch_is_refused_and_told_which_one_is_served(bench: Bench) -> None:
+async def test_a_message_of_another_epoch_is_refused_and_told_which_one_is_served(
+    bench: Bench,
+) -> None:
     for message in (opened(epoch="e0"), forward(epoch="e0")):
         with pytest.raises(WrongEpoch) as caught:
-            (bench.stage.open if isinstance(message, Open) else bench.stage.forward)("first", message)  # type: ignore[arg-type]
+            (bench.stage.open if isinstance(message, Open) else bench.stage.forward)(
+                "first", message
+            )  # type: ignore[arg-type]
         assert caught.value.have == "e1"
 
 
@@ -173,7 +195,9 @@ async def test_a_retired_epoch_gives_its_sequences_back_to_their_entries(bench: 
 
 
 @at("middle")
-async def test_a_lost_entry_is_told_behind_where_its_sequence_may_arrive_after_the_loss(bench: Bench) -> None:
+async def test_a_lost_entry_is_told_behind_where_its_sequence_may_arrive_after_the_loss(
+    bench: Bench,
+) -> None:
     bench.stage.open("first", opened())
     bench.stage.forget_entry("entry")
     assert bench.kinds("last") == ["Open", "Close"]
@@ -212,7 +236,9 @@ async def test_a_pass_that_fails_in_an_unforeseen_way_costs_an_attempt_and_not_t
     await until(lambda: bench.kinds("entry") == ["Failed", "Token"])
 
 
-async def test_a_release_that_fails_stops_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_release_that_fails_stops_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def broken(request_id: str) -> None:
         raise RuntimeError("no")
 
@@ -257,7 +283,10 @@ async def test_a_sequence_that_breaks_the_engine_takes_no_other_with_it() -> Non
     for name in ("good", "poison", "evicted", "fine"):
         bench.stage.open("entry", opened(name))
     await until(lambda: len(bench.failures()) == 2 and bench.kinds("middle").count("Forward") == 2)
-    assert {failed.sequence_id: failed.retryable for failed in bench.failures()} == {"poison": False, "evicted": True}
+    assert {failed.sequence_id: failed.retryable for failed in bench.failures()} == {
+        "poison": False,
+        "evicted": True,
+    }
     assert bench.stage.live() == 2
     await bench.stage.cleanup()
 
@@ -274,7 +303,9 @@ async def test_sequences_beyond_the_kv_budget_wait_for_the_others() -> None:
     await bench.stage.cleanup()
 
 
-async def test_an_open_that_the_next_stage_cannot_be_told_fails_the_sequence_at_once(bench: Bench) -> None:
+async def test_an_open_that_the_next_stage_cannot_be_told_fails_the_sequence_at_once(
+    bench: Bench,
+) -> None:
     def post(node_id: str, message: Message) -> None:
         bench.posted.append((node_id, message))
         if node_id == "middle":
@@ -301,7 +332,10 @@ async def test_a_sequence_that_grows_beyond_what_it_said_is_ended(bench: Bench) 
     bench.stage.open("first", opened())
     bench.stage.forward("first", forward(rows=21))
     (failed,) = bench.failures()
-    assert (failed.retryable, failed.reason) == (False, "longer than the 20 tokens it was opened for")
+    assert (failed.retryable, failed.reason) == (
+        False,
+        "longer than the 20 tokens it was opened for",
+    )
 
 
 class Remembering(DummyEngine):
@@ -327,7 +361,9 @@ async def test_a_node_of_all_layers_begins_behind_what_its_engine_knows_and_says
     assert tokens[0] == tokens[1]
 
 
-@pytest.mark.parametrize("names", ["ab", "abcdefghijklmnop"], ids=["two", "more than a micro-batch for each stage"])
+@pytest.mark.parametrize(
+    "names", ["ab", "abcdefghijklmnop"], ids=["two", "more than a micro-batch for each stage"]
+)
 async def test_stages_that_share_a_machine_let_their_batches_grow_into_one(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, names: str
 ) -> None:

@@ -46,7 +46,11 @@ def test_the_pace_of_the_stages_sets_how_long_a_token_may_take(
 def test_no_pace_makes_the_entry_less_patient_than_for_one_token_of_a_quick_ring(
     seconds: float, fresh: bool, tokens: int
 ) -> None:
-    assert 60.0 <= allowed(Pace(seconds), fresh=fresh, tokens=tokens, stall=60.0, first_stall=600.0) <= 600.0
+    assert (
+        60.0
+        <= allowed(Pace(seconds), fresh=fresh, tokens=tokens, stall=60.0, first_stall=600.0)
+        <= 600.0
+    )
 
 
 def test_the_pace_of_a_plan_is_known_once_all_its_stages_have_told() -> None:
@@ -54,7 +58,9 @@ def test_the_pace_of_a_plan_is_known_once_all_its_stages_have_told() -> None:
     assert Pace.of(PLAN, {"a": QUICK, "b": b}) == Pace(0.08, True)
     assert Pace.of(PLAN, {"a": QUICK, "b": replace(b, pass_ms=0)}) == Pace(None, True)
     assert Pace.of(PLAN, {"a": QUICK}) == Pace(None, False)
-    assert Pace.of(PLAN, {"a": QUICK, "b": b, "c": replace(QUICK, node_id="c", pass_ms=9000)}) == Pace(0.08, True)
+    assert Pace.of(
+        PLAN, {"a": QUICK, "b": b, "c": replace(QUICK, node_id="c", pass_ms=9000)}
+    ) == Pace(0.08, True)
 
 
 class Source:
@@ -66,10 +72,17 @@ class Source:
 async def test_waiting_for_memory_is_no_stall(queued: bool, attempts: int) -> None:
     posted: list[Message] = []
     entry = Frontend(
-        "me", "me.1", lambda _, message: posted.append(message), Source(),
-        lambda request: Transcript(request, NoText(), frozenset()), FrontendLimits(stall=0.0), lambda _: Pace(0.0, queued),
-    )  # fmt: skip
-    stream = entry.generate(GenerationRequest(request_id="r", model_id="m", prompt_tokens=(1, 2), max_tokens=3))
+        "me",
+        "me.1",
+        lambda _, message: posted.append(message),
+        Source(),
+        lambda request: Transcript(request, NoText(), frozenset()),
+        FrontendLimits(stall=0.0),
+        lambda _: Pace(0.0, queued),
+    )
+    stream = entry.generate(
+        GenerationRequest(request_id="r", model_id="m", prompt_tokens=(1, 2), max_tokens=3)
+    )
     reading = asyncio.ensure_future(anext(stream))
 
     def opens() -> int:

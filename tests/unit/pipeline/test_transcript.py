@@ -19,10 +19,14 @@ END = TOKENIZER.control["<|im_end|>"]
 def run(text: str | bytes, *, end: bool = False, **fields: object) -> list[GenerationChunk]:
     raw = text.encode() if isinstance(text, str) else text
     ids = [len(TOKENIZER.control) + byte for byte in raw] + ([END] if end else [])
-    transcript = Transcript(ask(**{"max_tokens": 1000, **fields}), IncrementalDetokenizer(TOKENIZER), frozenset({END}))
+    transcript = Transcript(
+        ask(**{"max_tokens": 1000, **fields}), IncrementalDetokenizer(TOKENIZER), frozenset({END})
+    )
     chunks = []
     for position, token in enumerate(ids):
-        chunks.append(transcript.push(Token(sequence_id="s", epoch="e", position=position, token=token)))
+        chunks.append(
+            transcript.push(Token(sequence_id="s", epoch="e", position=position, token=token))
+        )
         if chunks[-1].finish_reason is not None:
             break
     return chunks
@@ -35,7 +39,11 @@ def shown(chunks: list[GenerationChunk]) -> str:
 def test_an_end_token_ends_the_answer_and_is_not_part_of_it() -> None:
     chunks = run("hi", end=True)
     assert shown(chunks) == "hi"
-    assert (chunks[-1].finish_reason, chunks[-1].tokens, chunks[-1].completion_tokens) == (FinishReason.STOP, (), 3)
+    assert (chunks[-1].finish_reason, chunks[-1].tokens, chunks[-1].completion_tokens) == (
+        FinishReason.STOP,
+        (),
+        3,
+    )
 
 
 def test_end_tokens_can_be_ignored() -> None:
@@ -70,7 +78,14 @@ def test_only_the_last_chunk_has_a_finish_reason_and_counts_go_up_by_one() -> No
 
 def test_log_probabilities_travel_with_their_token() -> None:
     transcript = Transcript(ask(), NoText(), frozenset())
-    token = Token(sequence_id="s", epoch="e", position=3, token=7, logprob=-0.5, top_logprobs=((7, -0.5), (8, -1.0)))
+    token = Token(
+        sequence_id="s",
+        epoch="e",
+        position=3,
+        token=7,
+        logprob=-0.5,
+        top_logprobs=((7, -0.5), (8, -1.0)),
+    )
     chunk = transcript.push(token)
     assert chunk.logprob is not None
     assert (chunk.logprob.token, chunk.logprob.logprob) == (7, -0.5)

@@ -16,7 +16,9 @@ MIB = 1024 * 1024
 MODEL = ModelFootprint.uniform("m", 4, 100 * MIB)
 
 
-def offers(links: str, *, slow: Mapping[str, str] | None = None, memory: int = 1000) -> dict[str, NodeOffer]:
+def offers(
+    links: str, *, slow: Mapping[str, str] | None = None, memory: int = 1000
+) -> dict[str, NodeOffer]:
     """links: "ab bc" means a-b and b-c."""
     nodes = sorted(set(links.replace(" ", "")))
     pairs = {frozenset(pair) for pair in links.split()}
@@ -26,7 +28,9 @@ def offers(links: str, *, slow: Mapping[str, str] | None = None, memory: int = 1
             incarnation=1,
             memory_mib=memory,
             state=NodeState.SERVING,
-            peers=tuple(other for other in nodes if other != node and frozenset((node, other)) in pairs),
+            peers=tuple(
+                other for other in nodes if other != node and frozenset((node, other)) in pairs
+            ),
             slow=tuple((slow or {}).get(node, "")),
         )
         for node in nodes
@@ -58,7 +62,9 @@ def test_a_link_that_only_one_side_reports_does_not_count() -> None:
 
 
 @given(st.sets(st.sampled_from([*combinations("abcde", 2)])), st.sampled_from("abcde"))
-def test_members_always_form_a_clique_with_the_node_itself(pairs: set[tuple[str, str]], node: str) -> None:
+def test_members_always_form_a_clique_with_the_node_itself(
+    pairs: set[tuple[str, str]], node: str
+) -> None:
     known = offers(" ".join(["ab", "cd", "ee"] + ["".join(pair) for pair in pairs]))
     chosen = membership.members(node, known)
     assert node in ids(chosen)
@@ -68,7 +74,10 @@ def test_members_always_form_a_clique_with_the_node_itself(pairs: set[tuple[str,
 def test_a_node_that_all_others_call_slow_is_planned_without() -> None:
     known = list(offers("ab ac bc", slow={"a": "c", "b": "c", "c": "ab"}).values())
     assert ids(membership.without_slow(known)) == "ab"
-    assert [stage.node_id for stage in membership.plan_members(known, MODEL, plan_ring).stages] == ["a", "b"]
+    assert [stage.node_id for stage in membership.plan_members(known, MODEL, plan_ring).stages] == [
+        "a",
+        "b",
+    ]
 
 
 def test_one_opinion_makes_nobody_slow_and_of_two_nodes_neither() -> None:
@@ -94,7 +103,8 @@ def test_a_plan_is_confirmed_once_every_stage_has_adopted_its_epoch() -> None:
     plan: RingPlan = plan_ring(known.values(), MODEL)
     assert membership.unconfirmed(plan, known) == ["a", "b"]
     adopted = {
-        node: NodeOffer(node_id=node, incarnation=1, epoch=plan.epoch if node == "a" else "older") for node in known
+        node: NodeOffer(node_id=node, incarnation=1, epoch=plan.epoch if node == "a" else "older")
+        for node in known
     }
     assert membership.unconfirmed(plan, adopted) == ["b"]
     assert membership.unconfirmed(plan, {"a": adopted["a"]}) == ["b"]

@@ -1,4 +1,6 @@
-"""A changed plan, seen by the streams that run: new layers beside the old ones, or in place of them where they must."""
+"""A changed plan, seen by the streams that run: new layers beside the old ones, or in place of them
+where they must.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,9 @@ class Reader:
         await until(lambda: len(self.tokens) >= wanted)
 
 
-async def test_a_stream_runs_on_while_a_joining_node_makes_the_others_load_and_ends_on_the_plan_it_began_on() -> None:
+async def test_a_stream_ends_on_the_plan_it_began_on_while_a_joining_node_makes_others_load() -> (
+    None
+):
     expected = await undisturbed(300)
     net, gate = Net(), Gate()
     first, second = make_node(net, "a", engine=gate.shelf()), make_node(net, "b", step_seconds=STEP)
@@ -124,7 +128,9 @@ async def test_a_stream_runs_on_while_a_joining_node_makes_the_others_load_and_e
         assert list(first.stage.epochs) == [first.ring.plan.epoch if first.ring.plan else ""]
 
 
-async def test_a_node_that_leaves_goes_when_the_others_have_its_layers_and_its_streams_moved() -> None:
+async def test_a_node_that_leaves_goes_when_the_others_have_its_layers_and_its_streams_moved() -> (
+    None
+):
     expected = await undisturbed(300)
     net, gate = Net(), Gate()
     nodes = [make_node(net, name, engine=gate.shelf()) for name in ("a", "b")]
@@ -147,11 +153,14 @@ async def test_a_node_that_leaves_goes_when_the_others_have_its_layers_and_its_s
         assert reader.tokens == expected
 
 
-async def test_where_both_do_not_fit_the_new_layers_replace_the_old_ones_and_the_reason_says_what_is_missing() -> None:
+async def test_layers_that_do_not_both_fit_replace_the_old_ones_and_the_reason_says_why() -> None:
     expected = await undisturbed(300)
     net, gate = Net(), Gate()
     # 8 layers of 100 MiB: 4 each, then 3, 3 and 2. 400 + 300 do not fit in 500.
-    nodes = [make_node(net, name, engine=gate.shelf(), layer_mib=100, memory_mib=500) for name in ("a", "b")]
+    nodes = [
+        make_node(net, name, engine=gate.shelf(), layer_mib=100, memory_mib=500)
+        for name in ("a", "b")
+    ]
     third = make_node(net, "c", step_seconds=STEP, layer_mib=100, memory_mib=500)
     async with closing(third, *nodes):
         await asyncio.gather(*(node.initialize() for node in nodes))
@@ -170,11 +179,14 @@ async def test_where_both_do_not_fit_the_new_layers_replace_the_old_ones_and_the
         assert reader.tokens == expected
 
 
-async def test_earlier_epochs_make_room_for_newer_layers_and_their_streams_move_to_the_plan_in_force() -> None:
+async def test_earlier_epochs_make_room_for_newer_layers_and_their_streams_move_on() -> None:
     expected = await undisturbed(400)
     net = Net()
     # 8 layers of 100 MiB, 1300 MiB each: 8 and 4 fit together, a third range of 3 does not.
-    nodes = [make_node(net, name, step_seconds=STEP, layer_mib=100, memory_mib=1300) for name in ("a", "b", "c")]
+    nodes = [
+        make_node(net, name, step_seconds=STEP, layer_mib=100, memory_mib=1300)
+        for name in ("a", "b", "c")
+    ]
     async with closing(*nodes):
         await nodes[0].initialize()
         reader = Reader(nodes[0], 400)
@@ -193,7 +205,10 @@ async def test_earlier_epochs_make_room_for_newer_layers_and_their_streams_move_
 async def test_a_load_that_nobody_wants_any_more_is_given_up_at_once() -> None:
     expected = await undisturbed(40)
     net, gate = Net(), Gate()
-    first, others = make_node(net, "a", engine=gate.shelf()), [make_node(net, name) for name in ("b", "c")]
+    first, others = (
+        make_node(net, "a", engine=gate.shelf()),
+        [make_node(net, name) for name in ("b", "c")],
+    )
     async with closing(first, *others):
         await asyncio.gather(first.initialize(), others[0].initialize())
         await formed([first, others[0]], 2)
@@ -237,14 +252,18 @@ async def test_a_node_that_cannot_load_the_new_layers_serves_the_old_ones_on() -
 
 
 def footprint(layer: int, **ends: int) -> ModelFootprint:
-    return ModelFootprint.uniform("m", 8, layer * MIB, **{name: size * MIB for name, size in ends.items()})
+    return ModelFootprint.uniform(
+        "m", 8, layer * MIB, **{name: size * MIB for name, size in ends.items()}
+    )
 
 
 def shard(start: int, end: int) -> Shard:
     return Shard("m", start, end, 8)
 
 
-def lacking(held: Iterable[Shard], new: Shard, offered: int, free: int, tokens: int = 0, **model: Any) -> int:
+def lacking(
+    held: Iterable[Shard], new: Shard, offered: int, free: int, tokens: int = 0, **model: Any
+) -> int:
     return missing_mib(footprint(100, **model), tuple(held), new, offered, free, tokens)
 
 
@@ -252,8 +271,13 @@ def test_room_is_what_was_offered_less_everything_held_and_never_more_than_is_fr
     assert lacking([shard(0, 3)], shard(0, 2), offered=700, free=10_000) == 0
     assert lacking([shard(0, 3)], shard(0, 2), offered=699, free=10_000) == 1
     assert lacking([shard(0, 3)], shard(0, 2), offered=10_000, free=250) == 50
-    # 10 tokens of 1 MiB in each of 4 layers may come yet, and the new engine takes half of what is free for its own.
-    assert lacking([shard(0, 3)], shard(0, 2), offered=10_000, free=380, tokens=10, token_bytes=1) == 0
-    assert lacking([shard(0, 3)], shard(0, 2), offered=10_000, free=379, tokens=10, token_bytes=1) == 1
+    # 10 tokens of 1 MiB in each of 4 layers may come yet, and the new engine takes half of what is
+    # free for its own.
+    assert (
+        lacking([shard(0, 3)], shard(0, 2), offered=10_000, free=380, tokens=10, token_bytes=1) == 0
+    )
+    assert (
+        lacking([shard(0, 3)], shard(0, 2), offered=10_000, free=379, tokens=10, token_bytes=1) == 1
+    )
     assert lacking([], shard(0, 2), offered=10_000, free=10_000) < 0
     assert lacking([shard(0, 3)], shard(4, 7), offered=800, free=800, last_bytes=30) == 30

@@ -1,4 +1,6 @@
-"""What follows once a stage is stuck: for its own health, for the plan, for streams, for whoever cannot do without."""
+"""What follows once a stage is stuck: for its own health, for the plan, for streams, for whoever
+cannot do without.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Hanging(DummyEngine):
 
 
 @contextlib.asynccontextmanager
-async def ring_of(count: int, **settings: object) -> AsyncIterator[tuple[Net, list[Node], list[Hanging]]]:
+async def ring_of(
+    count: int, **settings: object
+) -> AsyncIterator[tuple[Net, list[Node], list[Hanging]]]:
     net, engines = Net(), [Hanging() for _ in range(count)]
     nodes = [make_node(net, f"n{i}", engine=engine, **settings) for i, engine in enumerate(engines)]
     try:
@@ -79,7 +83,7 @@ async def test_a_stuck_stage_loses_its_place_in_the_plan_and_no_stream_a_token(w
         assert await answer(nodes[which], ask(max_tokens=40)) == expected
 
 
-async def test_a_stuck_stage_degrades_itself_and_its_node_but_never_so_far_that_they_are_started_anew() -> None:
+async def test_a_stuck_stage_degrades_itself_and_its_node_but_restarts_neither() -> None:
     async with ring_of(1) as (_, (node,), (engine,)):
         await answer(node, ask())
         engine.may_run.clear()
@@ -99,13 +103,19 @@ async def test_a_stuck_stage_degrades_itself_and_its_node_but_never_so_far_that_
 
 
 async def test_where_the_others_cannot_hold_the_model_the_client_is_told_who_is_stuck() -> None:
-    async with ring_of(2, layer_mib=100, memory_mib=500, recovery_seconds=0.3) as (_, nodes, engines):
+    async with ring_of(2, layer_mib=100, memory_mib=500, recovery_seconds=0.3) as (
+        _,
+        nodes,
+        engines,
+    ):
         await answer(nodes[0], ask())
         engines[1].may_run.clear()
         asked = asyncio.create_task(answer(nodes[0], ask()))
         await until(lambda: nodes[1].stage._in_hand)
         time_passes(nodes[1], 40)
-        with pytest.raises(RingUnavailable, match="needs 300 MiB more; node 'n1' is stuck: a forward pass has made"):
+        with pytest.raises(
+            RingUnavailable, match="needs 300 MiB more; node 'n1' is stuck: a forward pass has made"
+        ):
             await asked
         engines[1].may_run.set()
         await until(lambda: not nodes[1].stage._in_hand)
@@ -129,22 +139,28 @@ async def test_a_frame_that_vanishes_on_its_way_costs_an_attempt_and_not_the_str
         assert await asked == expected
 
 
-# -- the plan -------------------------------------------------------------------------------------------------------
+# -- the plan --------------------------------------------------------------------------------------
 
 
 def view(stuck: str, memory: int = 1000) -> list[NodeOffer]:
     return [
         NodeOffer(
-            node_id=node, incarnation=1, memory_mib=memory, state=NodeState.SERVING,
-            peers=tuple("abc".replace(node, "")), stuck=WHY if node in stuck else "",
+            node_id=node,
+            incarnation=1,
+            memory_mib=memory,
+            state=NodeState.SERVING,
+            peers=tuple("abc".replace(node, "")),
+            stuck=WHY if node in stuck else "",
         )
         for node in "abc"
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(("stuck", "stages"), [("", "abc"), ("b", "ac"), ("ab", "c")])
 def test_a_node_that_says_that_it_is_stuck_is_planned_without(stuck: str, stages: str) -> None:
-    plan = membership.plan_members(view(stuck), ModelFootprint.uniform("m", 4, 100 * MIB), plan_ring)
+    plan = membership.plan_members(
+        view(stuck), ModelFootprint.uniform("m", 4, 100 * MIB), plan_ring
+    )
     assert {stage.node_id for stage in plan.stages} == set(stages)
     assert not set(plan.standby) & set(stuck)
 
@@ -152,4 +168,6 @@ def test_a_node_that_says_that_it_is_stuck_is_planned_without(stuck: str, stages
 @pytest.mark.parametrize(("stuck", "memory"), [("c", 150), ("abc", 1000)])
 def test_a_plan_that_fails_for_want_of_stuck_nodes_names_them(stuck: str, memory: int) -> None:
     with pytest.raises(NoPlan, match=f"; node 'c' is stuck: {WHY}"):
-        membership.plan_members(view(stuck, memory), ModelFootprint.uniform("m", 4, 100 * MIB), plan_ring)
+        membership.plan_members(
+            view(stuck, memory), ModelFootprint.uniform("m", 4, 100 * MIB), plan_ring
+        )

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from exo.topology.device_capabilities import available_memory_mib, device_capabilities, usable_memory_mib
+from exo.topology.device_capabilities import (
+    available_memory_mib,
+    device_capabilities,
+    usable_memory_mib,
+)
 
 
 @pytest.fixture
@@ -62,7 +66,9 @@ def test_this_machine_has_memory_and_cores():
     assert found.cores >= 1
 
 
-def test_what_the_machine_has_available_is_read_and_without_a_word_of_it_what_the_system_counts(tmp_path: Path) -> None:
+def test_what_the_machine_has_available_is_read_and_without_a_word_of_it_what_the_system_counts(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 8388608 kB\nMemAvailable:    2097152 kB\n")
     assert available_memory_mib(tmp_path) == 2048
     assert available_memory_mib(tmp_path / "none") > 0

@@ -37,7 +37,9 @@ def test_a_topology_is_complete_once_all_report_all():
     partial = Topology.of(a, [b])
     assert partial.edges() == [("a", "b")]
     assert not partial.is_complete()
-    assert partial.with_offer(NodeOffer(node_id="b", incarnation=1, peers=("a", "gone"))).is_complete()
+    assert partial.with_offer(
+        NodeOffer(node_id="b", incarnation=1, peers=("a", "gone"))
+    ).is_complete()
     assert partial.without("b").nodes() == [a]
 
 

@@ -9,18 +9,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exo.topology import ModelFootprint, NodeOffer, NodeState, NoPlan, RingMemoryWeightedPartitioningStrategy, plan_ring
+from exo.topology import (
+    ModelFootprint,
+    NodeOffer,
+    NodeState,
+    NoPlan,
+    RingMemoryWeightedPartitioningStrategy,
+    plan_ring,
+)
 
 MIB = 1024 * 1024
 steady = settings(derandomize=True, deadline=None)
 
 
-def node(node_id: str, memory: int, *, incarnation: int = 1, state: NodeState = NodeState.SERVING, pinned=None):
-    return NodeOffer(node_id=node_id, incarnation=incarnation, memory_mib=memory, state=state, pinned=pinned)
+def node(
+    node_id: str,
+    memory: int,
+    *,
+    incarnation: int = 1,
+    state: NodeState = NodeState.SERVING,
+    pinned=None,
+):
+    return NodeOffer(
+        node_id=node_id, incarnation=incarnation, memory_mib=memory, state=state, pinned=pinned
+    )
 
 
 def model(layers: int, layer_mib: int = 10, **extra: int) -> ModelFootprint:
-    return ModelFootprint.uniform("m", layers, layer_mib * MIB, **{key: value * MIB for key, value in extra.items()})
+    return ModelFootprint.uniform(
+        "m", layers, layer_mib * MIB, **{key: value * MIB for key, value in extra.items()}
+    )
 
 
 def outcome(view, footprint):
@@ -31,12 +49,14 @@ def outcome(view, footprint):
 
 
 def covered(plan) -> list[int]:
-    return [layer for stage in plan.stages for layer in range(stage.start_layer, stage.end_layer + 1)]
+    return [
+        layer for stage in plan.stages for layer in range(stage.start_layer, stage.end_layer + 1)
+    ]
 
 
-views = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers(0, 900), min_size=1, max_size=9).map(
-    lambda sizes: [node(node_id, memory) for node_id, memory in sizes.items()]
-)
+views = st.dictionaries(
+    st.text("abcdef", min_size=1, max_size=3), st.integers(0, 900), min_size=1, max_size=9
+).map(lambda sizes: [node(node_id, memory) for node_id, memory in sizes.items()])
 models = st.builds(
     lambda layers, first, last, shared: ModelFootprint(
         model_id="m",
@@ -63,7 +83,9 @@ def test_a_plan_has_each_layer_once_and_every_stage_fits_its_node(view, footprin
         return
     assert covered(plan) == list(range(footprint.n_layers))
     for stage in plan.stages:
-        assert footprint.range_bytes(stage.start_layer, stage.end_layer) <= memory[stage.node_id] * MIB
+        assert (
+            footprint.range_bytes(stage.start_layer, stage.end_layer) <= memory[stage.node_id] * MIB
+        )
     placed = [stage.node_id for stage in plan.stages]
     assert sorted([*placed, *plan.standby]) == sorted(memory)
 
@@ -94,9 +116,11 @@ def test_shares_of_equal_layers_follow_memory_to_within_a_layer_or_two(layers, w
         assert len(plan.stages) <= layers
         return
     fullest = max(
-        (stage.end_layer - stage.start_layer + 1) / (weights[int(stage.node_id[1:])] * 1000) for stage in plan.stages
+        (stage.end_layer - stage.start_layer + 1) / (weights[int(stage.node_id[1:])] * 1000)
+        for stage in plan.stages
     )
-    # No other partition of this order is less full: at most one layer above the ideal share on the smallest node.
+    # No other partition of this order is less full: at most one layer above the ideal share on the
+    # smallest node.
     assert fullest <= layers / (sum(weights) * 1000) + 1 / (min(weights) * 1000)
 
 
@@ -136,7 +160,10 @@ def test_a_head_the_smallest_node_cannot_hold_goes_to_the_second_largest():
 def test_too_little_memory_is_refused_with_the_sum():
     with pytest.raises(NoPlan) as caught:
         plan_ring([node("a", 100), node("b", 60)], model(30))
-    assert str(caught.value) == "'m' takes 300 MiB, the nodes offer a 100 + b 60 = 160 MiB: needs 140 MiB more"
+    assert (
+        str(caught.value)
+        == "'m' takes 300 MiB, the nodes offer a 100 + b 60 = 160 MiB: needs 140 MiB more"
+    )
     assert caught.value.missing_mib == 140
 
 
@@ -165,10 +192,22 @@ def test_pins_alone_make_a_plan():
             r"'a' and 'b'.*overlapping layers: 0-9 and 5-29",
         ),
         ([node("a", 500, pinned=(0, 30))], r"'a' is pinned to layers 0-30, 'm' has 0-29"),
-        ([node("a", 40, pinned=(0, 29))], r"'a' is pinned .* 300 MiB, and offers 40 MiB: needs 260 MiB more"),
-        ([node("a", 500, pinned=(0, 9))], r"layers 10-29 of 'm' take 200 MiB, the nodes offer none = 0 MiB"),
-        ([node("a", 500, pinned=(0, 28))], r"^layer 29 of 'm' takes 10 MiB, the nodes offer none = 0 MiB"),
-        ([node("a", 5, pinned=(7, 7))], r"'a' is pinned to layer 7 of 'm', which takes 10 MiB, and offers 5 MiB"),
+        (
+            [node("a", 40, pinned=(0, 29))],
+            r"'a' is pinned .* 300 MiB, and offers 40 MiB: needs 260 MiB more",
+        ),
+        (
+            [node("a", 500, pinned=(0, 9))],
+            r"layers 10-29 of 'm' take 200 MiB, the nodes offer none = 0 MiB",
+        ),
+        (
+            [node("a", 500, pinned=(0, 28))],
+            r"^layer 29 of 'm' takes 10 MiB, the nodes offer none = 0 MiB",
+        ),
+        (
+            [node("a", 5, pinned=(7, 7))],
+            r"'a' is pinned to layer 7 of 'm', which takes 10 MiB, and offers 5 MiB",
+        ),
         ([node("a", 500, pinned=(30, 30))], r"'a' is pinned to layer 30, 'm' has 0-29"),
         ([node("a", 40)], r"^'m' takes 300 MiB, node 'a' offers 40 MiB: needs 260 MiB more$"),
     ],
@@ -195,8 +234,13 @@ def test_leaving_nodes_and_nodes_of_another_model_are_left_out():
 
 def test_a_restarted_node_makes_a_new_epoch_and_a_heartbeat_does_not():
     first = plan_ring([node("a", 500), node("b", 500)], model(30))
-    assert plan_ring([node("a", 500), node("b", 500, state=NodeState.JOINING)], model(30)).epoch == first.epoch
-    assert plan_ring([node("a", 500), node("b", 500, incarnation=2)], model(30)).epoch != first.epoch
+    assert (
+        plan_ring([node("a", 500), node("b", 500, state=NodeState.JOINING)], model(30)).epoch
+        == first.epoch
+    )
+    assert (
+        plan_ring([node("a", 500), node("b", 500, incarnation=2)], model(30)).epoch != first.epoch
+    )
     assert plan_ring([node("a", 500)], model(30)).epoch != first.epoch
     changed = ModelFootprint.uniform("m", 30, 10 * MIB, model_hash="other weights")
     assert plan_ring([node("a", 500), node("b", 500)], changed).epoch != first.epoch
@@ -209,7 +253,9 @@ def test_an_id_twice_in_the_view_is_an_error():
 
 def test_the_strategy_is_the_plan():
     view = [node("a", 500), node("b", 700)]
-    assert RingMemoryWeightedPartitioningStrategy().partition(view, model(30)) == plan_ring(view, model(30))
+    assert RingMemoryWeightedPartitioningStrategy().partition(view, model(30)) == plan_ring(
+        view, model(30)
+    )
 
 
 def test_a_hundred_layers_on_sixteen_nodes_take_well_under_a_second():

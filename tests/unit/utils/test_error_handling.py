@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from exo.lifecycle import AsyncResource, ResourceClosed, ResourceInitializationError, ResourceState, add_global_listener
+from exo.lifecycle import (
+    AsyncResource,
+    ResourceClosed,
+    ResourceInitializationError,
+    ResourceState,
+    add_global_listener,
+)
 from exo.lifecycle.events import DegradationChange, LifecycleEvent
 from exo.utils.error_handling import (
     BreakerState,
@@ -64,7 +70,9 @@ class Flaky:
         (asyncio.CancelledError(), Fault.CALLER, False),
     ],
 )
-def test_errors_are_classified_by_their_nearest_known_class(error: BaseException, fault: Fault, retryable: bool):
+def test_errors_are_classified_by_their_nearest_known_class(
+    error: BaseException, fault: Fault, retryable: bool
+):
     found = classify(error)
     assert (found.fault, found.retryable) == (fault, retryable)
 
@@ -119,7 +127,9 @@ async def test_an_unlisted_error_is_never_retried(error: type[BaseException]):
 
 async def test_a_lambda_around_a_coroutine_is_awaited_and_retried():
     flaky = Flaky(1)
-    assert await retrying(on=[ConnectionError], idempotent=True, base=0)(lambda: flaky())() == "answer"
+    assert (
+        await retrying(on=[ConnectionError], idempotent=True, base=0)(lambda: flaky())() == "answer"
+    )
 
 
 async def test_arguments_reach_the_operation_and_its_name_stays():
@@ -134,7 +144,9 @@ async def test_arguments_reach_the_operation_and_its_name_stays():
 
 async def test_all_tries_together_are_bounded():
     with pytest.raises(TimeoutError):
-        await retrying(on=[ConnectionError], idempotent=True, attempts=99, base=60, most=60, timeout=0.02)(Flaky(99))()
+        await retrying(
+            on=[ConnectionError], idempotent=True, attempts=99, base=60, most=60, timeout=0.02
+        )(Flaky(99))()
 
 
 async def test_the_pauses_are_random_within_a_growing_bound(monkeypatch: pytest.MonkeyPatch):
@@ -280,7 +292,9 @@ def events() -> Iterator[list[DegradationChange]]:
         restore(made.name)
 
 
-async def test_a_degradation_shows_in_state_snapshot_and_events_until_restored(events: list[DegradationChange]):
+async def test_a_degradation_shows_in_state_snapshot_and_events_until_restored(
+    events: list[DegradationChange],
+):
     async with Part(resource_id="p1") as part:
         degrade("engine", to="numpy", reason=OSError("no onnxruntime"), resource=part)
         assert part.state is ResourceState.DEGRADED
@@ -289,7 +303,12 @@ async def test_a_degradation_shows_in_state_snapshot_and_events_until_restored(e
             assert not await part.check_health()
         assert part.state is ResourceState.DEGRADED, "declared degradations never add up to ERROR"
         (made,) = degradations()
-        assert (made.name, made.to, made.reason, made.resource_id) == ("engine", "numpy", "no onnxruntime", "p1")
+        assert (made.name, made.to, made.reason, made.resource_id) == (
+            "engine",
+            "numpy",
+            "no onnxruntime",
+            "p1",
+        )
         assert restore("engine", resource=part)
         assert not restore("engine", resource=part)
         assert await part.check_health()
@@ -298,7 +317,9 @@ async def test_a_degradation_shows_in_state_snapshot_and_events_until_restored(e
     assert [(event.name, event.active) for event in events] == [("engine", True), ("engine", False)]
 
 
-async def test_a_degradation_declared_while_initializing_shows_from_the_end_of_it(events: list[DegradationChange]):
+async def test_a_degradation_declared_while_initializing_shows_from_the_end_of_it(
+    events: list[DegradationChange],
+):
     class Falls(Part):
         async def _do_initialize(self) -> None:
             degrade("weights", to="cache", reason="hub unreachable", resource=self)
@@ -319,12 +340,16 @@ async def test_a_new_life_starts_without_the_old_degradations(events: list[Degra
 
 def test_a_degradation_of_the_whole_process_needs_no_resource(events: list[DegradationChange]):
     degrade("metrics", to="no metrics", reason="port 9090 is taken")
-    assert [str(made) for made in degradations()] == ["metrics runs on no metrics: port 9090 is taken"]
+    assert [str(made) for made in degradations()] == [
+        "metrics runs on no metrics: port 9090 is taken"
+    ]
     with pytest.raises(ValueError, match=r"'metrics'.*reason"):
         degrade("metrics", to="none", reason="")
 
 
-async def test_fallbacks_are_tried_in_order_and_the_one_that_serves_is_declared(events: list[DegradationChange]):
+async def test_fallbacks_are_tried_in_order_and_the_one_that_serves_is_declared(
+    events: list[DegradationChange],
+):
     async with Part(resource_id="p3") as part:
         ways = {"onnx": Flaky(1, OSError), "numpy": Flaky(0)}
         assert await with_fallbacks("engine", ways, on=[OSError], resource=part) == "answer"
@@ -336,8 +361,12 @@ async def test_fallbacks_are_tried_in_order_and_the_one_that_serves_is_declared(
 
 async def test_when_no_way_works_all_errors_are_told(events: list[DegradationChange]):
     with pytest.raises(ExceptionGroup, match="engine: none of onnx, numpy works") as failed:
-        await with_fallbacks("engine", {"onnx": Flaky(1, OSError), "numpy": Flaky(1, OSError)}, on=[OSError])
+        await with_fallbacks(
+            "engine", {"onnx": Flaky(1, OSError), "numpy": Flaky(1, OSError)}, on=[OSError]
+        )
     assert len(failed.value.exceptions) == 2
     with pytest.raises(ValueError):
-        await with_fallbacks("engine", {"onnx": Flaky(1, ValueError), "numpy": Flaky(0)}, on=[OSError])
+        await with_fallbacks(
+            "engine", {"onnx": Flaky(1, ValueError), "numpy": Flaky(0)}, on=[OSError]
+        )
     assert degradations() == ()

@@ -1,4 +1,6 @@
-"""`HealthMonitor`: when checks run, what the three views say, and that no probe ever waits for a check."""
+"""`HealthMonitor`: when checks run, what the three views say, and that no probe ever waits for a
+check.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class Part(AsyncResource):
     RESOURCE_TYPE = "part"
 
     def __init__(self, resource_id: str = "part", **settings: float) -> None:
-        super().__init__(resource_id=resource_id, health_check_timeout=settings.pop("health_check_timeout", 1.0))
+        super().__init__(
+            resource_id=resource_id, health_check_timeout=settings.pop("health_check_timeout", 1.0)
+        )
         self.healthy: bool | BaseException = True
         self.checks = 0
         self.running = 0
@@ -119,7 +123,9 @@ async def test_a_declared_degradation_stays_ready_and_is_shown():
         assert "slow engine" in (report.resources["part"].reason or "")
 
 
-async def test_recovery_brings_a_part_back_from_error_and_ready_only_after_a_passed_check(monkeypatch):
+async def test_recovery_brings_a_part_back_from_error_and_ready_only_after_a_passed_check(
+    monkeypatch,
+):
     monkeypatch.setattr("exo.utils.health_check.RECOVER_BASE", 0.01)
     async with Part() as part, HealthMonitor() as monitor:
         seen: list[tuple[bool, bool | BaseException]] = []
@@ -267,7 +273,9 @@ async def test_a_monitor_started_again_checks_each_part_in_one_loop_only():
         assert not [task for task in asyncio.all_tasks() if "check:" in task.get_name()]
 
 
-async def test_a_part_whose_check_breaks_the_contract_is_still_checked_again(caplog: pytest.LogCaptureFixture):
+async def test_a_part_whose_check_breaks_the_contract_is_still_checked_again(
+    caplog: pytest.LogCaptureFixture,
+):
     class Breaking(Part):
         async def check_health(self) -> bool:
             self.checks += 1
@@ -292,7 +300,9 @@ async def test_a_thousand_parts_are_reported_quickly():
     assert all(health.healthy for health in report.resources.values())
 
 
-async def test_a_fault_file_makes_the_named_parts_check_fail_and_its_removal_heals(tmp_path: Path, monkeypatch):
+async def test_a_fault_file_makes_the_named_parts_check_fail_and_its_removal_heals(
+    tmp_path: Path, monkeypatch
+):
     monkeypatch.setenv("EXO_FAULT_DIR", str(tmp_path))
     async with Part("p") as part, Part("q") as other:
         (tmp_path / "p").write_text("pulled the plug")

@@ -1,4 +1,6 @@
-"""A listener that cannot listen says where and which setting helps, as fields; the words come from the system."""
+"""A listener that cannot listen says where and which setting helps, as fields; the words come from
+the system.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,21 @@ def taken_port(family: socket.AddressFamily, host: str) -> socket.socket:
     return socket.create_server((host, 0), family=family)
 
 
-@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+@pytest.mark.parametrize(
+    ("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+)
 def test_a_taken_port_is_told_with_its_setting(family: socket.AddressFamily, host: str) -> None:
     with taken_port(family, host) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(CannotListen) as refused:
             listening_socket(host, port, "api_port")
     error = refused.value
-    assert (error.host, error.port, error.setting, error.errno) == (host, port, "api_port", errno.EADDRINUSE)
+    assert (error.host, error.port, error.setting, error.errno) == (
+        host,
+        port,
+        "api_port",
+        errno.EADDRINUSE,
+    )
     assert error.strerror == f"cannot listen on {host} port {port}: Address already in use"
 
 
@@ -34,7 +43,10 @@ def test_an_address_that_is_not_ours_is_a_matter_of_the_host() -> None:
     with pytest.raises(CannotListen) as refused:
         listening_socket(NOBODYS, 0, "api_port")
     assert (refused.value.host, refused.value.setting) == (NOBODYS, "host")
-    assert refused.value.strerror == f"cannot listen on {NOBODYS} port 0: Cannot assign requested address"
+    assert (
+        refused.value.strerror
+        == f"cannot listen on {NOBODYS} port 0: Cannot assign requested address"
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,14 +80,19 @@ async def test_a_grpc_server_tells_the_same(setting: str) -> None:
 
 
 def test_what_listens_takes_connections_and_does_not_block() -> None:
-    with listening_socket("127.0.0.1", 0, "api_port") as made, socket.create_connection(made.getsockname()) as client:
+    with (
+        listening_socket("127.0.0.1", 0, "api_port") as made,
+        socket.create_connection(made.getsockname()) as client,
+    ):
         assert not made.getblocking()
         accepted, peer = made.accept()
         with accepted:
             assert peer == client.getsockname()
 
 
-def test_a_socket_bound_at_the_same_moment_is_found_before_anything_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_bound_at_the_same_moment_is_found_before_anything_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Linux lets two bind (SO_REUSEADDR), and refuses the second one's listen."""
     with socket.socket() as first:
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,6 @@
-"""Gemma 2: norms around each half, scaled embeddings, soft-capped scores and logits, a window in every other layer."""
+"""Gemma 2: norms around each half, scaled embeddings, soft-capped scores and logits, a window in
+every other layer.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def from_hf(config: dict[str, Any]) -> ModelConfig:
         qkv_bias=bias,
         o_bias=bias,
         post_norms=True,
-        windows=hf_windows(config, config.get("sliding_window", 4096), _alternating(fields["n_layers"])),
+        windows=hf_windows(
+            config, config.get("sliding_window", 4096), _alternating(fields["n_layers"])
+        ),
         attn_softcap=config.get("attn_logit_softcapping", 50.0),
         final_softcap=config.get("final_logit_softcapping", 30.0),
         query_scale=float(config.get("query_pre_attn_scalar", 256)) ** -0.5,

@@ -1,4 +1,6 @@
-"""Llama 2, 3, SmolLM2 and their like: the plain block, llama3 or linear rope scaling, biases where configured."""
+"""Llama 2, 3, SmolLM2 and their like: the plain block, llama3 or linear rope scaling, biases where
+configured.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,16 @@ from exo.inference.models.registry import Family, register
 
 
 def from_hf(config: dict[str, Any]) -> ModelConfig:
-    config = {"bos_token_id": 1, "eos_token_id": 2, **config}  # as transformers where the keys are absent
+    # As transformers where the keys are absent.
+    config = {"bos_token_id": 1, "eos_token_id": 2, **config}
     bias = bool(config.get("attention_bias", False))
     fields = hf_fields(config, tied=False, norm_eps=1e-6, context_length=2048)
     return ModelConfig(
-        family="llama", qkv_bias=bias, o_bias=bias, mlp_bias=bool(config.get("mlp_bias", False)), **fields
+        family="llama",
+        qkv_bias=bias,
+        o_bias=bias,
+        mlp_bias=bool(config.get("mlp_bias", False)),
+        **fields,
     )
 
 

@@ -1,4 +1,6 @@
-"""Mistral: llama with a sliding attention window in every layer. Its GGUF files say `llama`, without a window."""
+"""Mistral: llama with a sliding attention window in every layer. Its GGUF files say `llama`,
+without a window.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,19 @@ def from_hf(config: dict[str, Any]) -> ModelConfig:
     # transformers' default where the key is absent; null means none.
     window = config.get("sliding_window", 4096)
     return ModelConfig(
-        family="mistral", windows=hf_windows(config, window, (True,) * int(fields["n_layers"])), **fields
+        family="mistral",
+        windows=hf_windows(config, window, (True,) * int(fields["n_layers"])),
+        **fields,
     )
 
 
-register(Family(name="mistral", hf_type="mistral", gguf_arch=None, from_hf=from_hf, from_gguf=None, hf_names=HF_NAMES))
+register(
+    Family(
+        name="mistral",
+        hf_type="mistral",
+        gguf_arch=None,
+        from_hf=from_hf,
+        from_gguf=None,
+        hf_names=HF_NAMES,
+    )
+)

@@ -1,4 +1,6 @@
-"""Phi-3 and 3.5 mini: q, k, v packed in one tensor, gate and up in another; longrope in the long-context ones."""
+"""Phi-3 and 3.5 mini: q, k, v packed in one tensor, gate and up in another; longrope in the
+long-context ones.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ def from_hf(config: dict[str, Any]) -> ModelConfig:
     config = {"original_max_position_embeddings": 4096, "eos_token_id": 32000, **config}
     fields = hf_fields(config, tied=False, norm_eps=1e-5, context_length=4096, partial_rotary=True)
     window = config.get("sliding_window")
-    return ModelConfig(family="phi3", windows=hf_windows(config, window, (True,) * fields["n_layers"]), **fields)
+    return ModelConfig(
+        family="phi3", windows=hf_windows(config, window, (True,) * fields["n_layers"]), **fields
+    )
 
 
 def from_gguf(checkpoint: Checkpoint) -> ModelConfig:
@@ -30,11 +34,15 @@ def from_gguf(checkpoint: Checkpoint) -> ModelConfig:
         fields["rope"] = replace(
             fields["rope"],
             divisors=tuple(map(float, checkpoint.tensor("rope_factors_short.weight").reshape(-1))),
-            long_divisors=tuple(map(float, checkpoint.tensor("rope_factors_long.weight").reshape(-1))),
+            long_divisors=tuple(
+                map(float, checkpoint.tensor("rope_factors_long.weight").reshape(-1))
+            ),
             original_context=original,
             scale=float(meta.get("phi3.rope.scaling.attn_factor") or natural),
         )
-    return ModelConfig(family="phi3", windows=(int(window),) * fields["n_layers"] if window else (), **fields)
+    return ModelConfig(
+        family="phi3", windows=(int(window),) * fields["n_layers"] if window else (), **fields
+    )
 
 
 QKV = "model.layers.{i}.self_attn.qkv_proj.weight"

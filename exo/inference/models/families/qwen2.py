@@ -1,4 +1,6 @@
-"""Qwen2 and 2.5: biases on q, k and v; a sliding window in the upper layers where `use_sliding_window` says so."""
+"""Qwen2 and 2.5: biases on q, k and v; a sliding window in the upper layers where
+`use_sliding_window` says so.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def qwen_windows(config: dict[str, Any], n_layers: int) -> tuple[int | None, ...
 
 def from_hf(config: dict[str, Any]) -> ModelConfig:
     fields = hf_fields(config, tied=False, norm_eps=1e-6, context_length=32768)
-    return ModelConfig(family="qwen2", qkv_bias=True, windows=qwen_windows(config, fields["n_layers"]), **fields)
+    return ModelConfig(
+        family="qwen2", qkv_bias=True, windows=qwen_windows(config, fields["n_layers"]), **fields
+    )
 
 
 def from_gguf(checkpoint: Checkpoint) -> ModelConfig:

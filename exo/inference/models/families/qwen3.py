@@ -1,4 +1,6 @@
-"""Qwen3: each q and k head is RMS-normalised before rotation; biases only where `attention_bias` says so."""
+"""Qwen3: each q and k head is RMS-normalised before rotation; biases only where `attention_bias`
+says so.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,13 @@
 """The decoder as an ONNX graph: one shard's layers, from hidden states to hidden states or logits.
 
-Theory of operation. Activations are (batch, length, hidden). GroupQueryAttention takes packed q, k and v, applies
-rotary embedding, causal mask, window and softcap, and appends to a KV cache that is input and output at once: the
-caller binds the same memory to `past_*` and `present_*`. Each row has its own length (`seqlens_k`: tokens after this
-step, minus 1). Rotary pairs are (j, j + head_dim / 2) of each head; `DecoderWeights` re-orders what is stored so.
-The residual stream is carried as (sum so far, what to add): SkipSimplifiedLayerNormalization adds and norms at once,
-also at a shard's first layer, so that shards together compute bit for bit what one graph does.
+Theory of operation. Activations are (batch, length, hidden). GroupQueryAttention takes packed q, k
+and v, applies
+rotary embedding, causal mask, window and softcap, and appends to a KV cache that is input and
+output at once: the caller binds the same memory to `past_*` and `present_*`. Each row has its own
+length (`seqlens_k`: tokens after this step, minus 1). Rotary pairs are (j, j + head_dim / 2) of
+each head; `DecoderWeights` re-orders what is stored so. The residual stream is carried as (sum so
+far, what to add): SkipSimplifiedLayerNormalization adds and norms at once, also at a shard's first
+layer, so that shards together compute bit for bit what one graph does.
 """
 
 from __future__ import annotations
@@ -47,15 +49,20 @@ class DecoderSpec:
     logit_softcap: float = 0.0
     activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
     qk_norm: bool = False
-    post_norms: bool = False  # gemma2: the outputs of attention and MLP are normed before they are added
+    # gemma2: the outputs of attention and MLP are normed before they are added.
+    post_norms: bool = False
     # Per layer of `layers`: how many tokens a query sees, itself included; 0: all.
     windows: tuple[int, ...] = ()
 
 
 class DecoderWeights(Protocol):
-    """Weights of one shard in the layout the graph expects. `layer` is the index in the whole model."""
+    """Weights of one shard in the layout the graph expects. `layer` is the index in the whole
+    model.
+    """
 
-    def norm(self, layer: int, name: Literal["input", "pre_mlp", "post_attention", "post_mlp"]) -> Array: ...
+    def norm(
+        self, layer: int, name: Literal["input", "pre_mlp", "post_attention", "post_mlp"]
+    ) -> Array: ...
     def qkv(self, layer: int) -> tuple[Matrix, Array | None]: ...
     def qk_norm(self, layer: int) -> tuple[Array, Array]: ...
     def attention_output(self, layer: int) -> tuple[Matrix, Array | None]: ...
@@ -66,7 +73,9 @@ class DecoderWeights(Protocol):
 
 
 class DecoderGraph:
-    """Writes the graph of a `DecoderSpec`, part by part, so that the caller can report progress between them."""
+    """Writes the graph of a `DecoderSpec`, part by part, so that the caller can report progress
+    between them.
+    """
 
     def __init__(self, spec: DecoderSpec, weights: DecoderWeights, writer: GraphWriter) -> None:
         self._spec = spec
@@ -80,7 +89,9 @@ class DecoderGraph:
         """Inputs. A first shard takes the rows of the embedding for hidden states."""
         spec, g = self._spec, self._g
         hidden = self._residual = g.input("hidden_in", "float32", ["batch", "length", spec.hidden])
-        self._delta = g.node("ConstantOfShape", [g.node("Shape", [hidden], "hidden_shape")], "nothing_to_add")
+        self._delta = g.node(
+            "ConstantOfShape", [g.node("Shape", [hidden], "hidden_shape")], "nothing_to_add"
+        )
         g.input("seqlens_k", "int32", ["batch"])
         g.input("total_length", "int32", [])
         half = spec.head_dim // 2
@@ -102,7 +113,9 @@ class DecoderGraph:
             x = self._plain_norm(x, weights.norm(index, "post_attention"), f"{name}.n2")
         self._delta = x
         x = self._norm(weights.norm(index, "pre_mlp"), f"{name}.n3")
-        x = self._products.linear(self._mlp_gate(x, index, name), *weights.down(index), f"{name}.down")
+        x = self._products.linear(
+            self._mlp_gate(x, index, name), *weights.down(index), f"{name}.down"
+        )
         if spec.post_norms:
             x = self._plain_norm(x, weights.norm(index, "post_mlp"), f"{name}.n4")
         self._delta = x
@@ -136,7 +149,9 @@ class DecoderGraph:
 
     def _plain_norm(self, x: str, gamma: Array, out: str) -> str:
         gamma_name = self._g.constant(f"{out}.gamma", gamma)
-        return self._g.node("SimplifiedLayerNormalization", [x, gamma_name], out, axis=-1, epsilon=self._spec.eps)
+        return self._g.node(
+            "SimplifiedLayerNormalization", [x, gamma_name], out, axis=-1, epsilon=self._spec.eps
+        )
 
     def _norm(self, gamma: Array, out: str) -> str:
         """Add what is due to the residual stream and return its norm."""
@@ -144,7 +159,13 @@ class DecoderGraph:
             return self._plain_norm(self._residual, gamma, out)
         inputs = [self._residual, self._delta, self._g.constant(f"{out}.gamma", gamma)]
         outputs = [out, "", "", f"{out}.sum"]
-        self._g.node("SkipSimplifiedLayerNormalization", inputs, outputs, domain=CONTRIB, epsilon=self._spec.eps)
+        self._g.node(
+            "SkipSimplifiedLayerNormalization",
+            inputs,
+            outputs,
+            domain=CONTRIB,
+            epsilon=self._spec.eps,
+        )
         self._residual, self._delta = f"{out}.sum", ""
         return out
 
@@ -165,13 +186,22 @@ class DecoderGraph:
         if spec.attention_softcap:
             attributes["softcap"] = spec.attention_softcap
         return g.node(
-            "GroupQueryAttention", inputs, [f"{name}.attention", *present],
-            domain=CONTRIB, num_heads=spec.n_heads, kv_num_heads=spec.n_kv_heads, scale=spec.attention_scale,
-            do_rotary=1, rotary_interleaved=0, **attributes,
-        )  # fmt: skip
+            "GroupQueryAttention",
+            inputs,
+            [f"{name}.attention", *present],
+            domain=CONTRIB,
+            num_heads=spec.n_heads,
+            kv_num_heads=spec.n_kv_heads,
+            scale=spec.attention_scale,
+            do_rotary=1,
+            rotary_interleaved=0,
+            **attributes,
+        )
 
     def _normed_qkv(self, x: str, index: int, name: str) -> list[str]:
-        """q, k and v apart, each head of q and k normed (the CPU kernel of GroupQueryAttention does not do it)."""
+        """q, k and v apart, each head of q and k normed (the CPU kernel of GroupQueryAttention does
+        not do it).
+        """
         spec, g = self._spec, self._g
         widths = np.array([spec.n_heads, spec.n_kv_heads, spec.n_kv_heads]) * spec.head_dim
         parts = [f"{name}.{kind}" for kind in ("q", "k", "v")]
@@ -182,7 +212,11 @@ class DecoderGraph:
             heads = g.node("Reshape", [parts[i], per_head], f"{parts[i]}.heads")
             inputs = [heads, g.constant(f"{parts[i]}_norm.gamma", gamma)]
             normed = g.node(
-                "SimplifiedLayerNormalization", inputs, f"{parts[i]}.normed", axis=-1, epsilon=spec.qk_norm_eps
+                "SimplifiedLayerNormalization",
+                inputs,
+                f"{parts[i]}.normed",
+                axis=-1,
+                epsilon=spec.qk_norm_eps,
             )
             parts[i] = g.node("Reshape", [normed, whole], f"{parts[i]}.whole")
         return parts

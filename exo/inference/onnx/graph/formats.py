@@ -1,9 +1,11 @@
-"""Weight formats: stored tensors to what `MatMulNBits`, `Gemm` and `Gather` take. Pure numpy; knows no graph.
+"""Weight formats: stored tensors to what `MatMulNBits`, `Gemm` and `Gather` take. Pure numpy; knows
+no graph.
 
-A matrix is (N outputs, K inputs). `Packed` rows are blocks of 32 weights: w = scale * (code - 2**(bits-1)) + offset.
-`MatMulNBits` knows the first part only (its int8 kernels take integer zero points, and that of a Q4_1 block is not
-one); the offset is added by a small product with the sums of the input over each block, so Q4_1 stays exact.
-ggml's blocks: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h
+A matrix is (N outputs, K inputs). `Packed` rows are blocks of 32 weights: w = scale * (code -
+2**(bits-1)) + offset. `MatMulNBits` knows the first part only (its int8 kernels take integer zero
+points, and that of a Q4_1 block is not one); the offset is added by a small product with the sums
+of the input over each block, so Q4_1 stays exact. ggml's blocks:
+https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ ROWS: Final = 2048
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
-    """codes: uint8 (N, blocks, block * bits / 8); scales: float32 (N, blocks); offsets: float32 (N, blocks) or None.
+    """codes: uint8 (N, blocks, block * bits / 8); scales: float32 (N, blocks); offsets: float32 (N,
+    blocks) or None.
 
     Blocks of another size than 32 have 8-bit codes and no offsets.
     """
@@ -72,7 +75,8 @@ def take_over(raw: RawTensor) -> Packed:
     n, k = int(np.prod(raw.shape[:-1])), int(raw.shape[-1])
     bits, head = DIRECT[raw.dtype], 4 if raw.dtype == "Q4_1" else 2
     blocks = raw.data.reshape(n, k // BLOCK, head + 4 * bits)
-    halves = np.ascontiguousarray(blocks[:, :, :head]).view("<f2").astype(np.float32)  # (n, blocks, 1 or 2)
+    # (n, blocks, 1 or 2).
+    halves = np.ascontiguousarray(blocks[:, :, :head]).view("<f2").astype(np.float32)
     scales = np.ascontiguousarray(halves[:, :, 0])
     if bits == 8:  # int8 codes: adding 128 is flipping the top bit
         return Packed(8, k, blocks[:, :, head:] ^ np.uint8(0x80), scales)
@@ -83,7 +87,9 @@ def take_over(raw: RawTensor) -> Packed:
 
 
 def _pair_nibbles(stored: Array) -> Array:
-    """ggml puts weights i and i + 16 in one byte, MatMulNBits 2*i and 2*i + 1; both have the first in the low half."""
+    """ggml puts weights i and i + 16 in one byte, MatMulNBits 2*i and 2*i + 1; both have the first
+    in the low half.
+    """
     return pack_nibbles(np.concatenate((stored & 15, stored >> 4), axis=-1))  # (n, blocks, 32)
 
 
@@ -99,7 +105,9 @@ def unpack_nibbles(packed: Array) -> Array:
 
 
 def quantize(values: Array, bits: int, block: int = BLOCK) -> Packed:
-    """float32 (N, K) to symmetric blocks of `bits` (4 or 8); the last block is padded with zeros."""
+    """float32 (N, K) to symmetric blocks of `bits` (4 or 8);
+    the last block is padded with zeros.
+    """
     n, k = values.shape
     pad = -k % block
     blocks = np.pad(values, ((0, 0), (0, pad))) if pad else values
@@ -120,10 +128,13 @@ def quantize(values: Array, bits: int, block: int = BLOCK) -> Packed:
 
 
 def in_larger_blocks(matrix: Packed, block: int) -> Packed:
-    """8-bit codes without offsets in blocks of `block`. Rounds anew, by half an 8-bit step of the larger block."""
+    """8-bit codes without offsets in blocks of `block`. Rounds anew, by half an 8-bit step of the
+    larger block.
+    """
     codes = np.empty((matrix.n, matrix.k // block, block), np.uint8)
     scales = np.empty(codes.shape[:2], np.float32)
-    for start in range(0, matrix.n, ROWS):  # as float32 at once it would take four times what it takes
+    # As float32 at once it would take four times what it takes.
+    for start in range(0, matrix.n, ROWS):
         rows = slice(start, start + ROWS)
         part = quantize(dequantize(take_rows(matrix, np.arange(matrix.n)[rows])), 8, block)
         codes[rows], scales[rows] = part.codes, part.scales
@@ -134,7 +145,9 @@ def widen(matrix: Packed) -> Packed:
     """The same weights in 8-bit codes, exactly: a 4-bit step is sixteen 8-bit ones."""
     if matrix.bits == 8:
         return matrix
-    return Packed(8, matrix.k, unpack_nibbles(matrix.codes) << 4, matrix.scales / 16, matrix.offsets)
+    return Packed(
+        8, matrix.k, unpack_nibbles(matrix.codes) << 4, matrix.scales / 16, matrix.offsets
+    )
 
 
 def dequantize(matrix: Matrix) -> Array:
@@ -151,12 +164,17 @@ def dequantize(matrix: Matrix) -> Array:
 def convert(raw: RawTensor, bits: int | None) -> Matrix:
     """A stored matrix in the format asked for.
 
-    bits: 32 float32; 8 exact where the stored blocks are 8 bit or fewer of a format of `DIRECT`, else rounded to that;
-    4 the same, but without offsets; None what the file has where that is a format of `DIRECT`, else 8.
+    bits: 32 float32; 8 exact where the stored blocks are 8 bit or fewer of a format of `DIRECT`,
+    else rounded to that; 4 the same, but without offsets; None what the file has where that is a
+    format of `DIRECT`, else 8.
     """
     if bits == 32:
         return Dense(to_float32(raw).reshape(-1, raw.shape[-1]))
-    if is_direct(raw) and (bits is None or DIRECT[raw.dtype] == bits) and not (bits == 4 and raw.dtype == "Q4_1"):
+    if (
+        is_direct(raw)
+        and (bits is None or DIRECT[raw.dtype] == bits)
+        and not (bits == 4 and raw.dtype == "Q4_1")
+    ):
         return take_over(raw)
     if is_direct(raw) and bits == 8:
         return widen(take_over(raw))
@@ -180,7 +198,9 @@ def take_rows(matrix: Matrix, rows: Array) -> Matrix:
 
 
 def take_columns(matrix: Matrix, columns: Array) -> Matrix:
-    """Columns in the order of `columns`; -1 gives zeros. Blocks do not survive that: packed weights become 8 bit."""
+    """Columns in the order of `columns`; -1 gives zeros. Blocks do not survive that: packed weights
+    become 8 bit.
+    """
     values = dequantize(matrix)[:, columns]
     values[:, columns < 0] = 0
     return Dense(values) if isinstance(matrix, Dense) else quantize(values, 8)
@@ -194,7 +214,11 @@ def stack(matrices: list[Matrix]) -> Matrix:
             packed = [widen(m) for m in packed]
         offsets = None
         if any(m.offsets is not None for m in packed):
-            offsets = np.concatenate([np.zeros_like(m.scales) if m.offsets is None else m.offsets for m in packed])
-        codes, scales = (np.concatenate([getattr(m, name) for m in packed]) for name in ("codes", "scales"))
+            offsets = np.concatenate(
+                [np.zeros_like(m.scales) if m.offsets is None else m.offsets for m in packed]
+            )
+        codes, scales = (
+            np.concatenate([getattr(m, name) for m in packed]) for name in ("codes", "scales")
+        )
         return Packed(packed[0].bits, packed[0].k, codes, scales, offsets)
     return Dense(np.concatenate([dequantize(m) for m in matrices]))

@@ -1,7 +1,8 @@
-"""`GraphWriter`: an ONNX graph under construction; weights go straight to a file beside it. Knows no model.
+"""`GraphWriter`: an ONNX graph under construction; weights go straight to a file beside it. Knows
+no model.
 
-Weights never gather in memory: each is written when it is added, so that the peak is one matrix. ONNX Runtime maps
-the file, and drops the mapping of what it has repacked.
+Weights never gather in memory: each is written when it is added, so that the peak is one matrix.
+ONNX Runtime maps the file, and drops the mapping of what it has repacked.
 """
 
 from __future__ import annotations
@@ -25,12 +26,18 @@ INLINE_LIMIT: Final = 1024
 # One page, so that a mapping of one tensor shares no page with the next.
 ALIGNMENT: Final = 4096
 
-_TYPES: Final = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "int64": TensorProto.INT64,
-                 "int32": TensorProto.INT32}  # fmt: skip
+_TYPES: Final = {
+    "float32": TensorProto.FLOAT,
+    "uint8": TensorProto.UINT8,
+    "int64": TensorProto.INT64,
+    "int32": TensorProto.INT32,
+}
 
 
 class GraphWriter:
-    """Collects nodes and writes weights to `folder / weights.bin`; `save` writes `folder / model.onnx`."""
+    """Collects nodes and writes weights to `folder / weights.bin`; `save` writes
+    `folder / model.onnx`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -76,7 +83,11 @@ class GraphWriter:
     @staticmethod
     def _refer(tensor: TensorProto, start: int, size: int) -> None:
         tensor.data_location = TensorProto.EXTERNAL
-        for key, text in (("location", WEIGHTS_FILE), ("offset", str(start)), ("length", str(size))):
+        for key, text in (
+            ("location", WEIGHTS_FILE),
+            ("offset", str(start)),
+            ("length", str(size)),
+        ):
             entry = tensor.external_data.add()
             entry.key, entry.value = key, text
 
@@ -92,8 +103,8 @@ class GraphWriter:
     ) -> str:
         """Add a node; returns its first output.
 
-        ONNX Runtime repacks weights node by node in file order, for a moment holding a matrix twice: with the largest
-        `early`, that moment is when the others are not there yet.
+        ONNX Runtime repacks weights node by node in file order, for a moment holding a matrix
+        twice: with the largest `early`, that moment is when the others are not there yet.
         """
         outputs = [outputs] if isinstance(outputs, str) else outputs
         nodes = self._early if early else self._nodes
@@ -105,7 +116,9 @@ class GraphWriter:
         nodes, initializers = [*self._early, *self._nodes], list(self._initializers.values())
         graph = helper.make_graph(nodes, "shard", self._inputs, self._outputs, initializers)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="exo")
+        model = helper.make_model(
+            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="exo"
+        )
         (self._folder / MODEL_FILE).write_bytes(model.SerializeToString())
 
     def close(self) -> None:

@@ -1,4 +1,6 @@
-"""Names that the converted files and their readers agree on. Imports nothing, so a warm start stays small."""
+"""Names that the converted files and their readers agree on. Imports nothing, so a warm start stays
+small.
+"""
 
 from __future__ import annotations
 

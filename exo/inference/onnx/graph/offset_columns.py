@@ -1,10 +1,12 @@
-"""Offsets of affine blocks as integer zero points and a few more columns. Pure numpy; knows no graph.
+"""Offsets of affine blocks as integer zero points and a few more columns. Pure numpy; knows no
+graph.
 
-A row of blocks is w = d * (q - 8) + o (4 bit; 128 for 8 bit). With the integer zero point z nearest to 8 - o / d it is
-w = d * (q - z) + r, and |r| is at most d / 2. The product with r is r times the sums of the input over each block: with
-those sums appended to the input, the r of a row's blocks are a few columns more of the same matrix, in codes of
-the same width. One code is too coarse; so there are two digits, the second for what rounding the first left, each in
-blocks (and so with scales) of its own. That loses nothing that can be measured, and against a product of its own in
+A row of blocks is w = d * (q - 8) + o (4 bit; 128 for 8 bit). With the integer zero point z nearest
+to 8 - o / d it is w = d * (q - z) + r, and |r| is at most d / 2. The product with r is r times the
+sums of the input over each block: with those sums appended to the input, the r of a row's blocks
+are a few columns more of the same matrix, in codes of the same width. One code is too coarse; so
+there are two digits, the second for what rounding the first left, each in blocks (and so with
+scales) of its own. That loses nothing that can be measured, and against a product of its own in
 float32 it saves up to half of the bytes of the offsets, and an operator per matrix.
 """
 
@@ -20,16 +22,20 @@ from exo.inference.onnx.graph.formats import BLOCK, Packed, dequantize, pack_nib
 Array = np.ndarray[Any, Any]
 
 DIGITS: Final = 2
-# What rounding the columns may add to the rounding noise of the weights (a step / sqrt(12)), both root mean square.
+# What rounding the columns may add to the rounding noise of the weights (a step / sqrt(12)), both
+# root mean square.
 MAX_NOISE: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Folded:
-    """A matrix for an input of `k` values: the matrix's own, then for each digit the sums of its blocks of 32.
+    """A matrix for an input of `k` values: the matrix's own, then for each digit the sums of its
+    blocks of 32.
 
-    `pad` zeros stand between the digits. codes: uint8 (N, blocks, 4 * bits); scales: float32 (N, blocks);
-    zero_points: uint8 (N, bytes), as MatMulNBits takes them: two to a byte for 4 bits, the first in the low half.
+    `pad` zeros stand between the digits. codes: uint8 (N, blocks, 4 * bits); scales: float32 (N,
+        blocks);
+    zero_points: uint8 (N, bytes), as MatMulNBits takes them: two to a byte for 4 bits, the first in
+        the low half.
     """
 
     bits: int
@@ -71,7 +77,9 @@ def _split(matrix: Packed) -> tuple[Array, Array]:
     """Zero points, uint8 (N, blocks), and what they leave of the offsets, float32 (N, blocks)."""
     assert matrix.offsets is not None
     top = 2 ** (matrix.bits - 1)
-    steps = np.divide(matrix.offsets, matrix.scales, out=np.zeros_like(matrix.offsets), where=matrix.scales != 0)
+    steps = np.divide(
+        matrix.offsets, matrix.scales, out=np.zeros_like(matrix.offsets), where=matrix.scales != 0
+    )
     zeros = np.clip(np.rint(top - steps), 0, 2 * top - 1)
     rest = matrix.offsets - matrix.scales * (top - zeros)
     return zeros.astype(np.uint8), rest.astype(np.float32)

@@ -1,7 +1,8 @@
 """`Products`: inputs times weight matrices, as nodes of a graph. Knows no model.
 
-Inputs are (batch, length, K). Packed matrices are `MatMulNBits`; what that operator does not know of affine blocks is
-added as `offset_columns` says. Activations are int8 per block of 32, or float32 where `careful` is asked for.
+Inputs are (batch, length, K). Packed matrices are `MatMulNBits`; what that operator does not know
+of affine blocks is added as `offset_columns` says. Activations are int8 per block of 32, or float32
+where `careful` is asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ Array = np.ndarray[Any, Any]
 # Writes the product of an input with a packed matrix: (input's name, matrix, output's name).
 PackedProduct = Callable[[str, Packed | Folded, str], str]
 
-# MatMulNBits: 4 takes the int8 kernels (activations are quantised per block of 32), 1 the float32 ones.
+# MatMulNBits: 4 takes the int8 kernels (activations are quantised per block of 32), 1 the float32
+# ones.
 INT8_ACTIVATIONS: Final = 4
 FLOAT_ACTIVATIONS: Final = 1
 INT64: Final = 7  # ONNX's number of the type
@@ -33,32 +35,44 @@ class Products:
 
     def __init__(self, writer: GraphWriter) -> None:
         self._g = writer
-        self._zeros: dict[int, str] = {}  # by width: zeros (batch, length, width), once for all layers
+        # By width: zeros (batch, length, width), once for all layers.
+        self._zeros: dict[int, str] = {}
 
     def begin(self, hidden: str) -> None:
         """hidden: an input (batch, length, hidden).
 
-        `prompts_and_steps`: how many rows bring several tokens each, and how many bring one. One of them is 0.
+        `prompts_and_steps`: how many rows bring several tokens each, and how many bring one. One of
+            them is 0.
         """
         g = self._g
         batch = g.node("Shape", [hidden], "n_batch", end=1)
         length = g.node("Shape", [hidden], "n_length", start=1, end=2)
         g.node("Concat", [batch, length], "batch_and_length", axis=0)
         longer = g.node("Greater", [length, g.constant("one", np.array([1]))], "is_prompt")
-        prompts = g.node("Mul", [batch, g.node("Cast", [longer], "is_prompt_int", to=INT64)], "n_prompts")
-        g.node("Concat", [prompts, g.node("Sub", [batch, prompts], "n_steps")], "prompts_and_steps", axis=0)
+        prompts = g.node(
+            "Mul", [batch, g.node("Cast", [longer], "is_prompt_int", to=INT64)], "n_prompts"
+        )
+        g.node(
+            "Concat",
+            [prompts, g.node("Sub", [batch, prompts], "n_steps")],
+            "prompts_and_steps",
+            axis=0,
+        )
 
     def linear(self, x: str, matrix: Matrix, bias: Array | None, out: str) -> str:
         """x times the transposed matrix plus bias."""
         if isinstance(matrix, Dense):
             return self._dense(x, matrix, bias, out)
-        return self._affine(x, matrix, lambda x, packed, out: self._packed(x, packed, bias, out, out), out)
+        return self._affine(
+            x, matrix, lambda x, packed, out: self._packed(x, packed, bias, out, out), out
+        )
 
     def careful(self, x: str, matrix: Matrix, bias: Array | None, out: str) -> str:
-        """`linear` with float activations where a prompt is read: int8 loses most at the spikes of attention sinks.
+        """`linear` with float activations where a prompt is read: int8 loses most at the spikes of
+        attention sinks.
 
-        Sinks are tokens of the prompt; steps gain nothing from that (decision 0005), and int8 kernels give a row the
-        same bits whatever rows are beside it.
+        Sinks are tokens of the prompt; steps gain nothing from that (decision 0005), and int8
+        kernels give a row the same bits whatever rows are beside it.
         """
         if isinstance(matrix, Dense):
             return self._dense(x, matrix, bias, out)
@@ -74,16 +88,24 @@ class Products:
         return self._affine(x, matrix, either, out)
 
     def head(self, x: str, matrix: Matrix, bias: Array | None, out: str) -> str:
-        """`linear` for the largest matrix, which is repacked before all others; x may be of any length."""
+        """`linear` for the largest matrix, which is repacked before all others; x may be of any
+        length.
+        """
         if isinstance(matrix, Dense):
             return self._dense(x, matrix, bias, out, early=True)
 
         def product(x: str, packed: Packed | Folded, out: str) -> str:
             return self._packed(x, packed, bias, out, out, early=True)
 
-        return product(x, matrix, out) if matrix.offsets is None else self._with_offsets_apart(x, matrix, product, out)
+        return (
+            product(x, matrix, out)
+            if matrix.offsets is None
+            else self._with_offsets_apart(x, matrix, product, out)
+        )
 
-    def _dense(self, x: str, matrix: Dense, bias: Array | None, out: str, *, early: bool = False) -> str:
+    def _dense(
+        self, x: str, matrix: Dense, bias: Array | None, out: str, *, early: bool = False
+    ) -> str:
         g = self._g
         weight = g.constant(f"{out}.weight", matrix.values.T)
         if bias is None:
@@ -92,7 +114,9 @@ class Products:
         return g.node("Add", [product, g.constant(f"{out}.bias", bias)], out)
 
     def _affine(self, x: str, matrix: Packed, product: PackedProduct, out: str) -> str:
-        """`product` with the matrix's offsets, if it has any: as columns, or else in a product apart."""
+        """`product` with the matrix's offsets, if it has any: as columns, or else in a product
+        apart.
+        """
         if matrix.offsets is None:
             return product(x, matrix, out)
         folded = fold(matrix)
@@ -113,12 +137,18 @@ class Products:
     def _block_sums(self, x: str, k: int, out: str) -> str:
         """(batch, length, blocks) of (batch, length, k).
 
-        No product with a constant: ONNX Runtime would keep (and read) a repacked one for every node.
+        No product with a constant: ONNX Runtime would keep (and read) a repacked one for every
+            node.
         """
         g = self._g
         blocks = g.constant(f"blocks_{k}", np.array([0, 0, k // BLOCK, BLOCK]))
         in_blocks = g.node("Reshape", [x, blocks], f"{out}.blocks")
-        return g.node("ReduceSum", [in_blocks, g.constant("last_axis", np.array([-1]))], f"{out}.sums", keepdims=0)
+        return g.node(
+            "ReduceSum",
+            [in_blocks, g.constant("last_axis", np.array([-1]))],
+            f"{out}.sums",
+            keepdims=0,
+        )
 
     def _zeros_of(self, width: int) -> str:
         if width not in self._zeros:
@@ -141,12 +171,29 @@ class Products:
     ) -> str:
         """Without the offsets of a `Packed` matrix. weights: what its constants are named after."""
         g = self._g
-        inputs = [x, g.constant(f"{weights}.codes", matrix.codes), g.constant(f"{weights}.scales", matrix.scales)]
-        zeros = [g.constant(f"{weights}.zeros", matrix.zero_points)] if isinstance(matrix, Folded) else []
-        inputs += zeros if bias is None else [*(zeros or [""]), "", g.constant(f"{weights}.bias", bias)]
+        inputs = [
+            x,
+            g.constant(f"{weights}.codes", matrix.codes),
+            g.constant(f"{weights}.scales", matrix.scales),
+        ]
+        zeros = (
+            [g.constant(f"{weights}.zeros", matrix.zero_points)]
+            if isinstance(matrix, Folded)
+            else []
+        )
+        inputs += (
+            zeros if bias is None else [*(zeros or [""]), "", g.constant(f"{weights}.bias", bias)]
+        )
         block = matrix.block if isinstance(matrix, Packed) else BLOCK
         return g.node(
-            "MatMulNBits", inputs, out,
-            domain=CONTRIB, early=early,
-            K=matrix.k, N=matrix.n, bits=matrix.bits, block_size=block, accuracy_level=accuracy,
-        )  # fmt: skip
+            "MatMulNBits",
+            inputs,
+            out,
+            domain=CONTRIB,
+            early=early,
+            K=matrix.k,
+            N=matrix.n,
+            bits=matrix.bits,
+            block_size=block,
+            accuracy_level=accuracy,
+        )

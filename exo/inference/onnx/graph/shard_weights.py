@@ -1,9 +1,11 @@
-"""`ShardWeights`: the canonical tensors of a checkpoint as the decoder graph wants them. Knows no ONNX.
+"""`ShardWeights`: the canonical tensors of a checkpoint as the decoder graph wants them. Knows no
+ONNX.
 
-Two things are done to what is stored. The format of each matrix is chosen (`formats.convert`). And heads are laid out
-for GroupQueryAttention: its head size is a multiple of 16, and it rotates the pairs (j, j + head_dim / 2) of the whole
-head; so heads of other sizes are padded with zeros, and where only part of a head is rotated its rows are re-ordered
-(the pairs left over are rotated by an angle of 0).
+Two things are done to what is stored. The format of each matrix is chosen (`formats.convert`). And
+heads are laid out
+for GroupQueryAttention: its head size is a multiple of 16, and it rotates the pairs (j, j +
+head_dim / 2) of the whole head; so heads of other sizes are padded with zeros, and where only part
+of a head is rotated its rows are re-ordered (the pairs left over are rotated by an angle of 0).
 """
 
 from __future__ import annotations
@@ -26,16 +28,19 @@ WeightFormat = Literal["auto", "stored", "float32", "8bit", "4bit"]
 # Bits of `formats.convert`; None keeps the blocks that the file has.
 BITS: Final[dict[WeightFormat, int | None]] = {"stored": None, "float32": 32, "8bit": 8, "4bit": 4}
 HEAD_MULTIPLE: Final = 16
-# `auto`: a shard whose weights take at most this many bytes as float32 is run so, exactly; small matrices gain nothing
-# from fewer bits. Larger ones are run as `stored`.
+# `auto`: a shard whose weights take at most this many bytes as float32 is run so, exactly; small
+# matrices gain nothing from fewer bits. Larger ones are run as `stored`.
 FLOAT_LIMIT: Final = 64 << 20
-# A head of at least this many weights is most of what a step reads. In blocks of 64 it is a tenth smaller and its
-# kernel quicker (decision 0009); smaller ones gain nothing.
+# A head of at least this many weights is most of what a step reads. In blocks of 64 it is a tenth
+# smaller and its kernel quicker (decision 0009); smaller ones gain nothing.
 WIDE_HEAD: Final = 16 << 20
 HEAD_BLOCK: Final = 64
 _NORMS: Final = {
-    "input": "attn_norm", "pre_mlp": "ffn_norm", "post_attention": "post_attn_norm", "post_mlp": "post_ffn_norm",
-}  # fmt: skip
+    "input": "attn_norm",
+    "pre_mlp": "ffn_norm",
+    "post_attention": "post_attn_norm",
+    "post_mlp": "post_ffn_norm",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +73,9 @@ class HeadLayout:
         return np.where(order < 0, -1, heads + order).reshape(-1)
 
 
-def rotary_caches(config: ModelConfig, positions: int, *, long: bool = False) -> tuple[Array, Array]:
+def rotary_caches(
+    config: ModelConfig, positions: int, *, long: bool = False
+) -> tuple[Array, Array]:
     """cos and sin, float32 (positions, padded head_dim / 2)."""
     cos, sin = cos_sin(config.rope, np.arange(positions), long=long)
     rest = HeadLayout.of(config).size // 2 - cos.shape[1]
@@ -102,7 +109,9 @@ def decoder_spec(config: ModelConfig, shard: Shard) -> DecoderSpec:
 
 
 class ShardWeights:
-    """`DecoderWeights` on the weights of a checkpoint. Raises `CheckpointError` where they cannot be read."""
+    """`DecoderWeights` on the weights of a checkpoint. Raises `CheckpointError` where they cannot
+    be read.
+    """
 
     def __init__(self, weights: Weights, shard: Shard, weight_format: WeightFormat) -> None:
         self._weights = weights
@@ -112,7 +121,9 @@ class ShardWeights:
         self._bits = BITS[weight_format]
         self._layout = HeadLayout.of(weights.config)
 
-    def norm(self, layer: int, name: Literal["input", "pre_mlp", "post_attention", "post_mlp"]) -> Array:
+    def norm(
+        self, layer: int, name: Literal["input", "pre_mlp", "post_attention", "post_mlp"]
+    ) -> Array:
         return self._weights.tensor(f"{layer}.{_NORMS[name]}")
 
     def final_norm(self) -> Array:
@@ -134,15 +145,22 @@ class ShardWeights:
             parts.append(matrix if rows is None else formats.take_rows(matrix, rows))
             if c.qkv_bias:
                 bias = self._weights.tensor(f"{layer}.{part}_bias")
-                biases.append(bias if rows is None else np.where(rows < 0, 0, bias[rows]).astype(np.float32))
+                biases.append(
+                    bias if rows is None else np.where(rows < 0, 0, bias[rows]).astype(np.float32)
+                )
         return formats.stack(parts), np.concatenate(biases) if biases else None
 
     def qk_norm(self, layer: int) -> tuple[Array, Array]:
-        """Factors of the padded head. Padding lowers the mean square; the factor (and epsilon) makes up for it."""
+        """Factors of the padded head. Padding lowers the mean square; the factor (and epsilon)
+        makes up for it.
+        """
         order = self._layout.rotary
         shrink = np.float32((self._config.head_dim / self._layout.size) ** 0.5)
         q, k = (self._weights.tensor(f"{layer}.{name}") for name in ("q_norm", "k_norm"))
-        return tuple(np.where(order < 0, 0, gamma[order] * shrink).astype(np.float32) for gamma in (q, k))  # type: ignore[return-value]  # two of them
+        # Two of them.
+        return tuple(
+            np.where(order < 0, 0, gamma[order] * shrink).astype(np.float32) for gamma in (q, k)
+        )  # type: ignore[return-value]
 
     def attention_output(self, layer: int) -> tuple[Matrix, Array | None]:
         matrix = self._matrix(f"{layer}.o")

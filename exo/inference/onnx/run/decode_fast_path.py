@@ -1,7 +1,9 @@
-"""`DecodeFastPath`: a batch that decodes step after step. Pure: where its sequences lie, as long as none comes, goes or moves.
+"""`DecodeFastPath`: a batch that decodes step after step. Pure: where its sequences lie, as long as
+none comes, goes or moves.
 
-Nearly every pass is the one before with a token more. What was found out about the batch then (slots, window, order)
-is taken again, which leaves little to do around a step; whatever else happens goes the long way through `Sequences`.
+Nearly every pass is the one before with a token more. What was found out about the batch then
+(slots, window, order) is taken again, which leaves little to do around a step; whatever else
+happens goes the long way through `Sequences`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ Array = np.ndarray[Any, Any]
 class DecodeFastPath:
     """Sequences in adjacent slots from `start` on, no foreign one between.
 
-    moves: of the table when this was found out. slots: in the order of the steps. at: the row of each in the window;
+    moves: of the table when this was found out. slots: in the order of the steps. at: the row of
+        each in the window;
     order: which step is in each row.
     """
 
@@ -38,7 +41,9 @@ class DecodeFastPath:
         return cls(table.moves, slots, start, at, np.argsort(at).tolist())
 
     def goes_on(self, steps: Sequence[Step], table: SlotTable, capacity: int) -> bool:
-        """Whether these steps are one token more of each, and the budget and `capacity` positions have room for it."""
+        """Whether these steps are one token more of each, and the budget and `capacity` positions
+        have room for it.
+        """
         if self.moves != table.moves:
             return False
         grains = 0

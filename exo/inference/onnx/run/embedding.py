@@ -1,7 +1,8 @@
-"""`Embedding`: hidden states of token ids, from the checkpoint's own rows in a file. Knows no graph and no sequences.
+"""`Embedding`: hidden states of token ids, from the checkpoint's own rows in a file. Knows no graph
+and no sequences.
 
-Rows are read where they are needed, not mapped: a mapping would make up to a huge page around every row resident, for
-a prompt all of the table. They stay in the stored format, so nothing is rounded.
+Rows are read where they are needed, not mapped: a mapping would make up to a huge page around every
+row resident, for a prompt all of the table. They stay in the stored format, so nothing is rounded.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ STEP: Final = 32
 
 
 class Embedding:
-    """dtype: the stored type; width: values of a row; scale: what each is multiplied by. Raises `OSError`."""
+    """dtype: the stored type; width: values of a row; scale: what each is multiplied by. Raises
+    `OSError`.
+    """
 
     def __init__(self, folder: Path, *, dtype: str, width: int, scale: float = 1.0) -> None:
         values, n_bytes = block_layout(dtype)
@@ -42,7 +45,11 @@ class Embedding:
         """float32 (n, width) of int64 (n,); not to be written to."""
         if len(ids) == 1:
             return self._row(int(ids[0]))
-        return np.concatenate([self._row(token) for token in ids.tolist()]) if len(ids) <= STEP else self._read(ids)
+        return (
+            np.concatenate([self._row(token) for token in ids.tolist()])
+            if len(ids) <= STEP
+            else self._read(ids)
+        )
 
     def _read(self, ids: Array) -> Array:
         size, fd = self._row_bytes, self._file.fileno()

@@ -1,7 +1,9 @@
-"""The memory of the KV cache: per layer, keys and values of (slots, heads, capacity, head size) float32.
+"""The memory of the KV cache: per layer, keys and values of (slots, heads, capacity, head size)
+float32.
 
-Plain anonymous mappings: memory is taken when a token is written, and given back when a slot is cleared. All slots have
-the same capacity, so that any run of adjacent slots is one tensor; it grows by doubling, which copies what is used.
+Plain anonymous mappings: memory is taken when a token is written, and given back when a slot is
+cleared. All slots have the same capacity, so that any run of adjacent slots is one tensor; it grows
+by doubling, which copies what is used.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ _NO_RESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0)
 class KvBuffers:
     """Buffers by graph name (`key.3`). Not thread-safe: one thread owns it."""
 
-    def __init__(self, layers: Sequence[int], n_slots: int, n_heads: int, head_dim: int, max_length: int) -> None:
+    def __init__(
+        self, layers: Sequence[int], n_slots: int, n_heads: int, head_dim: int, max_length: int
+    ) -> None:
         self._names = [f"{kind}.{layer}" for layer in layers for kind in KINDS]
         self._shape = (n_slots, n_heads, head_dim)
-        # Whole pages per head; and one position more than the longest sequence, see `Sequences._place`.
+        # Whole pages per head; and one position more than the longest sequence, see
+        # `Sequences._place`.
         self.max_capacity = (max_length // 64 + 1) * 64
         self.capacity = min(MIN_CAPACITY, self.max_capacity)
         self._maps: dict[str, mmap.mmap] = {}
@@ -49,10 +54,14 @@ class KvBuffers:
             except OSError:
                 pass  # a kernel without huge pages
         self._maps[name] = area
-        self.arrays[name] = np.frombuffer(area, np.float32).reshape(n_slots, n_heads, capacity, head_dim)
+        self.arrays[name] = np.frombuffer(area, np.float32).reshape(
+            n_slots, n_heads, capacity, head_dim
+        )
 
     def grow(self, length: int, used: Sequence[int]) -> bool:
-        """Make room for sequences of `length` tokens; `used` are the lengths held. Returns whether buffers moved."""
+        """Make room for sequences of `length` tokens; `used` are the lengths held. Returns whether
+        buffers moved.
+        """
         if length <= self.capacity:
             return False
         capacity = self.capacity

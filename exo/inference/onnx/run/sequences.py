@@ -1,7 +1,8 @@
-"""`Sequences`: batches of steps on a `ShardSession`: slots, room, prefixes, chunks. Knows no weights.
+"""`Sequences`: batches of steps on a `ShardSession`: slots, room, prefixes, chunks. Knows no
+weights.
 
-Steps of one token run together, as adjacent slots of the KV cache; longer ones one after the other, in chunks, so that
-attention's scratch memory is bounded and a cancelled pass ends soon.
+Steps of one token run together, as adjacent slots of the KV cache; longer ones one after the other,
+in chunks, so that attention's scratch memory is bounded and a cancelled pass ends soon.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from exo.inference.onnx.run.slots import SHORTEST_PREFIX, SlotTable, grained, wi
 
 Array = np.ndarray[Any, Any]
 
-# Most and fewest tokens of one pass over one sequence. Small chunks compute less of attention's masked upper half and
-# need less scratch memory; below the fewest, weights would be read too often.
+# Most and fewest tokens of one pass over one sequence. Small chunks compute less of attention's
+# masked upper half and need less scratch memory; below the fewest, weights would be read too often.
 CHUNK: Final = 40
 MIN_CHUNK: Final = 16
-# Tokens of a prompt that are read even where all are known: one alone would be a step, which rounds otherwise.
+# Tokens of a prompt that are read even where all are known: one alone would be a step, which rounds
+# otherwise.
 REST: Final = 2
-# Multiplications of a chunk, so that a cancelled prompt of a large model ends within about a second on a few cores.
+# Multiplications of a chunk, so that a cancelled prompt of a large model ends within about a second
+# on a few cores.
 CHUNK_WORK: Final = 50e9
 # How many request ids to remember that outgrew the short rope factors.
 REMEMBERED: Final = 1024
@@ -46,14 +49,18 @@ def chunk_size(spec: DecoderSpec, config: ModelConfig) -> int:
 
 
 def chunks_of(length: int, size: int) -> list[tuple[int, int]]:
-    """(start, stop) of each pass. A rest of one token goes along: alone it would be a step, which rounds otherwise."""
+    """(start, stop) of each pass. A rest of one token goes along: alone it would be a step, which
+    rounds otherwise.
+    """
     starts = list(range(0, max(1, length - 1), size))
     return list(zip(starts, [*starts[1:], length], strict=True))
 
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """A step and how much of it is already held: `position` tokens of the sequence, `values` still to compute."""
+    """A step and how much of it is already held: `position` tokens of the sequence, `values` still
+    to compute.
+    """
 
     step: Step
     position: int
@@ -69,21 +76,31 @@ class Sequences:
     """Not thread-safe: the engine's worker thread owns it."""
 
     def __init__(
-        self, session: ShardSession, spec: DecoderSpec, config: ModelConfig, n_slots: int, kv_budget: int
+        self,
+        session: ShardSession,
+        spec: DecoderSpec,
+        config: ModelConfig,
+        n_slots: int,
+        kv_budget: int,
     ) -> None:
         self._session = session
         self._spec = spec
         self._chunk = chunk_size(spec, config)
         self._config = config
-        self._buffers = KvBuffers(spec.layers, n_slots, spec.n_kv_heads, spec.head_dim, config.context_length)
+        self._buffers = KvBuffers(
+            spec.layers, n_slots, spec.n_kv_heads, spec.head_dim, config.context_length
+        )
         self.table = SlotTable(n_slots, kv_budget // self._buffers.bytes_per_token)
-        # Request ids whose sequence outgrew the short rope factors and is to begin anew with the long ones.
+        # Request ids whose sequence outgrew the short rope factors and is to begin anew with the
+        # long ones.
         self._long: OrderedDict[str, None] = OrderedDict()
         # By request ids, in order.
         self._steady: OrderedDict[tuple[str, ...], DecodeFastPath] = OrderedDict()
 
     def forward(self, steps: Sequence[Step], cancel: Callable[[], None]) -> list[Array]:
-        """One pass. Raises `SequenceLost` or `Overloaded` before computing; when cancelled, lengths are as before."""
+        """One pass. Raises `SequenceLost` or `Overloaded` before computing; when cancelled, lengths
+        are as before.
+        """
         steady = self._steady.get(tuple(step.request_id for step in steps))
         if steady is not None and steady.goes_on(steps, self.table, self._buffers.capacity):
             return self._go_on(steady, steps, cancel)
@@ -96,7 +113,9 @@ class Sequences:
             raise
 
     def reuse(self, request_id: str, tokens: Array, limit: int) -> int:
-        """Begin `request_id` with what is held of its beginning; returns how many positions that is."""
+        """Begin `request_id` with what is held of its beginning; returns how many positions that
+        is.
+        """
         self._forget(request_id)
         long = self._needs_long(request_id, len(tokens))
         held = self._begin(request_id, tokens, min(limit, len(tokens) - REST), long, keep=set())
@@ -126,8 +145,12 @@ class Sequences:
             self._check_rope(step)
 
     def _check_rope(self, step: Step) -> None:
-        """A sequence that outgrows the short factors (longrope) begins anew with the long ones, as the model wants."""
-        if step.position == 0 or not self._needs_long(step.request_id, step.position + len(step.values)):
+        """A sequence that outgrows the short factors (longrope) begins anew with the long ones, as
+        the model wants.
+        """
+        if step.position == 0 or not self._needs_long(
+            step.request_id, step.position + len(step.values)
+        ):
             return
         slot = self.table.find(step.request_id)
         if slot is not None and not self.table[slot].long:
@@ -138,15 +161,21 @@ class Sequences:
 
     def _needs_long(self, request_id: str, length: int) -> bool:
         rope = self._config.rope
-        return bool(rope.long_divisors) and (length > rope.original_context or request_id in self._long)
+        return bool(rope.long_divisors) and (
+            length > rope.original_context or request_id in self._long
+        )
 
     def _place(self, steps: Sequence[Step]) -> list[_Place]:
-        """Give each step a slot and all of them room; take over what other sequences have computed already."""
+        """Give each step a slot and all of them room; take over what other sequences have computed
+        already.
+        """
         for step in steps:
             if step.position == 0 and not self._is_fresh(step.request_id):
                 self._forget(step.request_id)
         keep = {slot for step in steps if (slot := self.table.find(step.request_id)) is not None}
-        room = sum(grained(step.position + len(step.values)) - grained(step.position) for step in steps)
+        room = sum(
+            grained(step.position + len(step.values)) - grained(step.position) for step in steps
+        )
         for slot in self.table.make_room(room, keep):
             self._buffers.clear(slot)
         places: list[_Place] = []
@@ -157,8 +186,11 @@ class Sequences:
                 limit = len(step.values) - REST if self._may_borrow(step) else 0
                 ids = step.values.astype(np.int64) if self._spec.first else np.empty(0, np.int64)
                 position = self._begin(step.request_id, ids, limit, long, keep)
-            places.append(_Place(step, position, step.values[position - step.position :], step.position == 0))
-        # One more than the longest: a foreign slot that runs along with a batch writes one position behind its end.
+            places.append(
+                _Place(step, position, step.values[position - step.position :], step.position == 0)
+            )
+        # One more than the longest: a foreign slot that runs along with a batch writes one position
+        # behind its end.
         lengths = self.table.lengths()
         longest = max(*lengths, *(p.step.position + len(p.step.values) for p in places))
         if self._buffers.grow(longest + 1, lengths):
@@ -166,12 +198,18 @@ class Sequences:
         return places
 
     def _may_borrow(self, step: Step) -> bool:
-        """Only where no other stage waits for these rows, and no logits of every row are asked for."""
+        """Only where no other stage waits for these rows, and no logits of every row are asked
+        for.
+        """
         return self._spec.first and self._spec.last and step.rows != "all"
 
     def _begin(self, request_id: str, tokens: Array, limit: int, long: bool, keep: set[int]) -> int:
-        """Put a new sequence into a slot, with the KV of its beginning where that is held; adds the slot to `keep`."""
-        prefix = self.table.best_prefix(tokens, limit, long=long) if limit >= SHORTEST_PREFIX else None
+        """Put a new sequence into a slot, with the KV of its beginning where that is held; adds the
+        slot to `keep`.
+        """
+        prefix = (
+            self.table.best_prefix(tokens, limit, long=long) if limit >= SHORTEST_PREFIX else None
+        )
         if prefix is None:
             slot, dirty = self.table.take_slot(keep)
             if dirty:
@@ -187,7 +225,9 @@ class Sequences:
             if dirty:
                 self._buffers.clear(slot)
             self._buffers.copy(prefix.slot, slot, prefix.length)
-        self.table.put(slot, request_id, length=prefix.length, tokens=tokens[: prefix.length].copy(), long=long)
+        self.table.put(
+            slot, request_id, length=prefix.length, tokens=tokens[: prefix.length].copy(), long=long
+        )
         keep.add(slot)
         return prefix.length
 
@@ -252,22 +292,36 @@ class Sequences:
         for i, (place, slot) in enumerate(zip(places, slots, strict=True)):
             self._extend(slot, place.values)
             row = out[i : i + 1] if self._spec.last else out[at[i] : at[i] + 1]
-            results[place.request_id] = row[:0] if self._spec.last and place.step.rows == "none" else row
+            results[place.request_id] = (
+                row[:0] if self._spec.last and place.step.rows == "none" else row
+            )
         self._remember(places, slots, start, stop)
 
-    def _remember(self, places: Sequence[_Place], slots: Sequence[int], start: int, stop: int) -> None:
-        """The next pass may be the same once more. Not where ropes change with length, or foreigners run along."""
+    def _remember(
+        self, places: Sequence[_Place], slots: Sequence[int], start: int, stop: int
+    ) -> None:
+        """The next pass may be the same once more. Not where ropes change with length, or
+        foreigners run along.
+        """
         if self._config.rope.long_divisors or stop - start > len(slots):
             return
-        self._steady[tuple(place.request_id for place in places)] = DecodeFastPath.of(self.table, slots, start)
+        self._steady[tuple(place.request_id for place in places)] = DecodeFastPath.of(
+            self.table, slots, start
+        )
         if len(self._steady) > MAX_STEADY:
             self._steady.popitem(last=False)
 
-    def _go_on(self, steady: DecodeFastPath, steps: Sequence[Step], cancel: Callable[[], None]) -> list[Array]:
-        """One token more of a batch that lies where it lay: nothing to check, place or roll back."""
+    def _go_on(
+        self, steady: DecodeFastPath, steps: Sequence[Step], cancel: Callable[[], None]
+    ) -> list[Array]:
+        """One token more of a batch that lies where it lay: nothing to check,
+        place or roll back.
+        """
         cancel()
         rows = steady.at if self._spec.last else None
-        out = self._session.run(self._buffers, steady.start, steady.values(steps), steady.lengths(steps), rows)
+        out = self._session.run(
+            self._buffers, steady.start, steady.values(steps), steady.lengths(steps), rows
+        )
         for slot, step in zip(steady.slots, steps, strict=True):
             self._extend(slot, step.values)
         if not self._spec.last:

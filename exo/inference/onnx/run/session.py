@@ -1,7 +1,8 @@
-"""`ShardSession`: an ONNX Runtime session over a converted shard, with everything bound in place. Knows no sequences.
+"""`ShardSession`: an ONNX Runtime session over a converted shard, with everything bound in place.
+Knows no sequences.
 
-A decode step copies its token ids and lengths in and its logits out; keys and values are appended where they lie.
-Bindings are kept, so that a step of the same slots binds nothing.
+A decode step copies its token ids and lengths in and its logits out; keys and values are appended
+where they lie. Bindings are kept, so that a step of the same slots binds nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Binding:
 
 
 class ShardSession:
-    """Raises what ONNX Runtime raises where the graph cannot be loaded or run. One thread at a time.
+    """Raises what ONNX Runtime raises where the graph cannot be loaded or run. One thread at a
+    time.
 
     embedding: of a shard with the first layer; the session closes it.
     """
@@ -73,13 +75,16 @@ class ShardSession:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         if not (spec.first and spec.last):
-            # Threads spin from operator to operator, and of a whole model (to which the next step comes at once) from
-            # pass to pass. A stage's would take the cores from the stages beside it.
+            # Threads spin from operator to operator, and of a whole model (to which the next step
+            # comes at once) from pass to pass. A stage's would take the cores from the stages
+            # beside it.
             options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
         # A pattern is kept for every shape ever seen, and prompts come in all lengths.
         options.enable_mem_pattern = False
-        self._session = onnxruntime.InferenceSession(str(folder / MODEL_FILE), options, providers=list(providers))
+        self._session = onnxruntime.InferenceSession(
+            str(folder / MODEL_FILE), options, providers=list(providers)
+        )
         # What was repacked is not read again.
         forget_mapped_pages([folder / WEIGHTS_FILE])
         trim_heap()
@@ -95,8 +100,13 @@ class ShardSession:
         spec = self._spec
         buffers = KvBuffers(spec.layers, 1, spec.n_kv_heads, spec.head_dim, max_length=2)
         for n in (1, 2):
-            values = np.zeros((1, n) if spec.first else (1, n, spec.hidden), np.int64 if spec.first else np.float32)
-            self.run(buffers, 0, values, np.array([n]), np.zeros(1, np.int64) if spec.last else None)
+            values = np.zeros(
+                (1, n) if spec.first else (1, n, spec.hidden),
+                np.int64 if spec.first else np.float32,
+            )
+            self.run(
+                buffers, 0, values, np.array([n]), np.zeros(1, np.int64) if spec.last else None
+            )
         self.forget_buffers()
         buffers.close()
 
@@ -117,9 +127,11 @@ class ShardSession:
     ) -> Array:
         """One pass over the slots from `start` on.
 
-        values: int64 (B, S) token ids, or float32 (B, S, hidden) in a shard without the first layer.
-        lengths: tokens of each row after this pass. rows: which of the B * S rows give logits (the last layer only).
-        Returns logits (len(rows), vocab) or hidden states (B * S, hidden), in memory of their own.
+        values: int64 (B, S) token ids, or float32 (B, S, hidden) in a shard without the first
+            layer.
+        lengths: tokens of each row after this pass. rows: which of the B * S rows give logits (the
+        last layer only). Returns logits (len(rows), vocab) or hidden states (B * S, hidden), in
+        memory of their own.
         """
         n_rows = 0 if rows is None else len(rows)
         binding = self._binding(buffers, start, values.shape[:2], n_rows, long_rope)
@@ -132,7 +144,9 @@ class ShardSession:
         self._session.run_with_iobinding(binding.io)
         return binding.result.copy() if values.shape[1] == 1 else binding.result
 
-    def _binding(self, buffers: KvBuffers, start: int, shape: tuple[int, ...], n_rows: int, long_rope: bool) -> Binding:
+    def _binding(
+        self, buffers: KvBuffers, start: int, shape: tuple[int, ...], n_rows: int, long_rope: bool
+    ) -> Binding:
         batch, length = shape
         if length > 1:
             return self._bind(buffers, start, batch, length, n_rows, long_rope)
@@ -144,12 +158,21 @@ class ShardSession:
         self._bindings.move_to_end(key)
         return self._bindings[key]
 
-    def _bind(self, buffers: KvBuffers, start: int, batch: int, length: int, n_rows: int, long_rope: bool) -> Binding:
+    def _bind(
+        self, buffers: KvBuffers, start: int, batch: int, length: int, n_rows: int, long_rope: bool
+    ) -> Binding:
         spec, io = self._spec, self._session.io_binding()
         values = np.zeros((batch, length, spec.hidden), np.float32)
-        result = np.empty((n_rows, spec.vocab) if spec.last else (batch * length, spec.hidden), np.float32)
+        result = np.empty(
+            (n_rows, spec.vocab) if spec.last else (batch * length, spec.hidden), np.float32
+        )
         binding = Binding(
-            io, values, np.zeros(batch, np.int32), np.zeros((), np.int32), np.zeros(n_rows, np.int64), result
+            io,
+            values,
+            np.zeros(batch, np.int32),
+            np.zeros((), np.int32),
+            np.zeros(n_rows, np.int64),
+            result,
         )
         cos, sin = self._rotary(buffers.capacity, long_rope)
         inputs = {

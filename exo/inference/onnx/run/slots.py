@@ -1,8 +1,11 @@
-"""Which slot of the KV cache holds which sequence. Pure decisions: the engine moves the bytes it is told to.
+"""Which slot of the KV cache holds which sequence. Pure decisions: the engine moves the bytes it is
+told to.
 
-A slot holds one sequence. A released one whose tokens are known stays as a *prefix* for later ones that begin alike,
-until its room is needed. Room is counted in tokens; when it runs out, prefixes go first, then live sequences outside
-the batch, least recently used first: their next step raises `SequenceLost`, and the caller prefills again.
+A slot holds one sequence. A released one whose tokens are known stays as a *prefix* for later ones
+that begin alike, until its room is needed. Room is counted in tokens; when it runs out, prefixes go
+first, then live sequences outside
+the batch, least recently used first: their next step raises `SequenceLost`, and the caller prefills
+    again.
 """
 
 from __future__ import annotations
@@ -26,8 +29,10 @@ SHORTEST_PREFIX: Final = 16
 class Held:
     """A sequence in a slot: `length` positions are filled.
 
-    tokens: the ids of the first positions as far as they are known; a stage in mid-ring may know none, or, after
-    `reuse_prefix`, more than are filled yet. long: its keys were rotated with the factors for long sequences.
+    tokens: the ids of the first positions as far as they are known; a stage in mid-ring may know
+        none, or, after
+    `reuse_prefix`, more than are filled yet. long: its keys were rotated with the factors for long
+        sequences.
     """
 
     __slots__ = ("_ids", "_n_ids", "length", "live", "long", "request_id", "used")
@@ -55,7 +60,9 @@ class Held:
         return self._ids[: min(self._n_ids, self.length)]
 
     def extend(self, n: int, tokens: Array | None) -> None:
-        """`n` more positions are filled; `tokens` are their ids, None where this stage does not see them."""
+        """`n` more positions are filled; `tokens` are their ids, None where this stage does not see
+        them.
+        """
         if tokens is not None and self._n_ids >= self.length:
             end = self.length + n
             if end > len(self._ids):
@@ -118,10 +125,14 @@ class SlotTable:
         return len(self._live)
 
     def tokens_used(self, *, live_only: bool = False) -> int:
-        return sum(grained(h.length) for h in self.slots if h is not None and (h.live or not live_only))
+        return sum(
+            grained(h.length) for h in self.slots if h is not None and (h.live or not live_only)
+        )
 
     def check(self, request_id: str, position: int) -> None:
-        """Raises `SequenceLost` unless `position` tokens of the sequence are held (0: it begins anew)."""
+        """Raises `SequenceLost` unless `position` tokens of the sequence are held (0: it begins
+        anew).
+        """
         if position == 0:
             return
         slot = self.find(request_id)
@@ -146,7 +157,8 @@ class SlotTable:
     def make_room(self, new_tokens: int, keep: Collection[int]) -> list[int]:
         """Slots to clear so that `new_tokens` more fit; in the table they are empty at once.
 
-        Raises `Overloaded` when even emptying all but `keep` is not enough; then nothing is emptied.
+        Raises `Overloaded` when even emptying all but `keep` is not enough; then nothing is
+        emptied.
         """
         victims: list[int] = []
         if self.has_room(new_tokens):  # as a rule: no need to put them in order
@@ -158,13 +170,18 @@ class SlotTable:
             missing -= grained(self[slot].length)
             victims.append(slot)
         if missing > 0:
-            raise Overloaded(f"the KV cache has room for {self.budget} tokens, {missing} fewer than are needed now")
+            raise Overloaded(
+                f"the KV cache has room for {self.budget} tokens, {missing} fewer than are"
+                " needed now"
+            )
         for slot in victims:
             self.drop(slot)
         return victims
 
     def take_slot(self, keep: Collection[int]) -> tuple[int, bool]:
-        """A slot for a new sequence, and whether it must be cleared first. Raises `Overloaded` when all are kept."""
+        """A slot for a new sequence, and whether it must be cleared first. Raises `Overloaded` when
+        all are kept.
+        """
         for slot, held in enumerate(self.slots):
             if held is None:
                 return slot, False
@@ -175,7 +192,11 @@ class SlotTable:
 
     def _by_worth(self, keep: Collection[int]) -> list[int]:
         """Occupied slots, the first to go first."""
-        occupied = [(h.live, h.used, slot) for slot, h in enumerate(self.slots) if h is not None and slot not in keep]
+        occupied = [
+            (h.live, h.used, slot)
+            for slot, h in enumerate(self.slots)
+            if h is not None and slot not in keep
+        ]
         return [slot for _, _, slot in sorted(occupied)]
 
     def drop(self, slot: int) -> None:
@@ -193,7 +214,9 @@ class SlotTable:
         self.touch(slot)
 
     def extend(self, slot: int, n: int, tokens: Array | None) -> None:
-        """`n` more positions are filled; `tokens` are their ids, None where this stage does not see them."""
+        """`n` more positions are filled; `tokens` are their ids, None where this stage does not see
+        them.
+        """
         self[slot].extend(n, tokens)
         self.touch(slot)
 
@@ -206,7 +229,9 @@ class SlotTable:
         self[slot].used = self._clock
 
     def release(self, slot: int) -> list[int]:
-        """The sequence in `slot` is over; it stays as a prefix if it may serve another. Returns slots to clear."""
+        """The sequence in `slot` is over; it stays as a prefix if it may serve another. Returns
+        slots to clear.
+        """
         self.moves += 1
         held = self[slot]
         held.truncate(len(held.known))
@@ -218,7 +243,9 @@ class SlotTable:
         return self._drop_redundant(slot)
 
     def _drop_redundant(self, fresh: int) -> list[int]:
-        """PrefixCache that are beginnings of the one in `fresh`; or `fresh`, where another has all of it."""
+        """PrefixCache that are beginnings of the one in `fresh`; or `fresh`, where another has all
+        of it.
+        """
         held = self[fresh]
         redundant: list[int] = []
         for slot, other in enumerate(self.slots):
@@ -247,8 +274,8 @@ class SlotTable:
 def window_of(members: Sequence[int], n_slots: int) -> tuple[int, int, list[tuple[int, int]]]:
     """Adjacent slots for a batch: (start, stop, swaps to make first).
 
-    A few foreign slots in between are run along with the batch; where they are more than a quarter, members outside
-    the best window change places with foreigners inside it.
+    A few foreign slots in between are run along with the batch; where they are more than a quarter,
+    members outside the best window change places with foreigners inside it.
     """
     n, low, high = len(members), min(members), max(members) + 1
     if high - low <= n + n // 4:

@@ -28,7 +28,9 @@ def parse(data: bytes, limit: int = MAX_MESSAGE_BYTES) -> pb.Frame:
 def serialize(frame: pb.Frame) -> bytes:
     data = frame.SerializeToString()
     if len(data) > MAX_MESSAGE_BYTES:
-        raise BadMessage("frame", f"{len(data)} bytes, at most {MAX_MESSAGE_BYTES}: send it in parts")
+        raise BadMessage(
+            "frame", f"{len(data)} bytes, at most {MAX_MESSAGE_BYTES}: send it in parts"
+        )
     return data
 
 

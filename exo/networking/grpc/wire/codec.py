@@ -1,7 +1,8 @@
 """Ring messages <-> the bytes of a `Frame`. What comes in is checked whole before anyone sees it.
 
-`decode` raises `BadMessage` naming the field; `encode` raises it for what no peer would take. Tensors travel as raw
-little-endian bytes; a decoded tensor is a read-only view of the message, not a copy.
+`decode` raises `BadMessage` naming the field; `encode` raises it for what no peer would take.
+Tensors travel as raw little-endian bytes; a decoded tensor is a read-only view of the message, not
+a copy.
 """
 
 from __future__ import annotations
@@ -45,16 +46,23 @@ _DTYPES: dict[int, tuple[np.dtype[Any], int]] = {
 
 
 def rows_per_message(hidden: int) -> int:
-    """How many float32 rows of this width fit one message: prefills are chunked by it. At least 1."""
+    """How many float32 rows of this width fit one message: prefills are chunked by it.
+    At least 1.
+    """
     return max(1, (MAX_MESSAGE_BYTES - _OVERHEAD) // (4 * hidden))
 
 
 def encode(message: Message) -> bytes:
     try:
-        return _forward_bytes(message) if isinstance(message, Forward) else serialize(_to_frame(message))
+        return (
+            _forward_bytes(message)
+            if isinstance(message, Forward)
+            else serialize(_to_frame(message))
+        )
     except BadMessage:
         raise
-    except (ValueError, TypeError) as error:  # a number that does not fit its field, text that is no Unicode
+    # A number that does not fit its field, text that is no Unicode.
+    except (ValueError, TypeError) as error:
         raise BadMessage(type(message).__name__, str(error)) from error
 
 
@@ -85,7 +93,9 @@ def decode(data: bytes) -> Message:
 
 
 def bundle(frames: list[bytes]) -> bytes:
-    """Several encoded messages as one: a batch of sequences then costs one write and one read, and arrives at once."""
+    """Several encoded messages as one: a batch of sequences then costs one write and one read, and
+    arrives at once.
+    """
     return frames[0] if len(frames) == 1 else serialize(pb.Frame(bundle=pb.Bundle(frames=frames)))
 
 
@@ -108,7 +118,9 @@ def from_frame(frame: pb.Frame) -> Message:
 
 
 def _forward_bytes(message: Forward) -> bytes:
-    """A `Frame` put together by hand, so that the values are copied once and not by each layer of the library."""
+    """A `Frame` put together by hand, so that the values are copied once and not by each layer of
+    the library.
+    """
     dtype, values = _checked(message.values)
     head = pb.Forward(
         sequence_id=message.sequence_id,
@@ -131,12 +143,17 @@ def _checked(values: Array) -> tuple[Any, Array]:
         dtype, raw = pb.Forward.INT64, np.ascontiguousarray(values, "<i8")
     else:
         raise BadMessage(
-            "values", f"{values.dtype} {values.shape}: only float32 (tokens, hidden) and int64 (tokens,) travel"
+            "values",
+            f"{values.dtype} {values.shape}: only float32 (tokens, hidden) and int64 (tokens,)"
+            " travel",
         )
     if not raw.size:
         raise BadMessage("values", f"{values.shape}: nothing to send")
     if raw.nbytes > MAX_MESSAGE_BYTES - _OVERHEAD:
-        raise BadMessage("values", f"{raw.nbytes} bytes, a message takes at most {MAX_MESSAGE_BYTES}: send it in parts")
+        raise BadMessage(
+            "values",
+            f"{raw.nbytes} bytes, a message takes at most {MAX_MESSAGE_BYTES}: send it in parts",
+        )
     return dtype, raw
 
 
@@ -157,7 +174,9 @@ def _encode_token(message: Token) -> pb.Token:
         position=message.position,
         token=message.token,
         logprob=message.logprob,
-        top_logprobs=[pb.TopLogprob(token=token, logprob=value) for token, value in message.top_logprobs],
+        top_logprobs=[
+            pb.TopLogprob(token=token, logprob=value) for token, value in message.top_logprobs
+        ],
     )
 
 
@@ -213,7 +232,9 @@ def _tensor(data: pb.Forward) -> Array:
 
 def _decode_token(data: pb.Token) -> Token:
     if len(data.top_logprobs) > MAX_TOP_LOGPROBS:
-        raise BadMessage("top_logprobs", f"{len(data.top_logprobs)} of them, at most {MAX_TOP_LOGPROBS}")
+        raise BadMessage(
+            "top_logprobs", f"{len(data.top_logprobs)} of them, at most {MAX_TOP_LOGPROBS}"
+        )
     return Token(
         **_head(data),
         position=index("position", data.position),

@@ -41,7 +41,9 @@ class RefusedFrame:
 
 
 def encode_offer(offer: NodeOffer) -> pb.Offer:
-    pinned = None if offer.pinned is None else pb.LayerRange(start=offer.pinned[0], end=offer.pinned[1])
+    pinned = (
+        None if offer.pinned is None else pb.LayerRange(start=offer.pinned[0], end=offer.pinned[1])
+    )
     return pb.Offer(
         node_id=offer.node_id,
         incarnation=offer.incarnation,
@@ -101,7 +103,10 @@ def decode_offer(data: pb.Offer) -> NodeOffer:
 def hello_frame(hello: HelloFrame) -> bytes:
     return pb.Frame(
         hello=pb.Hello(
-            cluster=hello.cluster, protocol=hello.protocol, offer=encode_offer(hello.offer), nonce=hello.nonce
+            cluster=hello.cluster,
+            protocol=hello.protocol,
+            offer=encode_offer(hello.offer),
+            nonce=hello.nonce,
         )
     ).SerializeToString()
 
@@ -117,7 +122,9 @@ def read_hello(data: bytes) -> HelloFrame:
 
 
 def challenge_frame(nonce: bytes, proof: bytes, node_id: str) -> bytes:
-    return pb.Frame(challenge=pb.Challenge(nonce=nonce, proof=proof, node_id=node_id)).SerializeToString()
+    return pb.Frame(
+        challenge=pb.Challenge(nonce=nonce, proof=proof, node_id=node_id)
+    ).SerializeToString()
 
 
 def read_challenge(data: bytes) -> tuple[bytes, bytes, str]:
@@ -135,7 +142,9 @@ def read_proof(data: bytes) -> bytes:
 
 
 def welcome_frame(reason: str, offer: NodeOffer | None) -> bytes:
-    welcome = pb.Welcome(reason=reason[:MAX_REASON_LENGTH], offer=None if offer is None else encode_offer(offer))
+    welcome = pb.Welcome(
+        reason=reason[:MAX_REASON_LENGTH], offer=None if offer is None else encode_offer(offer)
+    )
     return pb.Frame(welcome=welcome).SerializeToString()
 
 
@@ -148,7 +157,9 @@ def read_welcome(data: bytes) -> tuple[str, NodeOffer | None]:
 
 
 def heartbeat_frame(number: int, offer: NodeOffer) -> bytes:
-    return pb.Frame(heartbeat=pb.Heartbeat(number=number, offer=encode_offer(offer))).SerializeToString()
+    return pb.Frame(
+        heartbeat=pb.Heartbeat(number=number, offer=encode_offer(offer))
+    ).SerializeToString()
 
 
 def read_heartbeat(data: bytes) -> tuple[int, NodeOffer]:

@@ -1,4 +1,5 @@
-"""`python -m exo.networking.grpc.wire.generate [--check]`: writes exo_pb2.py and .pyi from exo.proto, or checks them.
+"""`python -m exo.networking.grpc.wire.generate [--check]`: writes exo_pb2.py and .pyi from
+exo.proto, or checks them.
 
 Needs grpcio-tools (extra `dev`); nothing at run time imports this module.
 """
@@ -49,7 +50,9 @@ def _same(one: Path, two: Path) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail where a file is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; fail where a file is stale"
+    )
     if not parser.parse_args().check:
         generate(ROOT)
         return 0

@@ -1,4 +1,6 @@
-"""`SamplingParams` <-> JSON text, checked field by field: a peer's parameters are a stranger's input."""
+"""`SamplingParams` <-> JSON text, checked field by field: a peer's parameters are a stranger's
+input.
+"""
 
 from __future__ import annotations
 

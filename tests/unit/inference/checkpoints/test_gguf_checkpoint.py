@@ -34,7 +34,9 @@ def read_everything(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BLOCKED)
-def test_every_block_format_becomes_what_the_gguf_package_makes_of_it(name: str, tmp_path: Path) -> None:
+def test_every_block_format_becomes_what_the_gguf_package_makes_of_it(
+    name: str, tmp_path: Path
+) -> None:
     kind = gguf.GGMLQuantizationType[name]
     values, n_bytes = block_layout(name)
     raw = np.random.default_rng(1).integers(0, 64, (3, 2 * n_bytes), dtype=np.uint8)
@@ -64,7 +66,10 @@ def test_bfloat16_is_the_upper_half_of_a_float32(tmp_path: Path) -> None:
 def test_a_truncated_file_names_the_missing_bytes(tmp_path: Path) -> None:
     path = tmp_path / "short.gguf"
     path.write_bytes(SAMPLE.read_bytes()[:-1000])
-    with pytest.raises(CheckpointError, match=r"short\.gguf: truncated: tensor .* ends at byte .* bytes are missing"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"short\.gguf: truncated: tensor .* ends at byte .* bytes are missing",
+    ):
         open_checkpoint(path)
 
 
@@ -127,16 +132,24 @@ def test_an_unknown_architecture_names_itself_and_what_is_supported(tmp_path: Pa
     assert "qwen3" in e.value.supported
 
 
-def test_a_number_of_layers_out_of_reason_is_refused_before_anything_is_made_of_it(tmp_path: Path) -> None:
+def test_a_number_of_layers_out_of_reason_is_refused_before_anything_is_made_of_it(
+    tmp_path: Path,
+) -> None:
     path = write_gguf(tmp_path / "x.gguf", num_hidden_layers=1 << 31)
-    with open_checkpoint(path) as checkpoint, pytest.raises(CheckpointError, match="n_layers is 2147483648"):
+    with (
+        open_checkpoint(path) as checkpoint,
+        pytest.raises(CheckpointError, match="n_layers is 2147483648"),
+    ):
         open_weights(checkpoint)
 
 
 def test_a_weight_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     value = np.full((1, 32), np.nan, np.float32)
     path = write_gguf(tmp_path / "x.gguf", {"extra": (value, None)})
-    with open_checkpoint(path) as checkpoint, pytest.raises(CheckpointError, match="'extra' has values that are not"):
+    with (
+        open_checkpoint(path) as checkpoint,
+        pytest.raises(CheckpointError, match="'extra' has values that are not"),
+    ):
         checkpoint.tensor("extra")
 
 

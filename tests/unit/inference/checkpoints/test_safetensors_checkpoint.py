@@ -43,7 +43,9 @@ def test_a_folder_gives_each_tensor_whatever_file_it_is_in(files: int, tmp_path:
 def test_an_index_that_names_a_path_is_refused(name: str, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "m", files=2)
     write_folder(tmp_path / "other")
-    (tmp_path / "outside.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
+    (tmp_path / "outside.safetensors").write_bytes(
+        (tmp_path / "other" / "model.safetensors").read_bytes()
+    )
     index = json.loads((folder / INDEX).read_text())
     index["weight_map"]["model.norm.weight"] = name
     (folder / INDEX).write_text(json.dumps(index))
@@ -86,13 +88,17 @@ def test_a_file_the_index_names_and_the_folder_lacks_is_named(tmp_path: Path) ->
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     values = tensors()
     del values["model.layers.1.mlp.up_proj.weight"]
-    with pytest.raises(CheckpointError, match=r"'model\.layers\.1\.mlp\.up_proj\.weight' is missing"):
+    with pytest.raises(
+        CheckpointError, match=r"'model\.layers\.1\.mlp\.up_proj\.weight' is missing"
+    ):
         read_everything(write_folder(tmp_path, values=values))
 
 
 def test_a_tensor_of_another_shape_tells_both_shapes(tmp_path: Path) -> None:
     values = tensors() | {"model.norm.weight": np.ones(31, np.float32)}
-    with pytest.raises(CheckpointError, match=r"'model\.norm\.weight' has the shape \(31,\), expected \(32,\)"):
+    with pytest.raises(
+        CheckpointError, match=r"'model\.norm\.weight' has the shape \(31,\), expected \(32,\)"
+    ):
         read_everything(write_folder(tmp_path, values=values))
 
 
@@ -126,7 +132,10 @@ def test_a_config_that_is_no_json_object_is_refused(text: str, tmp_path: Path) -
 
 def test_an_unknown_family_names_itself_and_what_is_supported(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, CONFIG | {"model_type": "mamba2"})
-    with open_checkpoint(folder) as checkpoint, pytest.raises(UnsupportedModel, match=r"'mamba2'.*supported: gemma2, "):
+    with (
+        open_checkpoint(folder) as checkpoint,
+        pytest.raises(UnsupportedModel, match=r"'mamba2'.*supported: gemma2, "),
+    ):
         read_config(checkpoint)
 
 
@@ -157,12 +166,17 @@ def test_a_configuration_that_makes_no_sense_says_which_field(
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, {k: v for k, v in CONFIG.items() if k != "num_attention_heads"})
-    with open_checkpoint(folder) as checkpoint, pytest.raises(CheckpointError, match="lacks 'num_attention_heads'"):
+    with (
+        open_checkpoint(folder) as checkpoint,
+        pytest.raises(CheckpointError, match="lacks 'num_attention_heads'"),
+    ):
         read_config(checkpoint)
 
 
 def test_only_the_tensors_of_the_shard_are_read(tmp_path: Path) -> None:
-    values = {n: v for n, v in tensors().items() if "layers.2" not in n and n != "model.norm.weight"}
+    values = {
+        n: v for n, v in tensors().items() if "layers.2" not in n and n != "model.norm.weight"
+    }
     folder = write_folder(tmp_path, values=values)
     with open_checkpoint(folder) as checkpoint:
         weights = open_weights(checkpoint)

@@ -21,7 +21,9 @@ SHARD = Shard.whole(MODEL, N)
 TOKENS = np.array(byte_tokenizer().encode("Why is the sky blue?"))
 
 
-async def generate(stages: list[tuple[DummyEngine, Shard]], tokens: Any, count: int, chunk: int = 100) -> list[int]:
+async def generate(
+    stages: list[tuple[DummyEngine, Shard]], tokens: Any, count: int, chunk: int = 100
+) -> list[int]:
     out: list[int] = []
     position, pieces = 0, [tokens[i : i + chunk] for i in range(0, len(tokens), chunk)]
     while len(out) < count:

@@ -28,7 +28,10 @@ def step(request_id: str, *tokens: int, position: int = 0) -> Step:
 
 
 async def held(shelf: EnginePool) -> dict[Shard, int]:
-    return {shard: (await shelf.infer_batch(shard, [step("probe", 5)]))[0].shape[-1] for shard in shelf.shards}
+    return {
+        shard: (await shelf.infer_batch(shard, [step("probe", 5)]))[0].shape[-1]
+        for shard in shelf.shards
+    }
 
 
 async def test_the_shelf_conforms_empty_and_as_the_node_makes_it() -> None:

@@ -11,7 +11,12 @@ import pytest
 from golden_data import DATA
 from tiny_checkpoint import write_folder, write_gguf
 
-from exo.inference.checkpoints.catalog import available_models, describe_model, model_id_of, resolve_model
+from exo.inference.checkpoints.catalog import (
+    available_models,
+    describe_model,
+    model_id_of,
+    resolve_model,
+)
 from exo.inference.engines import factory
 from exo.inference.engines.checkpoint_engine import CheckpointEngine
 from exo.inference.engines.dummy import DummyEngine
@@ -60,7 +65,9 @@ async def test_the_first_engine_that_can_is_not_a_degradation() -> None:
         assert engine.state is ResourceState.READY
 
 
-async def test_a_fault_of_the_checkpoint_is_the_checkpoints_whatever_the_engine(tmp_path: Path) -> None:
+async def test_a_fault_of_the_checkpoint_is_the_checkpoints_whatever_the_engine(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(PATH.read_bytes()[:5000])
     async with FallbackEngine({"fast": numpy_engine, "numpy": numpy_engine}) as engine:
@@ -78,7 +85,9 @@ def test_auto_is_numpy_where_onnxruntime_is_not(monkeypatch: pytest.MonkeyPatch)
 def test_an_engine_by_name_takes_its_options() -> None:
     assert isinstance(create_engine("numpy", kv_budget=1), NumpyEngine)
     assert isinstance(create_engine("dummy", step_seconds=0.1), DummyEngine)
-    with pytest.raises(InvalidRequest, match="'cuda' is unknown; there are: auto, onnx, numpy, dummy"):
+    with pytest.raises(
+        InvalidRequest, match="'cuda' is unknown; there are: auto, onnx, numpy, dummy"
+    ):
         create_engine("cuda")
 
 
@@ -112,7 +121,9 @@ def test_an_unknown_name_lists_the_names_there_are() -> None:
 
 
 @pytest.mark.parametrize("name", ["./none", "x.gguf", "/no/such/place", "../.."])
-def test_what_looks_like_a_path_is_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_looks_like_a_path_is_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     if name == "../..":
         assert resolve_model(name) == Path(name)
@@ -121,7 +132,9 @@ def test_what_looks_like_a_path_is_one(name: str, tmp_path: Path, monkeypatch: p
             resolve_model(name)
 
 
-def test_a_checkpoint_folder_right_here_needs_no_separator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_folder_right_here_needs_no_separator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "here")
     assert resolve_model("here") == Path("here")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from exo.inference.errors import Overloaded, SequenceLost
 from exo.inference.numpy.kv_cache import BLOCK, SHORTEST_PREFIX, KVStore, Sequence
 
-TOKEN = 2 * 2 * 1 * 4 * 4  # bytes of a position: two layers, keys and values, one head of four floats
+# Bytes of a position: two layers, keys and values, one head of four floats.
+TOKEN = 2 * 2 * 1 * 4 * 4
 
 
 def store(blocks: int = 4, context: int = 100_000) -> KVStore:
@@ -18,7 +19,9 @@ def store(blocks: int = 4, context: int = 100_000) -> KVStore:
 
 
 def fill(kv: KVStore, name: str, tokens: list[int] | int, position: int = 0) -> Sequence:
-    """Take a sequence through a step as the engine does; keys hold the tokens, so that copies can be told."""
+    """Take a sequence through a step as the engine does; keys hold the tokens, so that copies can
+    be told.
+    """
     ids = np.arange(tokens) if isinstance(tokens, int) else np.array(tokens)
     sequence = kv.at(name, position)
     kv.reserve(sequence, position + len(ids), [name])
@@ -126,7 +129,8 @@ def test_prefixes_give_way_before_any_live_sequence() -> None:
     fill(kv, "c", 50)
     assert "b" in kv
     assert kv.evictions == 0
-    assert kv.borrow(kv.at("d", 0), np.arange(50), 49, ["d"]) in (0, 49)  # from b or c, which are live
+    # From b or c, which are live.
+    assert kv.borrow(kv.at("d", 0), np.arange(50), 49, ["d"]) in (0, 49)
 
 
 def test_the_room_to_borrow_is_never_taken_from_the_lender() -> None:
@@ -162,8 +166,15 @@ def test_releasing_what_is_unknown_is_fine() -> None:
     assert kv.used == 0
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 3), st.integers(1, 3 * BLOCK)), max_size=40))
-def test_the_count_of_bytes_is_that_of_the_arrays_and_within_the_budget(orders: list[tuple[str, int, int]]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcdef"), st.integers(0, 3), st.integers(1, 3 * BLOCK)),
+        max_size=40,
+    )
+)
+def test_the_count_of_bytes_is_that_of_the_arrays_and_within_the_budget(
+    orders: list[tuple[str, int, int]],
+) -> None:
     kv = store(blocks=6)
     for name, kind, n in orders:
         if kind == 0:

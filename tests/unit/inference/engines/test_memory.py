@@ -15,7 +15,9 @@ from exo.topology.device_capabilities import DeviceCapabilities
 def test_free_memory_is_bounded_by_the_container_and_by_the_machine(
     monkeypatch: pytest.MonkeyPatch, limit: int | None, resident: int, available: int, free: int
 ) -> None:
-    device = DeviceCapabilities(memory_mib=limit or 8000, host_memory_mib=8000, cgroup_limit_mib=limit, cores=2)
+    device = DeviceCapabilities(
+        memory_mib=limit or 8000, host_memory_mib=8000, cgroup_limit_mib=limit, cores=2
+    )
     monkeypatch.setattr(memory, "device_capabilities", lambda: device)
     monkeypatch.setattr(memory, "resident_bytes", lambda: resident << 20)
     monkeypatch.setattr(memory, "available_memory_mib", lambda: available)

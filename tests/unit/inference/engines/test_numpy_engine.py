@@ -1,4 +1,6 @@
-"""The numpy engine as others see it: steps, lost sequences, reuse, cancellation, limits, progress."""
+"""The numpy engine as others see it: steps, lost sequences, reuse, cancellation, limits,
+progress.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ async def test_it_passes_the_conformance_suite() -> None:
     await check_resource(lambda: NumpyEngine(kv_budget=1 << 20))
 
 
-async def test_a_step_at_a_position_that_is_not_held_is_lost_and_changes_nothing(engine: NumpyEngine) -> None:
+async def test_a_step_at_a_position_that_is_not_held_is_lost_and_changes_nothing(
+    engine: NumpyEngine,
+) -> None:
     await engine.infer_batch(SHARD, [Step("a", TOKENS[:10], 0)])
     with pytest.raises(SequenceLost) as error:
         await engine.infer_batch(SHARD, [Step("a", TOKENS[10:11], 10), Step("b", TOKENS[:1], 5)])
@@ -46,13 +50,18 @@ async def test_a_step_at_a_position_that_is_not_held_is_lost_and_changes_nothing
     await engine.infer_batch(SHARD, [Step("a", TOKENS[10:11], 10)])
 
 
-async def test_an_evicted_sequence_prefilled_again_goes_on_as_if_nothing_had_been(engine: NumpyEngine) -> None:
+async def test_an_evicted_sequence_prefilled_again_goes_on_as_if_nothing_had_been(
+    engine: NumpyEngine,
+) -> None:
     (want,) = await engine.infer_batch(SHARD, [Step("whole", TOKENS[:41], 0)])
     await engine.release("whole")
-    async with NumpyEngine(kv_budget=2 * 64 * 1024) as small:  # room for two sequences of 64 positions
+    # Room for two sequences of 64 positions.
+    async with NumpyEngine(kv_budget=2 * 64 * 1024) as small:
         await small.load_checkpoint(SHARD, PATH)
         for name in "abc":
-            await small.infer_batch(SHARD, [Step(name, TOKENS[::-1][:40].copy() + ord(name) % 3, 0)])
+            await small.infer_batch(
+                SHARD, [Step(name, TOKENS[::-1][:40].copy() + ord(name) % 3, 0)]
+            )
         with pytest.raises(SequenceLost):
             await small.infer_batch(SHARD, [Step("a", TOKENS[40:41], 40)])
         await small.infer_batch(SHARD, [Step("a", TOKENS[:40], 0)])
@@ -75,7 +84,9 @@ async def test_a_request_that_begins_alike_computes_only_what_is_new(
     computed: list[int] = []
     embed = model_module.NumpyModel.embed_tokens
     monkeypatch.setattr(
-        model_module.NumpyModel, "embed_tokens", lambda self, t: computed.append(len(t)) or embed(self, t)
+        model_module.NumpyModel,
+        "embed_tokens",
+        lambda self, t: computed.append(len(t)) or embed(self, t),
     )
     other = np.concatenate([TOKENS[:80], TOKENS[:20]])
     (want,) = await engine.infer_batch(SHARD, [Step("fresh", other, 0, "all")])
@@ -163,7 +174,11 @@ async def test_a_shard_that_is_not_loaded_is_refused(engine: NumpyEngine) -> Non
 
 
 async def test_which_rows_of_logits_come_back_is_the_callers_choice(engine: NumpyEngine) -> None:
-    steps = [Step("a", TOKENS[:5], 0, "all"), Step("b", TOKENS[:5], 0, "last"), Step("c", TOKENS[:5], 0, "none")]
+    steps = [
+        Step("a", TOKENS[:5], 0, "all"),
+        Step("b", TOKENS[:5], 0, "last"),
+        Step("c", TOKENS[:5], 0, "none"),
+    ]
     every, last, none = await engine.infer_batch(SHARD, steps)
     assert (every.shape, last.shape, none.shape) == ((5, 320), (1, 320), (0, 320))
     np.testing.assert_allclose(every[-1:], last, atol=1e-5)
@@ -221,7 +236,9 @@ async def test_a_cancelled_pass_stops_at_the_next_layer_and_the_sequence_can_go_
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
-async def test_the_event_loop_is_free_while_it_computes(engine: NumpyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_event_loop_is_free_while_it_computes(
+    engine: NumpyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = Gate(monkeypatch)
     task = asyncio.create_task(engine.infer_batch(SHARD, [Step("a", TOKENS, 0)]))
     await gate.reached()
@@ -246,7 +263,9 @@ async def test_closing_stops_a_pass_in_flight(monkeypatch: pytest.MonkeyPatch) -
     assert gate.entered == 1
 
 
-async def test_loading_reports_bytes_and_tensors_to_the_end(engine: NumpyEngine, tmp_path: Path) -> None:
+async def test_loading_reports_bytes_and_tensors_to_the_end(
+    engine: NumpyEngine, tmp_path: Path
+) -> None:
     seen: list[LoadProgress] = []
     async with NumpyEngine(kv_budget=1 << 20) as other:
         other.on_progress = seen.append
@@ -258,7 +277,9 @@ async def test_loading_reports_bytes_and_tensors_to_the_end(engine: NumpyEngine,
     assert last.seconds_left == 0
 
 
-async def test_a_checkpoint_that_cannot_be_read_leaves_an_engine_that_can_load_another(engine: NumpyEngine) -> None:
+async def test_a_checkpoint_that_cannot_be_read_leaves_an_engine_that_can_load_another(
+    engine: NumpyEngine,
+) -> None:
     with pytest.raises(CheckpointError):
         await engine.load_checkpoint(SHARD, PATH.with_name("none.gguf"))
     with pytest.raises(InvalidRequest):

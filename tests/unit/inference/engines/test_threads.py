@@ -1,4 +1,6 @@
-"""The threads of matrix products follow the container's quota unless the environment has decided."""
+"""The threads of matrix products follow the container's quota unless the environment has
+decided.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The engine's thread: calls in order, answers to those who still wait, and no process kept from its end."""
+"""The engine's thread: calls in order, answers to those who still wait, and no process kept from
+its end.
+"""
 
 from __future__ import annotations
 
@@ -95,5 +97,7 @@ def test_a_worker_that_nobody_stopped_keeps_no_interpreter_from_its_end() -> Non
         "    print(await Worker('forgotten').submit(lambda: 'done'))\n"
         "asyncio.run(main())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

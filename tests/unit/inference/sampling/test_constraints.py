@@ -19,7 +19,9 @@ from exo.inference.sampling.params import SamplingParams
 from exo.inference.sampling.sampling import sample
 from exo.inference.text.tokenizer import Tokenizer, load_tokenizer
 
-needs_library = pytest.mark.skipif(not constraints.is_available(), reason="llguidance is not installed")
+needs_library = pytest.mark.skipif(
+    not constraints.is_available(), reason="llguidance is not installed"
+)
 BYTES = byte_tokenizer()
 SCHEMA = {
     "type": "object",
@@ -42,7 +44,9 @@ def smollm2() -> Tokenizer:
 def answer(
     tokenizer: Tokenizer, schema: dict[str, Any], vocab: int, seed: int, replay_at: int = -1
 ) -> tuple[str, bool]:
-    """Draw from random logits under the constraint; at `replay_at` go on with a new constraint, as a new stage does."""
+    """Draw from random logits under the constraint; at `replay_at` go on with a new constraint, as
+    a new stage does.
+    """
     rng = np.random.default_rng(seed)
     constraint = JsonConstraint(tokenizer, schema, [2], vocab)
     params = SamplingParams(seed=seed, temperature=1.5)
@@ -98,10 +102,17 @@ def test_no_control_token_but_the_end_is_ever_allowed(smollm2: Tokenizer) -> Non
 
 
 @needs_library
-@pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"type": 5}, {"$ref": "#/nowhere"}, {"pattern": "("}])
+@pytest.mark.parametrize(
+    "schema", [{"type": "nonsense"}, {"type": 5}, {"$ref": "#/nowhere"}, {"pattern": "("}]
+)
 def test_a_schema_that_cannot_be_used_is_a_refusal_of_the_request(schema: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match="the JSON schema cannot be used") as error:
-        check_schema(BYTES, schema if "type" in schema or "$ref" in schema else {"type": "string"} | schema, [2], 259)
+        check_schema(
+            BYTES,
+            schema if "type" in schema or "$ref" in schema else {"type": "string"} | schema,
+            [2],
+            259,
+        )
     assert error.value.field == "response_format"
 
 
@@ -111,7 +122,9 @@ def test_a_schema_beyond_all_reason_is_refused() -> None:
         check_schema(BYTES, {"enum": ["x" * 1000] * 300}, [2], 259)
 
 
-def test_without_the_library_the_request_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_the_request_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(constraints, "is_available", lambda: False)
     with pytest.raises(InvalidRequest, match="llguidance, which is not installed"):
         check_schema(BYTES, {}, [2], 259)

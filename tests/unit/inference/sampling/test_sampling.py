@@ -1,4 +1,6 @@
-"""The next token: order and meaning of the parameters beside the golden distributions, and determinism."""
+"""The next token: order and meaning of the parameters beside the golden distributions, and
+determinism.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,10 @@ def test_any_whole_number_is_a_seed(seed: int) -> None:
 def test_logits_a_little_off_give_the_same_draws() -> None:
     params = SamplingParams(temperature=0.8, top_p=0.95, seed=11)
     noise = RNG.standard_normal(len(LOGITS)).astype(np.float32) * 1e-6
-    same = sum(sample(LOGITS, params, [], 0, p)[0] == sample(LOGITS + noise, params, [], 0, p)[0] for p in range(500))
+    same = sum(
+        sample(LOGITS, params, [], 0, p)[0] == sample(LOGITS + noise, params, [], 0, p)[0]
+        for p in range(500)
+    )
     assert same == 500
 
 
@@ -68,22 +73,39 @@ def test_the_short_cut_for_large_vocabularies_changes_nothing(top_p: float, scal
 def test_repetition_penalises_prompt_and_answer_presence_and_frequency_the_answer_only() -> None:
     logits = np.array([2.0, -2.0, 1.0, 1.0], np.float32)
     history = [0, 1, 3, 3]
-    assert penalised(logits, SamplingParams(repetition_penalty=2.0), history, 2).tolist() == [1.0, -4.0, 1.0, 0.5]
-    got = penalised(logits, SamplingParams(presence_penalty=0.5, frequency_penalty=0.25), history, 2)
+    assert penalised(logits, SamplingParams(repetition_penalty=2.0), history, 2).tolist() == [
+        1.0,
+        -4.0,
+        1.0,
+        0.5,
+    ]
+    got = penalised(
+        logits, SamplingParams(presence_penalty=0.5, frequency_penalty=0.25), history, 2
+    )
     assert got.tolist() == [2.0, -2.0, 1.0, 0.0]
 
 
 def test_a_bias_outside_the_vocabulary_is_nothing() -> None:
-    assert sample(LOGITS, SamplingParams(temperature=0, logit_bias={10**9: 100.0, -1: 100.0}), [], 0, 0)[0] < 500
+    assert (
+        sample(
+            LOGITS, SamplingParams(temperature=0, logit_bias={10**9: 100.0, -1: 100.0}), [], 0, 0
+        )[0]
+        < 500
+    )
 
 
 def test_a_constraint_leaves_only_what_it_allows() -> None:
     allowed = np.zeros(500, bool)
     allowed[[7, 9]] = True
-    drawn = {sample(LOGITS, SamplingParams(temperature=5.0), [], 0, p, allowed)[0] for p in range(200)}
+    drawn = {
+        sample(LOGITS, SamplingParams(temperature=5.0), [], 0, p, allowed)[0] for p in range(200)
+    }
     assert drawn == {7, 9}
     for top_k, top_p in ((1, 1.0), (400, 0.5), (0, 0.01)):
-        assert sample(LOGITS, SamplingParams(top_k=top_k, top_p=top_p), [], 0, 0, allowed)[0] in {7, 9}
+        assert sample(LOGITS, SamplingParams(top_k=top_k, top_p=top_p), [], 0, 0, allowed)[0] in {
+            7,
+            9,
+        }
 
 
 def test_log_probabilities_are_the_models_own_and_sorted() -> None:
@@ -106,7 +128,9 @@ def test_the_quick_draw_from_the_likeliest_tokens_is_the_draw_from_all_of_them()
     for seed in range(40):
         logits = (rng.standard_normal(20_000) * rng.choice([1, 3, 6])).astype(np.float32)
         allowed = rng.random(20_000) < 0.01 if seed % 4 == 0 else None
-        params = SamplingParams(temperature=float(rng.choice([0.5, 1.0, 1.5])), seed=seed, repetition_penalty=1.1)
+        params = SamplingParams(
+            temperature=float(rng.choice([0.5, 1.0, 1.5])), seed=seed, repetition_penalty=1.1
+        )
         quick = sampling._draw_from_head(logits, params, [1, 2, 3], 3, 7, allowed)
         ids, probabilities = sampling.distribution(logits, params, [1, 2, 3], 3, allowed)
         assert quick in (None, sampling._draw(ids, probabilities, sampling._uniform(seed, 7)))
@@ -133,7 +157,9 @@ def test_a_constraint_that_allows_nothing_is_told() -> None:
         sample(LOGITS, SamplingParams(), [], 0, 0, np.zeros(len(LOGITS), bool))
 
 
-@pytest.mark.parametrize("params", [{"temperature": 1e-320}, {"top_p": 0.0}, {"min_p": 1.0}, {"top_k": 1}, {}])
+@pytest.mark.parametrize(
+    "params", [{"temperature": 1e-320}, {"top_p": 0.0}, {"min_p": 1.0}, {"top_k": 1}, {}]
+)
 def test_one_finite_logit_is_always_chosen(params: dict[str, float]) -> None:
     for size in (3, 9000):
         logits = np.full(size, -INF, np.float32)
@@ -143,11 +169,15 @@ def test_one_finite_logit_is_always_chosen(params: dict[str, float]) -> None:
 
 def test_the_smallest_temperature_is_greedy() -> None:
     greedy = sample(LOGITS, SamplingParams(temperature=0), [], 0, 0)[0]
-    assert {sample(LOGITS, SamplingParams(temperature=5e-324, seed=s), [], 0, 0)[0] for s in range(20)} == {greedy}
+    assert {
+        sample(LOGITS, SamplingParams(temperature=5e-324, seed=s), [], 0, 0)[0] for s in range(20)
+    } == {greedy}
 
 
 def by_the_book(logits: np.ndarray, p: SamplingParams) -> np.ndarray:  # type: ignore[type-arg]
-    """Every filter on the whole vocabulary, one after the other, as Hugging Face's warpers are written."""
+    """Every filter on the whole vocabulary, one after the other, as Hugging Face's warpers are
+    written.
+    """
     scores = logits.astype(np.float64) / p.temperature
 
     def probabilities() -> np.ndarray:  # type: ignore[type-arg]

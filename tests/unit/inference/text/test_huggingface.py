@@ -1,4 +1,6 @@
-"""tokenizer.json against the library it is made for: what a whole text with control tokens in it becomes."""
+"""tokenizer.json against the library it is made for: what a whole text with control tokens in it
+becomes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,12 @@ SPACE = "\u2581"
 PIECES = [*"abchi<>/s|", SPACE, "hi", SPACE + "hi", "ab", SPACE + "ab", SPACE * 2]
 MERGES = [("h", "i"), (SPACE, "hi"), ("a", "b"), (SPACE, "ab"), (SPACE, SPACE)]
 STRIP = decoders.Sequence(
-    [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    [
+        decoders.Replace(SPACE, " "),
+        decoders.ByteFallback(),
+        decoders.Fuse(),
+        decoders.Strip(" ", 1, 0),
+    ]
 )
 PLAIN = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
 LEGACY = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
@@ -30,16 +37,27 @@ def library(style: str, *, rstrip: bool = False, lstrip: bool = False) -> Librar
     """A sentencepiece-like tokenizer of one of the three styles that are about."""
     pieces = ["<unk>", "<s>", "</s>", "<|end|>", *(f"<0x{b:02X}>" for b in range(256)), *PIECES]
     out = Library(
-        models.BPE({p: i for i, p in enumerate(pieces)}, MERGES, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+        models.BPE(
+            {p: i for i, p in enumerate(pieces)},
+            MERGES,
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
     )
     out.decoder = PLAIN if style == "gemma" else STRIP
     if style == "metaspace":
-        out.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="first", split=False)
+        out.pre_tokenizer = pre_tokenizers.Metaspace(
+            replacement=SPACE, prepend_scheme="first", split=False
+        )
     else:
         out.normalizer = LEGACY if style == "legacy" else normalizers.Replace(" ", SPACE)
     names = [AddedToken(t, normalized=False, special=True) for t in ("<unk>", "<s>", "</s>")]
     out.add_special_tokens(
-        [*names, AddedToken("<|end|>", normalized=False, special=True, rstrip=rstrip, lstrip=lstrip)]
+        [
+            *names,
+            AddedToken("<|end|>", normalized=False, special=True, rstrip=rstrip, lstrip=lstrip),
+        ]
     )
     out.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return out
@@ -53,14 +71,21 @@ def write(folder: Path, made: Library, **config: Any) -> Path:
 
 
 STYLES = [
-    {"style": "legacy"}, {"style": "metaspace"}, {"style": "gemma"}, {"style": "metaspace", "rstrip": True},
+    {"style": "legacy"},
+    {"style": "metaspace"},
+    {"style": "gemma"},
+    {"style": "metaspace", "rstrip": True},
     {"style": "legacy", "rstrip": True, "lstrip": True},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("how", STYLES, ids=str)
 @settings(deadline=None, max_examples=60)
-@given(parts=st.lists(st.sampled_from(["hi", " ", "  ", "\n", "\u3000", "ab", "é", "<s>", "</s>", "<|end|>", "x"])))
+@given(
+    parts=st.lists(
+        st.sampled_from(["hi", " ", "  ", "\n", "\u3000", "ab", "é", "<s>", "</s>", "<|end|>", "x"])
+    )
+)
 def test_a_text_with_control_tokens_is_encoded_and_decoded_as_by_the_library(
     how: dict[str, Any], parts: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -88,7 +113,11 @@ def test_a_chat_is_encoded_as_its_text_is_and_a_message_forges_nothing(tmp_path:
 
 @pytest.mark.parametrize(
     ("settings", "ids"),
-    [({}, [1, 0]), ({"bos_token": "</s>", "add_bos_token": True}, [2, 0]), ({"add_bos_token": False}, [0])],
+    [
+        ({}, [1, 0]),
+        ({"bos_token": "</s>", "add_bos_token": True}, [2, 0]),
+        ({"add_bos_token": False}, [0]),
+    ],
 )
 def test_a_prompt_gets_the_bos_that_the_configuration_asks_for(
     settings: dict[str, Any], ids: list[int], tmp_path: Path
@@ -99,7 +128,9 @@ def test_a_prompt_gets_the_bos_that_the_configuration_asks_for(
 
 def test_an_eos_at_the_end_is_no_bos(tmp_path: Path) -> None:
     made = library("gemma")
-    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    made.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 2)]
+    )
     assert from_folder(write(tmp_path, made)).bos_id is None
 
 

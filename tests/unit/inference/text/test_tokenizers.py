@@ -55,12 +55,30 @@ class Made(Checkpoint):
 
 
 def sentencepiece(**changes: object) -> Tokenizer:
-    """Bytes, letters, and what merges into "\u2581hello" and "\u2581he"; a better score merges first."""
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), "\u2581", *"helo", "he", "ll", "hell"]
+    """Bytes, letters, and what merges into "\u2581hello" and "\u2581he"; a better score merges
+    first.
+    """
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{b:02X}>" for b in range(256)),
+        "\u2581",
+        *"helo",
+        "he",
+        "ll",
+        "hell",
+    ]
     pieces += ["\u2581hell", "\u2581hello", "\u2581he"]
     scores = [0.0] * 259 + [-100.0] * 5 + [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0]
     types = [2, 3, 3] + [6] * 256 + [1] * (len(pieces) - 259)
-    settings = {"model": "llama", "tokens": pieces, "scores": scores, "token_type": types, "bos_token_id": 1}
+    settings = {
+        "model": "llama",
+        "tokens": pieces,
+        "scores": scores,
+        "token_type": types,
+        "bos_token_id": 1,
+    }
     return from_gguf(Made(**(settings | changes)))
 
 
@@ -103,7 +121,9 @@ def test_control_tokens_in_a_text_are_text_unless_asked_for(smollm2: Tokenizer) 
     assert {1, 2} <= set(smollm2.encode(text, allow_special=True))
 
 
-def test_a_tokenizer_json_is_read_with_its_control_tokens_and_template(tmp_path: Path, smollm2: Tokenizer) -> None:
+def test_a_tokenizer_json_is_read_with_its_control_tokens_and_template(
+    tmp_path: Path, smollm2: Tokenizer
+) -> None:
     from tokenizers import AddedToken
 
     folder = write_folder(tmp_path)
@@ -135,14 +155,19 @@ def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:
 def test_a_tokenizer_json_that_is_none_is_a_checkpoint_error(tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
     (folder / "tokenizer.json").write_text('{"version": 3}')
-    with open_checkpoint(folder) as checkpoint, pytest.raises(CheckpointError, match="is not a tokenizer"):
+    with (
+        open_checkpoint(folder) as checkpoint,
+        pytest.raises(CheckpointError, match="is not a tokenizer"),
+    ):
         load_tokenizer(checkpoint)
 
 
 def test_the_tiny_gguf_has_a_tokenizer_end_to_end() -> None:
     with open_checkpoint(DATA / "tiny-gguf" / "tiny-llama.F32.gguf") as checkpoint:
         tokenizer = load_tokenizer(checkpoint)
-    assert tokenizer.decode(tokenizer.encode("the quick brown fox 1234")) == "the quick brown fox 1234"
+    assert (
+        tokenizer.decode(tokenizer.encode("the quick brown fox 1234")) == "the quick brown fox 1234"
+    )
     assert tokenizer.chat_template is not None
 
 
@@ -197,7 +222,9 @@ def split_everywhere(text: str, stops: tuple[str, ...]) -> set[tuple[str, bool]]
         ("anything", ("",), ("anything", False)),
     ],
 )
-def test_a_stop_string_is_found_across_any_borders(text: str, stops: tuple[str, ...], want: tuple[str, bool]) -> None:
+def test_a_stop_string_is_found_across_any_borders(
+    text: str, stops: tuple[str, ...], want: tuple[str, bool]
+) -> None:
     assert split_everywhere(text, stops) == {want}
 
 
@@ -218,11 +245,28 @@ def test_what_was_shown_never_holds_a_stop_string(text: str, stops: list[str]) -
 
 
 def test_no_text_merges_into_the_name_of_a_control_token() -> None:
-    """With a best score for "</s>" and all its parts in the vocabulary, the merges would otherwise find it."""
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), *"</s>", "</", "s>", SPACE]
+    """With a best score for "</s>" and all its parts in the vocabulary, the merges would otherwise
+    find it.
+    """
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{b:02X}>" for b in range(256)),
+        *"</s>",
+        "</",
+        "s>",
+        SPACE,
+    ]
     types = [2, 3, 3] + [6] * 256 + [1] * (len(pieces) - 259)
     tokenizer = from_gguf(
-        Made(model="llama", tokens=pieces, scores=[0.0] * len(pieces), token_type=types, add_space_prefix=False)
+        Made(
+            model="llama",
+            tokens=pieces,
+            scores=[0.0] * len(pieces),
+            token_type=types,
+            add_space_prefix=False,
+        )
     )
     assert [pieces[i] for i in tokenizer.encode("</s><unk>")][:2] == ["</", "s>"]
     assert tokenizer.encode("</s><unk>", allow_special=True) == [2, 0]
@@ -241,8 +285,17 @@ def tokens_of(text: str) -> int:
 
 def test_phi3s_control_tokens_swallow_the_space_behind_them() -> None:
     plain = sentencepiece()
-    made = Made(model="llama", tokens=["<unk>", "<|end|>", "a", SPACE], scores=[0.0] * 4, token_type=[2, 3, 1, 1])
-    made.metadata = {**made.metadata, "general.architecture": "phi3", "tokenizer.ggml.add_space_prefix": False}
+    made = Made(
+        model="llama",
+        tokens=["<unk>", "<|end|>", "a", SPACE],
+        scores=[0.0] * 4,
+        token_type=[2, 3, 1, 1],
+    )
+    made.metadata = {
+        **made.metadata,
+        "general.architecture": "phi3",
+        "tokenizer.ggml.add_space_prefix": False,
+    }
     assert from_gguf(made).encode("<|end|>\n a", allow_special=True) == [1, 2]
     assert plain.encode("</s> hello", allow_special=True)[0] == 2
 
@@ -262,11 +315,23 @@ def test_a_control_token_that_ends_a_turn_ends_answers_though_no_key_names_it() 
 @pytest.mark.parametrize("pre", ["tekken", "gpt-4o", "deepseek-r1-qwen"])
 def test_every_named_pre_tokenizer_keeps_the_text(pre: str) -> None:
     made = from_gguf(Made(model="gpt2", pre=pre, tokens=[*byte_of_character()], merges=[]))
-    assert made.decode(made.encode("HelloWorld don't 1234  \r\n/é日本")) == "HelloWorld don't 1234  \r\n/é日本"
+    assert (
+        made.decode(made.encode("HelloWorld don't 1234  \r\n/é日本"))
+        == "HelloWorld don't 1234  \r\n/é日本"
+    )
 
 
 @pytest.mark.parametrize(("pre", "ids"), [("llama-bpe", [0, 66]), ("qwen2", [66])])
 def test_llama_3_puts_bos_before_a_prompt_though_no_key_says_so(pre: str, ids: list[int]) -> None:
     tokens = ["<bos>", *byte_of_character()]
-    made = from_gguf(Made(model="gpt2", pre=pre, tokens=tokens, merges=[], token_type=[3] + [1] * 256, bos_token_id=0))
+    made = from_gguf(
+        Made(
+            model="gpt2",
+            pre=pre,
+            tokens=tokens,
+            merges=[],
+            token_type=[3] + [1] * 256,
+            bos_token_id=0,
+        )
+    )
     assert made.encode_prompt(tokens[66]) == ids
