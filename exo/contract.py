@@ -1,12 +1,18 @@
 """What the node and the operator agree on: ports, paths, environment names, labels.
 
 Standard library only: the operator imports nothing else of `exo`, and the node nothing of the
-    operator.
+operator.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal, get_args
+
+# Closed sets that flags, custom resources and factories share.
+EngineName = Literal["auto", "onnx", "numpy", "dummy"]
+ENGINES: Final[tuple[str, ...]] = get_args(EngineName)
+DiscoveryName = Literal["none", "udp", "manual", "dns"]
+DISCOVERIES: Final[tuple[str, ...]] = get_args(DiscoveryName)
 
 # Ports of a node.
 API_PORT: Final = 52415

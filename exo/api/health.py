@@ -1,7 +1,7 @@
 """The probes: what `/livez`, `/readyz` and `/startupz` answer. All truth is the `HealthMonitor`'s.
 
 It adds what only the node knows: why it is not ready yet ("loading model 43 %"), and that it
-    drains. Never runs a
+drains. Never runs a
 check itself: an answer costs microseconds, whatever the resources do.
 """
 

@@ -261,7 +261,7 @@ async def bench(
     prompt length.
 
     With more shards than one a step goes through all stages before the next: what they cost beside
-        one, not a ring.
+    one, not a ring.
     """
     if any(n < 1 for n in (*batches, *prefills)):
         raise InvalidRequest("batch sizes and prompt lengths are at least 1", field="batch")

@@ -2,7 +2,7 @@
 in.
 
 A peer that is silent is asked at its port: the kernel of a machine that is there answers even if
-    the process is
+the process is
 busy or stopped. No answer: lost. An answer: slow, and only after `stuck_after` lost as well.
 Silence is counted in ticks of our own loop, so that a stall of ours is never taken for silence of
 theirs.

@@ -5,7 +5,7 @@ A pass may take what it takes: what it took before, by rows and in all, sets how
 without a sign of progress. Silence is counted in ticks of the node's own loop, so that a stopped
 process or a stalled loop is never
 taken for a stuck engine. What was stuck counts as well again only after some quiet: a plan is dear
-    to change.
+to change.
 """
 
 from __future__ import annotations

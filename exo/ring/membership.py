@@ -4,7 +4,7 @@ Two nodes count as connected when each reports the other. Where a link is cut be
 only, the members are a clique picked greedily by id, so that nodes with the same information pick
 the same one; a node left out finds
 that its ring never forms, and says so. A clique is never two: an epoch serves only when all its
-    stages adopted it.
+stages adopted it.
 """
 
 from __future__ import annotations

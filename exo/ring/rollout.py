@@ -6,7 +6,7 @@ layers, serves the plan's epoch and says so in the offer: the plan is *adopted*.
 here once every stage says that it has adopted it. New layers are loaded beside the old ones where
 both fit, and until the new plan is in force everything goes on by the old one; sequences that run
 on it then end there. Where they do not fit the old epochs end first: their sequences wait for the
-    load and are replayed.
+load and are replayed.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class Rollout:
         where it does.
 
         Their sequences are replayed on the plan in force, which has its layers here: a prefill, no
-            load.
+        load.
         """
         await self._drop_unused()
         earlier = [

@@ -2,7 +2,7 @@
 Pure.
 
 Knows no sockets and no clock: how offers travel is `exo.networking`'s, what follows from them
-    `plan_ring`'s.
+`plan_ring`'s.
 """
 
 from __future__ import annotations

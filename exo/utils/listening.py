@@ -2,7 +2,7 @@
 that would help.
 
 Knows no server: each names its own setting, by the key that the command line and the config file
-    know it by.
+know it by.
 """
 
 from __future__ import annotations

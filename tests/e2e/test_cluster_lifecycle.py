@@ -1,7 +1,7 @@
 """The local cluster comes up from whatever a killed run has left, and `down` leaves nothing.
 
 Acts on a second, small cluster of its own name on the same engine: the one that the other tests use
-    stays as it is.
+stays as it is.
 """
 
 from __future__ import annotations

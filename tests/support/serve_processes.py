@@ -196,7 +196,7 @@ async def under_way(
     of it so far.
 
     Where this process was held up until the answer was over, its middle was missed: then another
-        one is asked for.
+    one is asked for.
     """
     for _ in range(5):
         seen = Stream(enough=enough)

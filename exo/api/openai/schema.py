@@ -3,7 +3,7 @@
 Unknown fields are ignored as OpenAI does; a wrong type or value raises `InvalidRequest` naming the
 field. Some fields
 that other servers know are taken too: `top_k`, `min_p`, `typical_p`, `repetition_penalty`,
-    `ignore_eos`.
+`ignore_eos`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 SIGTERM.
 
 The API server starts first: probes have an answer ("loading model 43 %") from the first moment. It
-    closes last.
+closes last.
 """
 
 from __future__ import annotations

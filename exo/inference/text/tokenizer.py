@@ -40,7 +40,7 @@ class Tokenizer:
     `control` maps the texts of control tokens to their ids; `left_blind` and `right_blind` are
     those of them that
     swallow the white space before or after them. strip_space: a decoded text begins with a space
-        that is not its own.
+    that is not its own.
     rest: the backend for text behind a control token, where that is not written like text at the
         beginning.
     """

@@ -2,12 +2,12 @@
 check.
 
 Theory of operation. `opened` says that an init hook began since the cleanup hook last ran: the
-    cleanup hook runs
+cleanup hook runs
 exactly when it is set. There are at most three flights: `starting` (initialize or recover),
 `closing`, and a health check. A flight changes the state only while it is the current one, and the
 state moves synchronously with the call that
 causes it: a caller that sees `cleanup()` begun sees CLOSING. `closing` stops the other two and
-    waits for them before it
+waits for them before it
 closes anything. `life` counts attempts and cleanups: a health result of an earlier life is dropped.
 """
 

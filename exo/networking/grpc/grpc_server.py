@@ -4,7 +4,7 @@ about the ring.
 A peer has one Control and one Data stream; a newer stream of the same kind replaces the older. When
 one ends, so does
 the other, and the handler is told once. A stranger gets as far as the hello: few at a time, bounded
-    in time and size.
+in time and size.
 """
 
 from __future__ import annotations

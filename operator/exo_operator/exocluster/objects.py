@@ -93,7 +93,7 @@ def disruption_budget(ring: RingRef, *, stopped: bool) -> Manifest | None:
     drain for nothing.
 
     By `minAvailable`: Kubernetes counts by `maxUnavailable` only for pods whose controller has a
-        scale subresource.
+    scale subresource.
     """
     least = ring.spec.nodes - ring.spec.disruption.max_unavailable
     if stopped or least <= 0:

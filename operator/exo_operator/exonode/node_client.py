@@ -1,7 +1,7 @@
 """Asks a node about itself over its HTTP API: readiness with reasons, its resources, the ring.
 
 Answers of other versions of the node are read leniently: what is missing or odd stays unknown, and
-    never raises.
+never raises.
 """
 
 from __future__ import annotations

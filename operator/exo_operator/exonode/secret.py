@@ -1,7 +1,7 @@
 """Decides whether a pod gets the secret of its ring, and when that Secret is to be made. Pure.
 
 The operator may make Secrets and nothing else: it cannot read one, so it makes it again before each
-    pod, and the API
+pod, and the API
 server refuses where it is there. Whether a ring has a secret shows in its pods: one whose pods were
 made before there were any stays without until it has no pod at all, because nodes with and without
 would refuse each other.

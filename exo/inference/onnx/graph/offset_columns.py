@@ -33,7 +33,7 @@ class Folded:
     blocks of 32.
 
     `pad` zeros stand between the digits. codes: uint8 (N, blocks, 4 * bits); scales: float32 (N,
-        blocks);
+    blocks);
     zero_points: uint8 (N, bytes), as MatMulNBits takes them: two to a byte for 4 bits, the first in
         the low half.
     """

@@ -5,7 +5,7 @@ A slot holds one sequence. A released one whose tokens are known stays as a *pre
 that begin alike, until its room is needed. Room is counted in tokens; when it runs out, prefixes go
 first, then live sequences outside
 the batch, least recently used first: their next step raises `SequenceLost`, and the caller prefills
-    again.
+again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Held:
     tokens: the ids of the first positions as far as they are known; a stage in mid-ring may know
         none, or, after
     `reuse_prefix`, more than are filled yet. long: its keys were rotated with the factors for long
-        sequences.
+    sequences.
     """
 
     __slots__ = ("_ids", "_n_ids", "length", "live", "long", "request_id", "used")
