@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -348,26 +348,25 @@ async def test_a_port_that_accepts_and_says_nothing_times_out():
 
 
 async def test_a_stall_of_our_own_loop_while_the_port_is_asked_is_no_silence_of_the_peer(
-    monkeypatch,
+    monkeypatch, virtual_clock
 ):
-    real, asked = asyncio.open_connection, []
+    asked, closed = [], []
 
     async def stalled_once(*where):
         asked.append(where)
         if len(asked) == 1:
-            time.sleep(1.0)  # noqa: ASYNC251 - the loop is to stand still
-        return await real(*where)
+            virtual_clock.advance(1.0)
+            await asyncio.Event().wait()
+        return None, SimpleNamespace(close=lambda: closed.append(True))
 
     monkeypatch.setattr(asyncio, "open_connection", stalled_once)
-    with socket.create_server(("127.0.0.1", 0)) as there:
-        handle = make_handle(
-            RecordingHandler("a"), there.getsockname()[1], timings=Timings(connect_timeout=0.3)
-        )
-        assert await handle.answers()
-    assert len(asked) > 1
+    handle = make_handle(RecordingHandler("a"), 1, timings=Timings(connect_timeout=0.3))
+    assert await handle.answers()
+    assert len(asked) == 2
+    assert closed == [True]
 
 
-async def test_a_port_that_does_not_answer_is_asked_once(monkeypatch):
+async def test_a_port_that_does_not_answer_is_asked_once(monkeypatch, virtual_clock):
     asked = []
 
     async def silent(*where):
@@ -378,6 +377,7 @@ async def test_a_port_that_does_not_answer_is_asked_once(monkeypatch):
     handle = make_handle(RecordingHandler("a"), 1, timings=Timings(connect_timeout=0.3, tick=10.0))
     assert not await handle.answers()
     assert len(asked) == 1
+    assert virtual_clock.elapsed == pytest.approx(0.3)
 
 
 async def test_a_taken_port_fails_the_server_and_leaves_nothing():
