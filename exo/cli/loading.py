@@ -23,7 +23,7 @@ from exo.download import (
     ShardDownloader,
     hub_names,
 )
-from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.engines.checkpoint_engine import CheckpointEngine, LoadProgress
 from exo.inference.engines.factory import create_engine
 from exo.inference.models import read_config

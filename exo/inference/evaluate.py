@@ -16,11 +16,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.checkpoints.catalog import model_id_of, resolve_model
-from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.engines.checkpoint_engine import CheckpointEngine
 from exo.inference.engines.factory import DEFAULTS, create_engine
-from exo.inference.engines.inference_engine import Array, Step
+from exo.inference.engines.inference_engine import Step
 from exo.inference.engines.memory import resident_bytes
 from exo.inference.engines.options import EngineOptions
 from exo.inference.errors import InvalidRequest, SequenceLost

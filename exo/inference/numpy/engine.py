@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.engines.checkpoint_engine import Cancel, CheckpointEngine
-from exo.inference.engines.inference_engine import Array, Step
+from exo.inference.engines.inference_engine import Step
 from exo.inference.engines.memory import default_kv_budget
 from exo.inference.engines.options import EngineOptions
 from exo.inference.errors import Overloaded, SequenceLost

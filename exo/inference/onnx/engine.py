@@ -15,8 +15,9 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
+from exo.inference.arrays import Array
 from exo.inference.engines.checkpoint_engine import Cancel, CheckpointEngine
-from exo.inference.engines.inference_engine import Array, Step
+from exo.inference.engines.inference_engine import Step
 from exo.inference.engines.memory import default_kv_budget
 from exo.inference.engines.options import EngineOptions, WeightFormat
 from exo.inference.errors import CheckpointError, UnsupportedModel

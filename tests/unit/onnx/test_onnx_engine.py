@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from golden_data import DATA
 
+from exo.inference.arrays import Array
 from exo.inference.engines.checkpoint_engine import LoadProgress, PassCancelled
 from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import InvalidRequest, Overloaded, SequenceLost, UnsupportedModel
@@ -27,7 +28,6 @@ from exo.inference.onnx.run.sequences import CHUNK, MIN_CHUNK, Sequences, chunk_
 from exo.inference.onnx.run.session import choose_providers
 from exo.inference.shard import Shard
 
-Array = np.ndarray[Any, Any]
 MODEL = DATA / "llama-llama3rope"
 SHARD = Shard("tiny", 0, 3, 4)
 VOCAB = 320
