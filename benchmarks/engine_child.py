@@ -58,7 +58,7 @@ class OurRunner(Runner):
     def __init__(
         self, engine_name: str, model: Path, threads: int, options: dict[str, Any]
     ) -> None:
-        from exo.inference.checkpoints.checkpoint import open_checkpoint
+        from exo.inference.checkpoints.open import open_checkpoint
         from exo.inference.engines.factory import create_engine
         from exo.inference.models import read_config
         from exo.inference.shard import Shard
@@ -186,7 +186,7 @@ class MatmulRunner(Runner):
     """
 
     def __init__(self, model: Path) -> None:
-        from exo.inference.checkpoints.checkpoint import open_checkpoint
+        from exo.inference.checkpoints.open import open_checkpoint
         from exo.inference.models import read_config
 
         with open_checkpoint(model) as checkpoint:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
-from exo.inference.checkpoints.checkpoint import Checkpoint, RawTensor, open_checkpoint
+from exo.inference.checkpoints.checkpoint import Checkpoint
+from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.checkpoints.safetensors import read_json
+from exo.inference.checkpoints.tensors import RawTensor
 from exo.inference.engines import dummy
 from exo.inference.errors import CheckpointError, InvalidRequest
 from exo.inference.models import ModelConfig, read_config
-from exo.inference.text.tokenizer import Tokenizer, load_tokenizer
+from exo.inference.text.load import load_tokenizer
+from exo.inference.text.tokenizer import Tokenizer
 from exo.topology import ModelFootprint
 
 log = logging.getLogger(__name__)

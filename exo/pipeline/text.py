@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 from exo.inference.text.chat_template import encode_chat
-from exo.inference.text.tokenizer import IncrementalDetokenizer, Tokenizer
+from exo.inference.text.detokenizer import IncrementalDetokenizer
+from exo.inference.text.tokenizer import Tokenizer
 from exo.pipeline.transcript import Detokenizer
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 from typing import Protocol
 
 from exo.inference.generation import FinishReason, GenerationChunk, GenerationRequest, TokenLogprob
-from exo.inference.text.tokenizer import StopMatcher
+from exo.inference.text.detokenizer import StopMatcher
 from exo.networking.messages import Token
 
 
 class Detokenizer(Protocol):
-    """`exo.inference.text.tokenizer.IncrementalDetokenizer` is one."""
+    """`exo.inference.text.detokenizer.IncrementalDetokenizer` is one."""
 
     def push(self, token: int) -> str: ...
 

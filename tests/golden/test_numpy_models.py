@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from golden_data import Case, all_cases, folder_cases
 
-from exo.inference.checkpoints.checkpoint import open_checkpoint
-from exo.inference.engines.inference_engine import Array, Step
+from exo.inference.arrays import Array
+from exo.inference.checkpoints.open import open_checkpoint
+from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import SequenceLost
 from exo.inference.models import read_config
 from exo.inference.numpy.engine import NumpyEngine

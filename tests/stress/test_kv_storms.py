@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from golden_data import Case, folder_cases
 
-from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.engines.checkpoint_engine import CheckpointEngine
 from exo.inference.engines.factory import create_engine
 from exo.inference.engines.inference_engine import Step

@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import CheckpointError, ExoError
 from exo.inference.evaluate import loaded
 from exo.inference.text.chat_template import encode_chat
-from exo.inference.text.tokenizer import load_tokenizer
+from exo.inference.text.load import load_tokenizer
 
 MEMORY = 3 << 30
 SECONDS = 20  # for one checkpoint; they take milliseconds

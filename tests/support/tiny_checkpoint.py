@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from exo.inference.arrays import Array
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",

@@ -21,7 +21,7 @@ from exo.inference.sampling.params import SamplingParams
 from exo.inference.sampling.sampling import sample
 from exo.inference.shard import Shard
 from exo.inference.text.chat_template import encode_chat
-from exo.inference.text.tokenizer import IncrementalDetokenizer
+from exo.inference.text.detokenizer import IncrementalDetokenizer
 
 _ID = "run"
 

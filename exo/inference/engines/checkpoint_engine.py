@@ -20,13 +20,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from exo.inference.checkpoints.checkpoint import open_checkpoint
-from exo.inference.engines.inference_engine import Array, InferenceEngine, Step
+from exo.inference.arrays import Array
+from exo.inference.checkpoints.open import open_checkpoint
+from exo.inference.engines.inference_engine import InferenceEngine, Step
 from exo.inference.engines.worker import Worker
 from exo.inference.errors import CheckpointError, InvalidRequest
 from exo.inference.models import ModelConfig, Weights, open_weights
 from exo.inference.shard import Shard
-from exo.inference.text.tokenizer import Tokenizer, load_tokenizer
+from exo.inference.text.load import load_tokenizer
+from exo.inference.text.tokenizer import Tokenizer
 from exo.lifecycle import ResourceState
 
 T = TypeVar("T")

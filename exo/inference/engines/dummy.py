@@ -18,8 +18,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.engines.checkpoint_engine import Cancel, CheckpointEngine, LoadProgress, T
-from exo.inference.engines.inference_engine import Array, Step
+from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import Overloaded, SequenceLost
 from exo.inference.models import ModelConfig, RopeConfig, Weights
 from exo.inference.shard import Shard

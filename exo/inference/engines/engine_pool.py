@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from exo.inference.arrays import Array
 from exo.inference.engines.checkpoint_engine import CheckpointEngine, LoadProgress
-from exo.inference.engines.inference_engine import Array, InferenceEngine, Step
+from exo.inference.engines.inference_engine import InferenceEngine, Step
 from exo.inference.shard import Shard
 from exo.lifecycle import ResourceDegraded, ResourceState, ResourceUnavailable
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from exo.inference.arrays import Array
 from exo.inference.engines.checkpoint_engine import Cancel, CheckpointEngine, PassCancelled
-from exo.inference.engines.inference_engine import Array, Step
+from exo.inference.engines.inference_engine import Step
 from exo.inference.models import Weights
 from exo.inference.shard import Shard
 from exo.utils.error_handling import degrade, restore

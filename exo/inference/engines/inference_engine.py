@@ -14,13 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
+from exo.inference.arrays import Array
 from exo.inference.shard import Shard
 from exo.lifecycle import AsyncResource
 from exo.lifecycle.faults import hang, is_hanging
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

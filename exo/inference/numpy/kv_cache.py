@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.errors import Overloaded, SequenceLost
 
-Array = np.ndarray[Any, Any]
 # Room is given in whole blocks, and grows by half, so that a long answer copies its cache only a
 # few times.
 BLOCK: Final = 64

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from golden_data import DATA
 
+from exo.inference.arrays import Array
 from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import Overloaded, SequenceLost
 from exo.inference.onnx.engine import OnnxEngine
@@ -19,7 +20,6 @@ from exo.inference.onnx.run.sequences import Sequences
 from exo.inference.onnx.run.slots import GRAIN, SlotTable
 from exo.inference.shard import Shard
 
-Array = np.ndarray[Any, Any]
 MODEL = DATA / "llama-llama3rope"
 CAPACITY = 64
 

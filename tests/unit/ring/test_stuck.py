@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from loopback import Net, answer, ask, formed, make_node, until
 
+from exo.inference.arrays import Array
 from exo.inference.engines.dummy import DummyEngine
-from exo.inference.engines.inference_engine import Array, Step
+from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import RingUnavailable
 from exo.inference.shard import Shard
 from exo.lifecycle import ResourceState

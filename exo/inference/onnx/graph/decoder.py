@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.onnx.graph.formats import Matrix
 from exo.inference.onnx.graph.layout import CONTRIB
 from exo.inference.onnx.graph.products import Products
@@ -24,7 +25,6 @@ from exo.inference.onnx.graph.products import Products
 if TYPE_CHECKING:  # it brings the onnx package, which a warm start does not need
     from exo.inference.onnx.graph.graph_writer import GraphWriter
 
-Array = np.ndarray[Any, Any]
 
 # The first layers of a model make the attention sinks: what they round, all later ones see.
 SINK_LAYERS: Final = 4

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from exo.inference.arrays import Array
 
 KINDS: Final = ("key", "value")
 MIN_CAPACITY: Final = 512

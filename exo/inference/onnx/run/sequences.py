@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import InvalidRequest, SequenceLost
 from exo.inference.models import ModelConfig
@@ -22,8 +23,6 @@ from exo.inference.onnx.run.decode_fast_path import DecodeFastPath
 from exo.inference.onnx.run.kv_buffers import KvBuffers
 from exo.inference.onnx.run.session import ShardSession
 from exo.inference.onnx.run.slots import SHORTEST_PREFIX, SlotTable, grained, window_of
-
-Array = np.ndarray[Any, Any]
 
 # Most and fewest tokens of one pass over one sequence. Small chunks compute less of attention's
 # masked upper half and need less scratch memory; below the fewest, weights would be read too often.

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.errors import Overloaded, SequenceLost
-
-Array = np.ndarray[Any, Any]
 
 # Room is counted in steps of this many tokens, about a page of one head.
 GRAIN: Final = 16
