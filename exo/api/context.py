@@ -12,12 +12,12 @@ from typing import Any
 
 from starlette.requests import Request
 
-from exo.api.health import Probes, draining
+from exo.api.backend import Backend, NodeView
 from exo.api.metrics import Totals
 from exo.api.openai.responses import Envelope
+from exo.api.probes import HealthProbes
 from exo.api.problems import TooLarge, TooSlow
 from exo.inference.errors import ModelNotFound, NodeDraining, RingUnavailable
-from exo.inference.generation import Backend, NodeView
 
 # Key of the ASGI scope under which a handler leaves what the access log should say of its request.
 FACTS = "exo.facts"
@@ -60,13 +60,13 @@ class ServedModel:
 class Context:
     backend: Backend
     view: NodeView
-    probes: Probes
+    probes: HealthProbes
     settings: ApiSettings
     totals: Totals = field(default_factory=Totals)
 
     def admit(self) -> None:
         """Raises `NodeDraining` or `RingUnavailable` while new completions have no place here."""
-        if draining(self.view) is not None:
+        if self.view.is_draining:
             raise NodeDraining("this node is draining; ask another one")
         started = self.probes.started()
         if not started.ok:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from exo.api.context import Context
-from exo.api.health import Probe, describe_degradations
+from exo.api.probes import Probe, describe_degradations
 from exo.inference.errors import ModelNotFound
 from exo.observability.metrics import render
 

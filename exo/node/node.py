@@ -389,6 +389,10 @@ class Node(AsyncResource):
     def node_id(self) -> str:
         return self.id
 
+    @property
+    def is_draining(self) -> bool:
+        return self._drained_by is not None
+
     def describe_topology(self) -> dict[str, Any]:
         return describe.topology(self.ring)
 

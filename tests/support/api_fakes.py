@@ -14,7 +14,7 @@ import httpx
 
 from exo.api.app import build_app
 from exo.api.context import ApiSettings, Context
-from exo.api.health import Probes
+from exo.api.probes import HealthProbes
 from exo.inference.generation import FinishReason, GenerationChunk, GenerationRequest, TokenLogprob
 
 WORDS = ("The", " capital", " of", " France", " is", " Paris", ".")
@@ -92,6 +92,7 @@ class FakeBackend:
 class FakeView:
     node_id: str = "node-a"
     progress: str | None = None
+    is_draining: bool = False
 
     def describe_topology(self) -> dict[str, Any]:
         return {"node_id": self.node_id, "nodes": [], "edges": []}
@@ -143,7 +144,9 @@ class Fakes:
     settings: ApiSettings = field(default_factory=ApiSettings)
 
     def context(self) -> Context:
-        return Context(self.backend, self.view, Probes(self.monitor, self.view), self.settings)  # type: ignore[arg-type]
+        return Context(
+            self.backend, self.view, HealthProbes(self.monitor, self.view), self.settings
+        )  # type: ignore[arg-type]
 
     def transport(self) -> httpx.ASGITransport:
         return httpx.ASGITransport(build_app(self.context()), raise_app_exceptions=True)

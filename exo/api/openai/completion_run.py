@@ -13,9 +13,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from exo.api import metrics as meters
+from exo.api.backend import Backend
 from exo.api.metrics import Totals
 from exo.api.openai.responses import Choice
-from exo.inference.generation import Backend, GenerationChunk, GenerationRequest
+from exo.inference.generation import GenerationChunk, GenerationRequest
 
 # Steps a sequence may be ahead of the client before it waits: enough to even out, little enough to
 # bound memory.

@@ -277,26 +277,28 @@ async def test_the_request_id_is_the_clients_where_it_is_sane() -> None:
 
 
 @pytest.mark.parametrize(
-    ("monitor", "progress", "live", "started", "ready"),
+    ("monitor", "view", "live", "started", "ready"),
     [
-        (FakeMonitor(), None, 200, 200, 200),
+        (FakeMonitor(), FakeView(), 200, 200, 200),
         (
             FakeMonitor(started={"engine": "loading"}, ready={"engine": "loading"}),
-            "loading model 43 %",
+            FakeView(progress="loading model 43 %"),
             200,
             503,
             503,
         ),
-        (FakeMonitor(ready={"engine": "error: pulled the plug"}), None, 200, 200, 503),
-        (FakeMonitor(), "draining: 2 requests run", 200, 200, 503),
-        (FakeMonitor(), "loading layers 10-19", 200, 200, 200),
-        (FakeMonitor(live={"event_loop": "no progress for 31 s"}), None, 503, 200, 200),
+        (FakeMonitor(ready={"engine": "error: pulled the plug"}), FakeView(), 200, 200, 503),
+        (FakeMonitor(), FakeView(progress="2 requests run", is_draining=True), 200, 200, 503),
+        (FakeMonitor(), FakeView(progress=None, is_draining=True), 200, 200, 503),
+        (FakeMonitor(), FakeView(progress="draining is only a word here"), 200, 200, 200),
+        (FakeMonitor(), FakeView(progress="loading layers 10-19"), 200, 200, 200),
+        (FakeMonitor(live={"event_loop": "no progress for 31 s"}), FakeView(), 503, 200, 200),
     ],
 )
 async def test_probes_say_what_the_monitor_says(
-    monitor: FakeMonitor, progress: str | None, live: int, started: int, ready: int
+    monitor: FakeMonitor, view: FakeView, live: int, started: int, ready: int
 ) -> None:
-    async with Fakes(monitor=monitor, view=FakeView(progress=progress)).http() as http:
+    async with Fakes(monitor=monitor, view=view).http() as http:
         answers = [await http.get(path) for path in ("/livez", "/startupz", "/readyz")]
     assert [answer.status_code for answer in answers] == [live, started, ready]
     for answer in answers:
@@ -345,7 +347,8 @@ async def test_verbose_lists_every_resource() -> None:
 
 
 async def test_a_draining_node_takes_nothing_new() -> None:
-    answer = await ask(Fakes(view=FakeView(progress="draining: 1 requests run")), **CHAT)
+    view = FakeView(progress="draining: 1 requests run", is_draining=True)
+    answer = await ask(Fakes(view=view), **CHAT)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
 
 
