@@ -4,11 +4,15 @@ and the node.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Final
 
-from exo.inference.errors import InvalidRequest
+from exo.inference.errors import ContextExceeded, InvalidRequest
 from exo.inference.sampling.params import SamplingParams
+
+# A `max_tokens` that asks for as much as the context window has left.
+FILL_WINDOW: Final = 2**31 - 1
 
 
 class FinishReason(StrEnum):
@@ -20,7 +24,7 @@ class FinishReason(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One sequence to produce. `prompt_tokens` come from the tokenizer; text never travels the
-    ring.
+    ring. `request_id` is the HTTP request's: the sequences of one request share it.
     """
 
     request_id: str
@@ -30,6 +34,16 @@ class GenerationRequest:
     params: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+
+    def fitted(self, context_length: int) -> GenerationRequest:
+        """The request with `max_tokens` cut to what the context window leaves after the prompt.
+
+        Raises `ContextExceeded` when that is nothing.
+        """
+        left = context_length - len(self.prompt_tokens)
+        if left < 1:
+            raise ContextExceeded(len(self.prompt_tokens), context_length)
+        return self if self.max_tokens <= left else replace(self, max_tokens=left)
 
     def check_tokens(self, vocab: int) -> None:
         """Raises `InvalidRequest` naming a token id that a model with so many tokens does not have,
