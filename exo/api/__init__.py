@@ -1,5 +1,4 @@
-"""The node's HTTP face: OpenAI-compatible API, health endpoints, metrics, dashboard and chat pages.
+"""The node's HTTP side: OpenAI-compatible API, health endpoints, metrics, dashboard and chat pages.
 
-Works against `exo.inference.generation.Backend` and `NodeView`; knows nothing of the ring, engines
-or gRPC.
+It works with the protocols of `exo.api.backend` and knows nothing of the ring, engines or gRPC.
 """

@@ -1,4 +1,4 @@
-"""The routes. Nothing else."""
+"""The routes: each path and the handler that answers it. Nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from exo import __version__
 from exo.api import views
 from exo.api.context import Context
-from exo.api.middleware import Gate
+from exo.api.middleware import RequestMiddleware
 from exo.api.openai.chat import chat_completions
 from exo.api.openai.completions import completions, embeddings
 from exo.api.openai.schema import ChatRequest, CompletionRequest
@@ -26,11 +26,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def build_app(context: Context) -> FastAPI:
-    # The built-in documentation pages load scripts from elsewhere; /openapi.json is all a client
-    # needs.
+    # No built-in documentation pages: they load scripts from other hosts. /openapi.json is there.
     app = FastAPI(title="exo", version=__version__, docs_url=None, redoc_url=None)
     app.state.context = context
-    app.add_middleware(Gate, settings=context.settings)
+    app.add_middleware(RequestMiddleware, settings=context.settings, routes=app.routes)
     app.add_exception_handler(HTTPException, _http_problem)
     _add_openai(app)
     _add_views(app)
@@ -50,8 +49,8 @@ def _add_openai(app: FastAPI) -> None:
 
 @cache
 def _body(kind: type[BaseModel]) -> dict[str, Any]:
-    """The handlers parse the body themselves (OpenAI's error shape); the documentation still shows
-    it.
+    """The body's part of the OpenAPI document. The handlers parse bodies themselves, so that errors
+    have OpenAI's shape; FastAPI would not know of them.
     """
     schema = kind.model_json_schema()
     defs = schema.pop("$defs", {})
@@ -64,8 +63,8 @@ def _body(kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def _inlined(schema: Any, defs: dict[str, Any]) -> Any:
-    """The schema without references: OpenAPI resolves them against the whole document, where they
-    are not.
+    """The schema with its references filled in: OpenAPI resolves references against the whole
+    document, which does not have these definitions.
     """
     if isinstance(schema, list):
         return [_inlined(item, defs) for item in schema]

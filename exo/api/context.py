@@ -1,36 +1,28 @@
-"""What every handler works with: the node behind the API, its health, and the limits of this
-server.
-"""
+"""What every handler works with: the node behind the API, its health, the limits of this server."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
 
-from exo.api.health import Probes, draining
+from exo.api.backend import Backend, NodeView
 from exo.api.metrics import Totals
-from exo.api.openai.responses import Envelope
+from exo.api.probes import HealthProbes
 from exo.api.problems import TooLarge, TooSlow
 from exo.inference.errors import ModelNotFound, NodeDraining, RingUnavailable
-from exo.inference.generation import Backend, NodeView
-
-# Key of the ASGI scope under which a handler leaves what the access log should say of its request.
-FACTS = "exo.facts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiSettings:
     """Raises `ValueError` naming the field.
 
-    api_key: where set, `/v1` and `/api/v1` ask for it; health, metrics and the pages themselves do
-        not.
-    body_seconds: how long a request's body may take to come.
-    drain_seconds: how long running answers may take to end once the server stops.
+    api_key: when set, `/v1` and `/api/v1` ask for it; health, metrics and the pages do not.
+    body_seconds: the time in which a request's body must arrive.
+    drain_seconds: the time that running answers get to finish once the server stops.
     """
 
     host: str = "0.0.0.0"
@@ -50,54 +42,36 @@ class ApiSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class ServedModel:
-    id: str
-    context_length: int
-    raw: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Context:
     backend: Backend
     view: NodeView
-    probes: Probes
+    probes: HealthProbes
     settings: ApiSettings
     totals: Totals = field(default_factory=Totals)
 
     def admit(self) -> None:
-        """Raises `NodeDraining` or `RingUnavailable` while new completions have no place here."""
-        if draining(self.view) is not None:
-            raise NodeDraining("this node is draining; ask another one")
+        """Raises `NodeDraining` or `RingUnavailable` when this node takes no new completions."""
+        if self.view.is_draining:
+            raise NodeDraining
         started = self.probes.started()
         if not started.ok:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in started.failing.items())
             raise RingUnavailable(f"this node is starting ({reasons})")
 
-    def models(self) -> list[ServedModel]:
-        return [
-            ServedModel(str(raw["id"]), int(raw.get("context_length") or 2**31), raw)
-            for raw in self.backend.models()
-        ]
-
-    def model(self, name: str) -> ServedModel:
-        models = self.models()
-        for model in models:
-            if model.id == name:
-                return model
-        raise ModelNotFound(name, tuple(model.id for model in models))
-
-    def envelope(self, model: str, prefix: str) -> Envelope:
-        return Envelope(
-            id=f"{prefix}-{secrets.token_hex(12)}", created=int(time.time()), model=model
-        )
+    def require_model(self, name: str) -> dict[str, Any]:
+        """The model as `Backend.models` describes it. Raises `ModelNotFound`."""
+        models = {str(model["id"]): model for model in self.backend.models()}
+        if name not in models:
+            raise ModelNotFound(name, tuple(models))
+        return models[name]
 
     def new_seed(self) -> int:
         return secrets.randbits(63)
 
 
 async def read_body(request: Request) -> bytes:
-    """Raises `TooLarge` as soon as the length is over the limit, `TooSlow` where the body does not
-    come.
+    """Raises `TooLarge` as soon as the length is over the limit, `TooSlow` when the body takes too
+    long.
     """
     settings = request.app.state.context.settings
     try:
@@ -112,8 +86,8 @@ async def _read(request: Request, limit: int) -> bytes:
     if announced.isdigit() and int(announced) > limit:
         raise TooLarge(limit)
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
+    async for part in request.stream():
+        body += part
         if len(body) > limit:
             raise TooLarge(limit)
     return bytes(body)

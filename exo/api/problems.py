@@ -1,32 +1,36 @@
-"""Our errors as OpenAI's error JSON with the right status. A table; unknown errors are 500 and tell
-nothing inward.
+"""Our errors as OpenAI's error JSON with the right status, by a table.
+
+An error that is not in the table is a defect of the server: status 500, and a message that says
+nothing of its inside.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 
 from exo.inference import errors
 from exo.lifecycle import errors as lifecycle
 
-RETRY_SECONDS = 1.0
-# What the framework says where it knows no handler; its own words do not name the fault.
-_HTTP_MESSAGES = {
+RETRY_SECONDS: Final = 1.0
+# Clearer words for what the framework says where it has no handler.
+_HTTP_MESSAGES: Final = {
     "Not Found": (
         "There is nothing at this address; the API is /v1/chat/completions, /v1/completions and"
         " /v1/models."
     ),
     "Method Not Allowed": "This address does not take this HTTP method; see the Allow header.",
 }
+_HTTP_CODES: Final = {404: "unknown_url", 405: "method_not_allowed"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """What a client is told."""
+    """The error that a client gets."""
 
     status: int
     message: str
@@ -65,55 +69,75 @@ class Unauthorized(Exception):
     """No API key, or a wrong one."""
 
 
-def problem_of(error: BaseException) -> Problem:
-    match error:
-        case errors.ModelNotFound():
-            return Problem(status=404, message=str(error), param="model", code="model_not_found")
-        case errors.ContextExceeded():
-            return Problem(
-                status=400, message=str(error), param=error.field, code="context_length_exceeded"
-            )
-        case errors.InvalidRequest():
-            return Problem(status=400, message=str(error), param=error.field)
-        case Unauthorized():
-            return Problem(
-                status=401,
-                message=str(error),
-                code="invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        case TooLarge():
-            return Problem(status=413, message=str(error), code="request_too_large")
-        case TooSlow():
-            return Problem(status=408, message=str(error), code="request_timeout")
-        case errors.Overloaded():
-            return _later(429, error, "rate_limit_error", "overloaded", error.retry_after)
-        case errors.NodeDraining():
-            return _later(503, error, "service_unavailable_error", "draining")
-        case errors.RingUnavailable() | errors.CheckpointError():
-            return _later(503, error, "service_unavailable_error", "unavailable")
-        case lifecycle.ResourceError():
-            return _later(503, error, "service_unavailable_error", "unavailable")
-        case HTTPException():
-            return _of_http(error)
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """How one kind of error is answered. `param` is only for errors that always mean one field."""
+
+    status: int
+    code: str | None
+    type: str = "invalid_request_error"
+    param: str | None = None
+    retry: bool = False
+
+
+_UNAVAILABLE: Final = _Row(503, "unavailable", "service_unavailable_error", retry=True)
+# The first row whose class fits: a subclass stands above its base.
+_TABLE: Final[dict[type[BaseException], _Row]] = {
+    errors.ModelNotFound: _Row(404, "model_not_found", param="model"),
+    errors.ContextExceeded: _Row(400, "context_length_exceeded"),
+    errors.InvalidRequest: _Row(400, None),
+    Unauthorized: _Row(401, "invalid_api_key"),
+    TooLarge: _Row(413, "request_too_large"),
+    TooSlow: _Row(408, "request_timeout"),
+    errors.Overloaded: _Row(429, "overloaded", "rate_limit_error", retry=True),
+    errors.NodeDraining: _Row(503, "draining", "service_unavailable_error", retry=True),
+    errors.RingUnavailable: _UNAVAILABLE,
+    errors.CheckpointError: _UNAVAILABLE,
+    lifecycle.ResourceError: _UNAVAILABLE,
+}
+
+
+def problem_of(error: BaseException, params: Mapping[str, str] | None = None) -> Problem:
+    """`params`: what the endpoint calls the fields that errors from below the API name."""
+    if isinstance(error, HTTPException):
+        return _of_http(error)
+    row = next((row for kind, row in _TABLE.items() if isinstance(error, kind)), None)
+    if row is None:
+        return Problem(
+            status=500,
+            message="The server had an error while processing the request.",
+            type="server_error",
+        )
     return Problem(
-        status=500,
-        message="The server had an error while processing the request.",
-        type="server_error",
+        status=row.status,
+        message=str(error),
+        type=row.type,
+        param=row.param or _param(error, params or {}),
+        code=row.code,
+        headers=_headers(error, row),
     )
 
 
-def _later(
-    status: int, error: BaseException, type_: str, code: str, seconds: float = RETRY_SECONDS
-) -> Problem:
-    # Retry-After is in whole seconds; at least one, for 0 would invite a busy loop.
-    headers = {"Retry-After": str(max(1, math.ceil(seconds)))}
-    return Problem(status=status, message=str(error), type=type_, code=code, headers=headers)
+def _param(error: BaseException, params: Mapping[str, str]) -> str | None:
+    named = error.field if isinstance(error, errors.InvalidRequest) else None
+    return None if named is None else params.get(named, named)
+
+
+def _headers(error: BaseException, row: _Row) -> dict[str, str]:
+    if isinstance(error, Unauthorized):
+        return {"WWW-Authenticate": "Bearer"}
+    if not row.retry:
+        return {}
+    # Whole seconds, and at least one: 0 would invite a busy loop.
+    seconds = error.retry_after if isinstance(error, errors.Overloaded) else RETRY_SECONDS
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 def _of_http(error: HTTPException) -> Problem:
-    code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
-    message = _HTTP_MESSAGES.get(str(error.detail), str(error.detail))
+    detail = str(error.detail)
     return Problem(
-        status=error.status_code, message=message, code=code, headers=dict(error.headers or {})
+        status=error.status_code,
+        message=_HTTP_MESSAGES.get(detail, detail),
+        code=_HTTP_CODES.get(error.status_code),
+        headers=dict(error.headers or {}),
     )

@@ -15,9 +15,9 @@ import structlog
 import uvicorn
 
 from exo.api.app import build_app
+from exo.api.backend import Backend, NodeView
 from exo.api.context import ApiSettings, Context
-from exo.api.health import Probes
-from exo.inference.generation import Backend, NodeView
+from exo.api.probes import HealthProbes
 from exo.lifecycle import AsyncResource, TaskPriority
 from exo.utils.health_check import HealthMonitor
 from exo.utils.listening import BACKLOG, listening_socket
@@ -45,7 +45,7 @@ class ApiServer(AsyncResource):
             cleanup_timeout=settings.drain_seconds + 10.0,
         )
         self.settings = settings
-        self._context = Context(backend, view, Probes(monitor, view), settings)
+        self._context = Context(backend, view, HealthProbes(monitor, view), settings)
         self._server: _Uvicorn | None = None
         self._port = settings.port
 

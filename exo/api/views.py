@@ -14,8 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from exo.api.context import Context
-from exo.api.health import Probe, describe_degradations
-from exo.inference.errors import ModelNotFound
+from exo.api.probes import Probe, describe_degradations
 from exo.observability.metrics import render
 
 
@@ -49,22 +48,16 @@ async def metrics(request: Request) -> Response:
 
 
 async def list_models(request: Request) -> Response:
-    return JSONResponse(
-        {"object": "list", "data": [_model(m.raw) for m in _context(request).models()]}
-    )
+    models = _context(request).backend.models()
+    return JSONResponse({"object": "list", "data": [_model(model) for model in models]})
 
 
 async def get_model(request: Request) -> Response:
-    wanted = request.path_params["model"]
-    models = _context(request).models()
-    for model in models:
-        if model.id == wanted:
-            return JSONResponse(_model(model.raw))
-    raise ModelNotFound(wanted, tuple(model.id for model in models))
+    return JSONResponse(_model(_context(request).require_model(request.path_params["model"])))
 
 
-def _model(raw: dict[str, Any]) -> dict[str, Any]:
-    return {"object": "model", "created": 0, "owned_by": "exo", **raw}
+def _model(described: dict[str, Any]) -> dict[str, Any]:
+    return {"object": "model", "created": 0, "owned_by": "exo", **described}
 
 
 async def topology(request: Request) -> Response:

@@ -46,7 +46,7 @@ class ModelNotFound(InvalidRequest):
 class ContextExceeded(InvalidRequest):
     def __init__(self, tokens: int, limit: int) -> None:
         super().__init__(
-            f"the prompt has {tokens} tokens, the context window {limit}", field="messages"
+            f"the prompt has {tokens} tokens, the context window {limit}", field="prompt"
         )
         self.tokens = tokens
         self.limit = limit
@@ -77,6 +77,9 @@ class Overloaded(ExoError):
 
 class NodeDraining(ExoError):
     """This node finishes what it has and takes nothing new."""
+
+    def __init__(self, message: str = "this node is draining; ask another one") -> None:
+        super().__init__(message)
 
 
 class RingUnavailable(ExoError):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable
@@ -21,7 +20,7 @@ import numpy as np
 from exo.download import ShardDownloader
 from exo.inference.engines.inference_engine import InferenceEngine
 from exo.inference.engines.memory import free_memory_mib
-from exo.inference.errors import ContextExceeded, InvalidRequest, NodeDraining, RingUnavailable
+from exo.inference.errors import InvalidRequest, NodeDraining, RingUnavailable
 from exo.inference.generation import GenerationChunk, GenerationRequest
 from exo.inference.sampling.constraints import JsonConstraint, check_schema, is_available
 from exo.inference.shard import Shard
@@ -357,14 +356,9 @@ class Node(AsyncResource):
             raise RingUnavailable(f"node {self.id!r} is {self.state.name.lower()}")
         served = self.model.require(request.model_id)
         if not request.prompt_tokens:
-            raise InvalidRequest("the prompt has no tokens", field="messages")
+            raise InvalidRequest("the prompt has no tokens", field="prompt")
         request.check_tokens(served.vocab)
-        room = served.context_length - len(request.prompt_tokens)
-        if room < 1:
-            raise ContextExceeded(len(request.prompt_tokens), served.context_length)
-        if request.max_tokens <= room:
-            return request
-        return dataclasses.replace(request, max_tokens=room)
+        return request.fitted(served.context_length)
 
     def _sampler(self, opened: Open) -> SequenceSampler:
         """The last stage's, of a sequence of any entry. Raises `InvalidRequest`."""
@@ -373,7 +367,7 @@ class Node(AsyncResource):
             return SequenceSampler(opened)
         if served is None or served.tokenizer is None or not is_available():
             raise InvalidRequest(
-                "this stage cannot constrain answers to a JSON schema", field="response_format"
+                "this stage cannot constrain answers to a JSON schema", field="json_schema"
             )
         return SequenceSampler(
             opened, JsonConstraint(served.tokenizer, schema, served.ends, served.vocab)
@@ -388,6 +382,10 @@ class Node(AsyncResource):
     @property
     def node_id(self) -> str:
         return self.id
+
+    @property
+    def is_draining(self) -> bool:
+        return self._drained_by is not None
 
     def describe_topology(self) -> dict[str, Any]:
         return describe.topology(self.ring)

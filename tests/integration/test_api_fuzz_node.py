@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from exo.api.app import build_app
 from exo.api.context import ApiSettings, Context
-from exo.api.health import Probes
+from exo.api.probes import HealthProbes
 from exo.node.build import build_node
 from exo.node.node import Node
 from exo.node.settings import NodeSettings
@@ -91,7 +91,7 @@ async def test_no_request_is_a_server_error(
     node: Node, request_: tuple[str, dict[str, Any]]
 ) -> None:
     path, body = request_
-    app = build_app(Context(node, node, Probes(node.monitor, node), ApiSettings()))
+    app = build_app(Context(node, node, HealthProbes(node.monitor, node), ApiSettings()))
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://node"
     ) as http:

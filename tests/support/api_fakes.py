@@ -1,10 +1,11 @@
-"""Small stand-ins for what is behind the API: a backend that says given words, a view and a health
-report.
+"""Small stand-ins for the node behind the API: a backend that says given words, a view, a
+monitor; and how a test asks them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -14,10 +15,12 @@ import httpx
 
 from exo.api.app import build_app
 from exo.api.context import ApiSettings, Context
-from exo.api.health import Probes
+from exo.api.probes import HealthProbes
 from exo.inference.generation import FinishReason, GenerationChunk, GenerationRequest, TokenLogprob
 
 WORDS = ("The", " capital", " of", " France", " is", " Paris", ".")
+ANSWER = "".join(WORDS)
+CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 
 
 @dataclass
@@ -36,8 +39,8 @@ class FakeBackend:
     chats: list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = field(
         default_factory=list
     )
-    open: set[str] = field(default_factory=set)
-    closed: list[str] = field(default_factory=list)
+    open: set[int] = field(default_factory=set)  # numbers of sequences: 0, 1, ...
+    closed: list[int] = field(default_factory=list)
 
     def models(self) -> list[dict[str, Any]]:
         return [{"id": "tiny", "created": 1, "owned_by": "exo", "context_length": self.context}]
@@ -58,8 +61,9 @@ class FakeBackend:
         return self.words[token % len(self.words)].encode()
 
     async def process_tokens(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
+        request, number = request.fitted(self.context), len(self.requests)
         self.requests.append(request)
-        self.open.add(request.request_id)
+        self.open.add(number)
         try:
             for step, word in enumerate(self.words):
                 if self.error is not None and step == self.error_at:
@@ -70,8 +74,8 @@ class FakeBackend:
                 if step + 1 == min(request.max_tokens, len(self.words)):
                     return
         finally:
-            self.open.discard(request.request_id)
-            self.closed.append(request.request_id)
+            self.open.discard(number)
+            self.closed.append(number)
 
     def _chunk(self, request: GenerationRequest, step: int, word: str) -> GenerationChunk:
         cut = step + 1 == request.max_tokens < len(self.words)
@@ -92,6 +96,7 @@ class FakeBackend:
 class FakeView:
     node_id: str = "node-a"
     progress: str | None = None
+    is_draining: bool = False
 
     def describe_topology(self) -> dict[str, Any]:
         return {"node_id": self.node_id, "nodes": [], "edges": []}
@@ -143,7 +148,9 @@ class Fakes:
     settings: ApiSettings = field(default_factory=ApiSettings)
 
     def context(self) -> Context:
-        return Context(self.backend, self.view, Probes(self.monitor, self.view), self.settings)  # type: ignore[arg-type]
+        return Context(
+            self.backend, self.view, HealthProbes(self.monitor, self.view), self.settings
+        )  # type: ignore[arg-type]
 
     def transport(self) -> httpx.ASGITransport:
         return httpx.ASGITransport(build_app(self.context()), raise_app_exceptions=True)
@@ -152,3 +159,15 @@ class Fakes:
         return httpx.AsyncClient(
             transport=self.transport(), base_url="http://node", headers=headers
         )
+
+
+async def ask(fakes: Fakes, path: str = "/v1/chat/completions", **body: Any) -> httpx.Response:
+    async with fakes.http() as http:
+        return await http.post(path, json=body)
+
+
+def events(answer: httpx.Response) -> list[dict[str, Any]]:
+    """The objects of a streamed answer, which must have ended well."""
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]

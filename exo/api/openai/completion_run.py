@@ -1,5 +1,5 @@
-"""The sequences of one reply, run side by side: one stream of (choice index, chunk), and what came
-of each.
+"""The sequences of one answer, run at the same time: one stream of (choice index, chunk), and what
+became of each choice.
 
 Leaving the iteration early, or being cancelled in it, closes every sequence at the backend.
 """
@@ -12,19 +12,20 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
-from exo.api import metrics as meters
+from exo.api import metrics
+from exo.api.backend import Backend
 from exo.api.metrics import Totals
-from exo.api.openai.responses import Choice
-from exo.inference.generation import Backend, GenerationChunk, GenerationRequest
+from exo.api.openai.responses import CompletedChoice
+from exo.inference.generation import GenerationChunk, GenerationRequest
 
-# Steps a sequence may be ahead of the client before it waits: enough to even out, little enough to
-# bound memory.
+# Steps that the sequences may be ahead of the client before they wait: enough to even out their
+# speeds, few enough to bound memory.
 _AHEAD = 64
 
 Indexed = tuple[int, GenerationChunk]
 
 
-class Run:
+class CompletionRun:
     """Use once, within `contextlib.aclosing(run.steps())` or through `finish`."""
 
     def __init__(
@@ -39,7 +40,7 @@ class Run:
         self._totals = totals
         self._facts = facts
         self._requests = requests
-        self.choices = [Choice() for _ in requests]
+        self.choices = [CompletedChoice() for _ in requests]
         self.started = time.monotonic()
         self.first_token_s: float | None = None
 
@@ -68,11 +69,11 @@ class Run:
                 yield 0, chunk
 
     async def _many(self) -> AsyncGenerator[Indexed, None]:
-        """Each sequence is read by a task of its own; the first that fails fails the reply."""
+        """Each sequence is read by a task of its own; the first that fails ends the answer."""
         queue: asyncio.Queue[Indexed | BaseException | None] = asyncio.Queue(_AHEAD)
         pumps = [
             asyncio.create_task(
-                self._pump(index, request, queue), name=f"choice {request.request_id}"
+                self._pump(index, request, queue), name=f"choice {index} of {request.request_id}"
             )
             for index, request in enumerate(self._requests)
         ]
@@ -112,10 +113,10 @@ class Run:
         new = chunk.completion_tokens - choice.completion_tokens
         if self.first_token_s is None and new:
             self.first_token_s = time.monotonic() - self.started
-            meters.FIRST_TOKEN.observe(self.first_token_s)
+            metrics.FIRST_TOKEN.observe(self.first_token_s)
         choice.add(chunk)
         self._totals.completion_tokens += new
-        meters.TOKENS.labels("completion").inc(new)
+        metrics.TOKENS.labels("completion").inc(new)
 
     def _observe(self) -> None:
         # Choices of one prompt share the tuple of its tokens: it counts once, as in the usage.
@@ -125,7 +126,7 @@ class Run:
         }
         prompt = sum(prompts.values())
         self._totals.prompt_tokens += prompt
-        meters.TOKENS.labels("prompt").inc(prompt)
+        metrics.TOKENS.labels("prompt").inc(prompt)
         self._facts |= {
             "model": self._requests[0].model_id,
             "prompt_tokens": prompt,
@@ -139,7 +140,7 @@ class Run:
         decoded = sum(max(choice.completion_tokens - 1, 0) for choice in self.choices)
         seconds = time.monotonic() - self.started - self.first_token_s
         if decoded and seconds > 0:
-            meters.TOKEN_RATE.observe(decoded / seconds)
+            metrics.TOKEN_RATE.observe(decoded / seconds)
 
 
 @contextlib.asynccontextmanager

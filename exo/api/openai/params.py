@@ -1,50 +1,57 @@
-"""From a validated body to the sequences it asks for. Pure: the seed of the unseeded comes in as an
-argument.
-"""
+"""From a validated body to the sequences it asks for. Pure: random seeds come in as arguments."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields, replace
+from typing import Any, Final
 
 from exo.api.openai.schema import ChatRequest, CompletionRequest, Message
-from exo.inference.errors import ContextExceeded, InvalidRequest
-from exo.inference.generation import GenerationRequest
+from exo.inference.errors import InvalidRequest
+from exo.inference.generation import FILL_WINDOW, GenerationRequest
 from exo.inference.sampling.params import SamplingParams
 
-SEEDS = 2**63
-COMPLETION_TOKENS = 16  # OpenAI's default of the legacy endpoint
+Body = ChatRequest | CompletionRequest
+SEEDS: Final = 2**63
+COMPLETION_TOKENS: Final = 16  # OpenAI's default of the legacy endpoint
 
 
-def sampling(body: ChatRequest | CompletionRequest, *, seed: int) -> SamplingParams:
-    """`seed` is used where the body has none. What the body leaves out is OpenAI's default."""
+def sampling(body: Body, *, seed: int) -> SamplingParams:
+    """Each field of `SamplingParams` from the body's field of the same name; `_TRANSLATED` holds
+    those that OpenAI has in another form. `seed` is for a body without one.
 
-    def given(value: Any, default: Any) -> Any:
-        return default if value is None else value
-
+    What the body leaves out has the default of `SamplingParams`, which is OpenAI's as well.
+    """
     return SamplingParams(
-        temperature=given(body.temperature, 1.0),
-        top_p=given(body.top_p, 1.0),
-        top_k=max(given(body.top_k, 0), 0),
-        min_p=given(body.min_p, 0.0),
-        typical_p=given(body.typical_p, 1.0),
-        repetition_penalty=given(body.repetition_penalty, 1.0),
-        presence_penalty=given(body.presence_penalty, 0.0),
-        frequency_penalty=given(body.frequency_penalty, 0.0),
-        logit_bias=body.logit_bias,
-        seed=given(body.seed, seed) % SEEDS,
-        logprobs=_logprobs(body),
-        json_schema=_json_schema(body),
+        **{each.name: _value(body, each, seed) for each in fields(SamplingParams)}
     )
 
 
-def _logprobs(body: ChatRequest | CompletionRequest) -> int | None:
+def _value(body: Body, each: Field[Any], seed: int) -> Any:
+    if each.name == "seed":
+        return (seed if body.seed is None else body.seed) % SEEDS
+    translate = _TRANSLATED.get(each.name)
+    given = getattr(body, each.name) if translate is None else translate(body)
+    return _default(each) if given is None else given
+
+
+def _default(each: Field[Any]) -> Any:
+    return each.default if each.default_factory is MISSING else each.default_factory()
+
+
+def _top_k(body: Body) -> int | None:
+    """-1 means "off" to some clients; here that is 0."""
+    return None if body.top_k is None else max(body.top_k, 0)
+
+
+def _logprobs(body: Body) -> int | None:
+    """How many alternatives: one number in the legacy form, a flag and a number in chat."""
     if isinstance(body, CompletionRequest):
         return body.logprobs
     return (body.top_logprobs or 0) if body.logprobs else None
 
 
-def _json_schema(body: ChatRequest | CompletionRequest) -> dict[str, Any] | None:
+def _json_schema(body: Body) -> dict[str, Any] | None:
     if not isinstance(body, ChatRequest):
         return None
     if is_forced(body):
@@ -52,16 +59,20 @@ def _json_schema(body: ChatRequest | CompletionRequest) -> dict[str, Any] | None
     form = body.response_format
     if form is None or form.type == "text":
         return None
-    return (
-        form.json_schema.schema_
-        if form.json_schema is not None and form.type == "json_schema"
-        else {}
-    )
+    return form.json_schema.schema_ if form.json_schema and form.type == "json_schema" else {}
+
+
+# By the field of `SamplingParams`, where the body has not simply that field.
+_TRANSLATED: Final[dict[str, Callable[[Body], Any]]] = {
+    "top_k": _top_k,
+    "logprobs": _logprobs,
+    "json_schema": _json_schema,
+}
 
 
 def is_forced(body: ChatRequest) -> bool:
-    """Whether the answer must be a tool call: then it is constrained to one, whatever the model's
-    own format.
+    """True when the answer must be a tool call. It is then constrained to one, whatever form the
+    model itself was taught.
     """
     return body.tool_choice not in (None, "none", "auto")
 
@@ -89,7 +100,7 @@ def _forced_call(body: ChatRequest) -> dict[str, Any]:
 
 
 def chat_messages(messages: list[Message]) -> list[dict[str, Any]]:
-    """As templates expect them: content is a string, `developer` is the newer name of `system`."""
+    """As templates expect them: content is a string, the newer role `developer` is `system`."""
     rendered = []
     for message in messages:
         turn = message.model_dump(exclude_unset=True)
@@ -105,44 +116,26 @@ def chat_tools(body: ChatRequest) -> list[dict[str, Any]] | None:
     return [tool.model_dump(exclude_unset=True) for tool in body.tools]
 
 
-def max_tokens(
-    body: ChatRequest | CompletionRequest, *, prompt: int, context: int, field: str
-) -> int:
-    """What is asked for, at most what the context window has left. Raises `ContextExceeded` when
-    that is nothing.
-    """
-    left = context - prompt
-    if left < 1:
-        error = ContextExceeded(prompt, context)
-        error.field = field
-        raise error
+def max_tokens(body: Body) -> int:
+    """The longest answer that the body allows. The node cuts it to its context window."""
     if isinstance(body, CompletionRequest):
-        return min(body.max_tokens or COMPLETION_TOKENS, left)
-    return min(body.max_completion_tokens or body.max_tokens or left, left)
+        return min(body.max_tokens or COMPLETION_TOKENS, FILL_WINDOW)
+    return min(body.max_completion_tokens or body.max_tokens or FILL_WINDOW, FILL_WINDOW)
 
 
 def sequences(
-    body: ChatRequest | CompletionRequest,
-    *,
-    request_id: str,
-    prompt: tuple[int, ...],
-    context: int,
-    seed: int,
-    field: str,
+    body: Body, *, request_id: str, prompt: tuple[int, ...], seed: int
 ) -> list[GenerationRequest]:
-    """One sequence per choice; the first has the seed of the body, the others seeds that follow
-    from it.
-    """
+    """One sequence per choice. The first has the body's seed, the others the numbers after it."""
     if not prompt:
-        raise InvalidRequest("The prompt is empty: it has no token to start from.", field=field)
+        raise InvalidRequest("The prompt is empty: it has no token to start from.", field="prompt")
     params = sampling(body, seed=seed)
-    limit = max_tokens(body, prompt=len(prompt), context=context, field=field)
     return [
         GenerationRequest(
-            request_id=request_id if not index else f"{request_id}-{index}",
+            request_id=request_id,
             model_id=body.model,
             prompt_tokens=prompt,
-            max_tokens=limit,
+            max_tokens=max_tokens(body),
             params=replace(params, seed=(params.seed + index) % SEEDS),
             stop=tuple(body.stop),
             ignore_eos=bool(body.ignore_eos),

@@ -15,7 +15,7 @@ TokenBytes = Callable[[int], bytes]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """What every object of one reply carries."""
+    """What every object of one answer carries."""
 
     id: str
     created: int
@@ -27,7 +27,7 @@ class Envelope:
 
 
 @dataclass(slots=True)
-class Choice:
+class CompletedChoice:
     """One sequence's answer as it grows."""
 
     text: str = ""
@@ -45,9 +45,8 @@ class Choice:
             self.chunks.append(chunk)
 
 
-def usage(choices: Sequence[Choice], *, prompts: int = 1) -> Json:
-    """`prompts`: of how many prompts the choices are; each prompt is counted once, whatever `n`."""
-    per_prompt = max(1, len(choices) // prompts)
+def usage(choices: Sequence[CompletedChoice], *, per_prompt: int) -> Json:
+    """`per_prompt`: how many choices each prompt has; its tokens count once for all of them."""
     prompt = sum(choice.prompt_tokens for choice in choices[::per_prompt])
     completion = sum(choice.completion_tokens for choice in choices)
     return {
@@ -58,9 +57,7 @@ def usage(choices: Sequence[Choice], *, prompts: int = 1) -> Json:
 
 
 def finish_reason(reason: FinishReason | None) -> str | None:
-    """OpenAI has no word for an answer that was cancelled: it is one that was cut, like by
-    `length`.
-    """
+    """OpenAI knows no answer that was cancelled: like one that reached its `length`, it was cut."""
     if reason is None:
         return None
     return "stop" if reason is FinishReason.STOP else "length"
@@ -77,7 +74,7 @@ def chat_logprobs(chunks: Sequence[GenerationChunk], token_bytes: TokenBytes) ->
 
 def _entry(one: TokenLogprob, token_bytes: TokenBytes) -> Json:
     raw = token_bytes(one.token)
-    # JSON knows no infinity; OpenAI's own floor for "impossible" is this number.
+    # JSON has no infinity; this number is what OpenAI sends for "impossible".
     return {
         "token": raw.decode(errors="replace"),
         "logprob": max(one.logprob, -9999.0),
@@ -109,7 +106,7 @@ def text_logprobs(
 
 def chat_choice(
     index: int,
-    choice: Choice,
+    choice: CompletedChoice,
     text: str,
     calls: Sequence[ToolCall],
     token_bytes: TokenBytes,

@@ -7,13 +7,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from exo.api import metrics as meters
+from exo.api import metrics
+from exo.api.exchange import Exchange
 from exo.api.problems import problem_of
 from exo.inference.errors import NodeDraining
 
@@ -37,7 +38,7 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait({worker, watcher}, return_when=asyncio.FIRST_COMPLETED)
         if not worker.done():
-            meters.DISCONNECTS.inc()
+            metrics.DISCONNECTS.inc()
             raise ClientGone
         return worker.result()
     finally:
@@ -76,9 +77,9 @@ class EventStream(Response):
         self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await unless_gone(receive, self._send_all(send))
+        await unless_gone(receive, self._send_all(send, Exchange.of(scope).params))
 
-    async def _send_all(self, send: Send) -> None:
+    async def _send_all(self, send: Send, params: Mapping[str, str]) -> None:
         async with contextlib.aclosing(self._events) as events:
             first = await anext(events)
             await send(
@@ -101,7 +102,7 @@ class EventStream(Response):
                 )
                 raise
             except Exception as error:
-                await self._send(send, event(problem_of(error).body()))
+                await self._send(send, event(problem_of(error, params).body()))
                 raise
             finally:
                 pinging.cancel()

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import structlog
 
 from exo.api.context import ApiSettings
-from exo.api.health import draining
+from exo.api.probes import drain_reason
 from exo.api.server import ApiServer
 from exo.cli.failures import USAGE, Failure, explain
 from exo.cli.settings.environment import misspelt
@@ -188,7 +188,7 @@ def compose(node: Node, server: ApiServer, health_port: int) -> ResourceGroup:
     group = ResourceGroup(resource_id=f"exo-{node.node_id}", resource_type="process")
     node.monitor.register(server, interval=CHECK_SECONDS)
     # The native gRPC probes then say what /readyz says.
-    node.monitor.add_readiness("node", lambda: draining(node))
+    node.monitor.add_readiness("node", lambda: drain_reason(node))
     group.add(server, name="api")
     group.add(
         HealthServer(node.node_id, server.settings.host, node.monitor, port=health_port),

@@ -23,7 +23,7 @@ from exo.inference.text.tokenizer import Tokenizer
 ANY_OBJECT: Final = {"type": "object"}
 # Small models love to go on with spaces for ever; this is room enough for indented JSON.
 OPTIONS: Final = {"whitespace_pattern": r"[ \n]{0,12}"}
-FIELD: Final = "response_format"
+FIELD: Final = "json_schema"  # of `SamplingParams`; the API has its own name for it
 MAX_SCHEMA: Final = 256 << 10
 
 

@@ -12,5 +12,5 @@ from structlog.typing import EventDict
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[list[EventDict]]:
     """What is logged, instead of on the terminal."""
-    with structlog.testing.capture_logs() as events:
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as events:
         yield events

@@ -5,14 +5,16 @@ leaves.
 from __future__ import annotations
 
 import json
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 import pytest
 
 from exo.api.openai import params
 from exo.api.openai.schema import ChatRequest, CompletionRequest, parse
-from exo.inference.errors import ContextExceeded, InvalidRequest
+from exo.inference.errors import InvalidRequest
 from exo.inference.generation import GenerationRequest
+from exo.inference.sampling.params import SamplingParams
 
 
 def chat(**fields: Any) -> ChatRequest:
@@ -20,12 +22,12 @@ def chat(**fields: Any) -> ChatRequest:
     return parse(ChatRequest, json.dumps(body).encode())
 
 
-def sequences(
-    body: ChatRequest | CompletionRequest, prompt: int = 10, context: int = 100
-) -> list[GenerationRequest]:
-    return params.sequences(
-        body, request_id="r", prompt=tuple(range(prompt)), context=context, seed=7, field="messages"
-    )
+def sequences(body: ChatRequest | CompletionRequest, prompt: int = 10) -> list[GenerationRequest]:
+    return params.sequences(body, request_id="r", prompt=tuple(range(prompt)), seed=7)
+
+
+def default(of: Field[Any]) -> Any:
+    return of.default if of.default_factory is MISSING else of.default_factory()
 
 
 def test_what_is_left_out_is_openais_default() -> None:
@@ -42,14 +44,46 @@ def test_what_is_left_out_is_openais_default() -> None:
     assert (sequence.stop, sequence.ignore_eos, sequence.request_id) == ((), False, "r")
 
 
+def test_each_sampling_parameter_comes_from_the_body() -> None:
+    """A new field of `SamplingParams` needs a field of the body and a value here that is not the
+    default.
+    """
+    given = {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 7,
+        "min_p": 0.1,
+        "typical_p": 0.8,
+        "repetition_penalty": 1.5,
+        "presence_penalty": 0.25,
+        "frequency_penalty": -0.25,
+        "logit_bias": {"3": 2.0},
+        "seed": 11,
+        "logprobs": True,
+        "response_format": {"type": "json_object"},
+    }
+    chosen = sequences(chat(**given, top_logprobs=2))[0].params
+    same = [each.name for each in fields(chosen) if getattr(chosen, each.name) == default(each)]
+    assert same == []
+    assert chosen.logit_bias == {3: 2.0}
+
+
+def test_each_field_of_the_body_is_a_sampling_parameter_or_named_here() -> None:
+    """Otherwise a parameter would be accepted, and ignored."""
+    elsewhere = {"model", "stream", "stream_options", "n", "max_tokens", "stop", "user"}
+    elsewhere |= {"ignore_eos"}
+    shared = set(ChatRequest.model_fields) & set(CompletionRequest.model_fields) - elsewhere
+    assert shared - {each.name for each in fields(SamplingParams)} == set()
+
+
 def test_zero_is_a_value_and_not_left_out() -> None:
     chosen = sequences(chat(temperature=0, seed=0, top_p=0))[0].params
     assert (chosen.temperature, chosen.seed, chosen.top_p) == (0.0, 0, 0.0)
 
 
-def test_choices_have_ids_and_seeds_of_their_own_that_follow_from_the_first() -> None:
+def test_choices_share_the_requests_id_and_have_seeds_that_follow_from_the_first() -> None:
     made = sequences(chat(n=3, seed=-1))
-    assert [one.request_id for one in made] == ["r", "r-1", "r-2"]
+    assert [one.request_id for one in made] == ["r", "r", "r"]
     assert [one.params.seed for one in made] == [2**63 - 1, 0, 1]
 
 
@@ -64,18 +98,12 @@ def test_choices_have_ids_and_seeds_of_their_own_that_follow_from_the_first() ->
     ],
 )
 def test_an_answer_may_fill_what_the_window_has_left(fields: dict[str, Any], limit: int) -> None:
-    assert sequences(chat(**fields))[0].max_tokens == limit
+    assert sequences(chat(**fields))[0].fitted(100).max_tokens == limit
 
 
 def test_the_legacy_endpoint_answers_sixteen_tokens_unless_told() -> None:
     body = parse(CompletionRequest, b'{"model": "m", "prompt": "x"}')
     assert sequences(body)[0].max_tokens == 16
-
-
-def test_a_prompt_that_fills_the_window_names_the_field() -> None:
-    with pytest.raises(ContextExceeded) as caught:
-        sequences(chat(), prompt=100)
-    assert caught.value.field == "messages"
 
 
 def test_an_empty_prompt_is_refused() -> None:

@@ -1,8 +1,7 @@
-"""The probes: what `/livez`, `/readyz` and `/startupz` answer. All truth is the `HealthMonitor`'s.
+"""What `/livez`, `/readyz` and `/startupz` answer, from the latest report of the `HealthMonitor`.
 
-It adds what only the node knows: why it is not ready yet ("loading model 43 %"), and that it
-drains. Never runs a
-check itself: an answer costs microseconds, whatever the resources do.
+Only the node knows two things more: why it is not ready yet ("loading model 43 %"), and that it
+drains. No check runs here, so that an answer takes microseconds whatever the resources do.
 """
 
 from __future__ import annotations
@@ -12,11 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from exo.inference.generation import NodeView
+from exo.api.backend import NodeView
 from exo.lifecycle.degradations import degradations
 from exo.utils.health_check import HealthMonitor, HealthReport, ResourceHealth
-
-DRAINING = "draining"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +27,14 @@ class Probe:
         return {"status": "ok" if self.ok else "unavailable", "failing": dict(self.failing)}
 
 
-def draining(view: NodeView) -> str | None:
-    """What the node says while it drains, else None: loading other layers in between does not make
-    it unready.
-    """
-    progress = view.describe_progress() or ""
-    return progress if progress.startswith(DRAINING) else None
+def drain_reason(view: NodeView) -> str | None:
+    """Why a draining node is not ready, in its own words; None unless it drains."""
+    return (view.describe_progress() or "draining") if view.is_draining else None
 
 
-class Probes:
+class HealthProbes:
+    """The answers of the three probes. A failing one always says why."""
+
     def __init__(self, monitor: HealthMonitor, view: NodeView) -> None:
         self._monitor = monitor
         self._view = view
@@ -55,7 +51,7 @@ class Probes:
 
     def ready(self) -> Probe:
         report = self._monitor.report()
-        if report.is_ready and draining(self._view) is None:
+        if report.is_ready and not self._view.is_draining:
             return Probe(True, {})
         return Probe(False, self._with_progress(report.reasons_ready))
 
@@ -68,7 +64,6 @@ class Probes:
 
 
 def _some(reasons: Mapping[str, str]) -> dict[str, str]:
-    """A probe that fails always says why."""
     return dict(reasons) or {"node": "not ready yet"}
 
 
