@@ -14,7 +14,7 @@ import functools
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from exo.lifecycle import AsyncResource, ResourceError, TaskPriority
 from exo.networking.errors import BadMessage, PeerLost, WrongEpoch
@@ -26,7 +26,14 @@ MAX_MESSAGES = 16384
 MAX_BYTES = 256 * 1024 * 1024
 
 Deliver = Callable[[str, Message], None]
-Undelivered = Callable[[str, Message, str], None]
+
+
+class Undelivered(Protocol):
+    def __call__(
+        self, node_id: str, message: Message, reason: str, *, retryable: bool = True
+    ) -> None:
+        """retryable: another attempt may succeed; False where the message itself is wrong."""
+        ...
 
 
 class _Outbox:
@@ -130,7 +137,8 @@ class Outboxes(AsyncResource):
                 try:
                     await outbox.handle.send(message)
                 except BadMessage as error:
-                    self._undelivered(node_id, message, str(error))
+                    # Our own mistake: a second attempt would send the same.
+                    self._undelivered(node_id, message, str(error), retryable=False)
                 except (PeerLost, ResourceError) as error:
                     self._undelivered(node_id, message, str(error))
                     if self._outboxes.get(node_id) is outbox:

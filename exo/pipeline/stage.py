@@ -340,9 +340,13 @@ class Stage(AsyncResource):
 
     def _pass_on(self, lane: StageSequence, piece: Piece, hidden: Array) -> None:
         target = lane.assignment.next
-        if target is None or lane.sequence_id not in self._lanes:
+        if target is None:
             return
-        self._post(target, lane.forward(piece, hidden))
+        for part in lane.forward(piece, hidden).parts():
+            # Closed meanwhile, or ended because the part before could not be sent.
+            if lane.sequence_id not in self._lanes:
+                return
+            self._post(target, part)
 
     async def _sample(self, rows: list[tuple[StageSequence, Piece, Array]]) -> None:
         draws = [

@@ -230,17 +230,19 @@ class Ring(AsyncResource):
                     reason = f"{message.node}: {message.reason}"
                     self._stage.fail(message.sequence_id, reason, retryable=message.retryable)
 
-    def undelivered(self, node_id: str, message: Message, reason: str) -> None:
+    def undelivered(
+        self, node_id: str, message: Message, reason: str, *, retryable: bool = True
+    ) -> None:
         if self._stage is None or self._entry is None or isinstance(message, Close | Failed):
             return
-        self._stage.fail(message.sequence_id, reason, retryable=True)
+        self._stage.fail(message.sequence_id, reason, retryable=retryable)
         # The entry may have sent it to a first stage elsewhere: then no stage here knows it.
         failed = Failed(
             sequence_id=message.sequence_id,
             epoch=message.epoch,
             node=self.view.own_id,
             reason=reason,
-            retryable=True,
+            retryable=retryable,
         )
         self._entry.failed(self.view.own_id, failed)
 

@@ -29,7 +29,6 @@ MODEL: Final = "dummy"
 # Everything is computed modulo this prime, so that float32 carries it exactly.
 PRIME: Final = 4093
 HIDDEN: Final = 8
-_SPREAD: Final = np.arange(1, HIDDEN + 1)
 CONTROL: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CONFIG: Final = ModelConfig(
     family=MODEL,
@@ -54,20 +53,27 @@ class _Held:
     """A sequence: its length, and per layer the weighted sum of what the layer has seen."""
 
     length: int
-    sums: Array  # int64 (layers, HIDDEN)
+    sums: Array  # int64 (layers, hidden)
 
 
 class DummyEngine(CheckpointEngine):
     """step_seconds: how long a pass takes. kv_tokens: how many tokens of KV it pretends to have
-    room for.
+    room for. hidden: how wide the hidden states are.
     """
 
     def __init__(
-        self, *, step_seconds: float = 0.0, kv_tokens: int | None = None, **options: Any
+        self,
+        *,
+        step_seconds: float = 0.0,
+        kv_tokens: int | None = None,
+        hidden: int = HIDDEN,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self.step_seconds = step_seconds
         self._kv_tokens = kv_tokens
+        self._hidden = hidden
+        self._spread = np.arange(1, hidden + 1)
         self._held: OrderedDict[str, _Held] = OrderedDict()  # least recently used first
         self._words = np.arange(1)
 
@@ -99,12 +105,13 @@ class DummyEngine(CheckpointEngine):
     def _load_now(self, shard: Shard, path: Path, report: Callable[[LoadProgress], None]) -> None:
         if path.name == MODEL and not path.exists():
             self._unload()
-            self.config, self.tokenizer = replace(CONFIG, n_layers=shard.n_layers), byte_tokenizer()
+            self.config = replace(CONFIG, n_layers=shard.n_layers, hidden=self._hidden)
+            self.tokenizer = byte_tokenizer()
             self.path, self.shard = path, shard
         else:
             super()._load_now(shard, path, report)
             assert self.config is not None
-            self.config = replace(self.config, hidden=HIDDEN)
+            self.config = replace(self.config, hidden=self._hidden)
         control = set(self.tokenizer.control.values()) if self.tokenizer else set()
         # Never a control token: answers end at their maximum length.
         self._words = np.array(
@@ -146,7 +153,7 @@ class DummyEngine(CheckpointEngine):
         held = [self._held[step.request_id] for step in steps]
         x = np.concatenate([step.values for step in steps]).astype(np.int64)
         if shard.is_first_layer():
-            x = (x[:, None] * _SPREAD + 7) % PRIME
+            x = (x[:, None] * self._spread + 7) % PRIME
         places = np.array([[step.position + 1] for step in steps])
         sums = np.stack([each.sums for each in held])
         for i in range(shard.get_layer_count()):
@@ -168,13 +175,13 @@ class DummyEngine(CheckpointEngine):
         assert config is not None
         if step.position == 0:
             self._held[step.request_id] = _Held(
-                0, np.zeros((shard.get_layer_count(), HIDDEN), np.int64)
+                0, np.zeros((shard.get_layer_count(), self._hidden), np.int64)
             )
         held = self._held[step.request_id]
         self._held.move_to_end(step.request_id)
         x = step.values.astype(np.int64)
         if shard.is_first_layer():
-            x = (x[:, None] * _SPREAD + 7) % PRIME
+            x = (x[:, None] * self._spread + 7) % PRIME
         places = np.arange(step.position + 1, step.position + 1 + len(x))[:, None]
         for i in range(shard.get_layer_count()):
             sums = (held.sums[i] + np.cumsum(x * places % PRIME, axis=0)) % PRIME

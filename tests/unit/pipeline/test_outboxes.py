@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from loopback import until
 
-from exo.networking.errors import PeerLost, WrongEpoch
+from exo.networking.errors import BadMessage, PeerLost, WrongEpoch
 from exo.networking.messages import Close, Message
 from exo.networking.peer_handle import PeerHandle
 from exo.pipeline.outboxes import MAX_MESSAGES, Outboxes
@@ -72,6 +72,7 @@ class Bench:
     def __init__(self) -> None:
         self.local: list[Message] = []
         self.undelivered: list[tuple[str, str, str]] = []
+        self.hopeless: list[str] = []  # the sequences of what no second attempt would deliver
         self.epoch_error = False
         self.links = Outboxes("me", self._deliver, self._undelivered)
 
@@ -80,8 +81,12 @@ class Bench:
             raise WrongEpoch("e9")
         self.local.append(message)
 
-    def _undelivered(self, node_id: str, message: Message, reason: str) -> None:
+    def _undelivered(
+        self, node_id: str, message: Message, reason: str, *, retryable: bool = True
+    ) -> None:
         self.undelivered.append((node_id, message.sequence_id, reason))
+        if not retryable:
+            self.hopeless.append(message.sequence_id)
 
 
 @pytest.fixture
@@ -156,6 +161,39 @@ async def test_a_loss_noticed_while_sending_at_once_is_told_like_any_other(bench
     assert bench.undelivered == []  # not in the midst of the caller's work
     await until(lambda: len(bench.undelivered) == 1)
     assert bench.undelivered[0][:2] == ("a", "s0")
+
+
+class Refusing(PromptHandle):
+    """As a transport that cannot encode the messages of `s1`."""
+
+    def _send_now(self, message: Message) -> bool:
+        self._check(message)
+        return super()._send_now(message)
+
+    async def _send(self, message: Message) -> None:
+        self._check(message)
+        await super()._send(message)
+
+    def _check(self, message: Message) -> None:
+        if message.sequence_id == "s1":
+            raise BadMessage("values", "9 bytes, at most 8")
+
+
+async def test_a_bad_message_of_our_own_is_not_to_be_tried_again_and_stops_no_other(
+    bench: Bench,
+) -> None:
+    peer = Refusing("a", room=1)
+    await peer.initialize()
+    bench.links.update([peer])
+    for number in range(3):
+        bench.links.post("a", message(number))
+    await until(lambda: len(peer.sent) == 2 and bench.undelivered)
+    assert peer.sent == [message(0), message(2)]
+    assert bench.undelivered == [("a", "s1", "values: 9 bytes, at most 8")]
+    assert bench.hopeless == ["s1"]
+    bench.links.drop("a", "gone")
+    bench.links.post("a", message(3))
+    assert bench.hopeless == ["s1"]
 
 
 async def test_a_peer_that_is_not_connected_loses_nothing_in_silence(bench: Bench) -> None:

@@ -17,7 +17,6 @@ from exo.networking.errors import BadMessage
 from exo.networking.grpc.wire import exo_pb2 as pb
 from exo.networking.grpc.wire.checks import (
     MAX_EPOCH_LENGTH,
-    MAX_MESSAGE_BYTES,
     MAX_REASON_LENGTH,
     MAX_TOKEN,
     identifier,
@@ -28,14 +27,21 @@ from exo.networking.grpc.wire.checks import (
     text,
 )
 from exo.networking.grpc.wire.params_codec import decode_params, encode_params
-from exo.networking.messages import Array, Close, Failed, Forward, Message, Open, Token
+from exo.networking.messages import (
+    MAX_VALUES_BYTES,
+    Array,
+    Close,
+    Failed,
+    Forward,
+    Message,
+    Open,
+    Token,
+)
 
 MAX_TOKENS = 1 << 20
 MAX_TOP_LOGPROBS = 256
 # As many as a send queue holds; what is in one bundle is handled without a pause.
 MAX_BUNDLE = 1024
-# Room for everything in a `Forward` beside its values.
-_OVERHEAD = 1024
 # Field number and "length-delimited", as they begin these fields on the wire.
 _FORWARD_TAG = bytes([pb.Frame.FORWARD_FIELD_NUMBER << 3 | 2])
 _VALUES_TAG = bytes([pb.Forward.VALUES_FIELD_NUMBER << 3 | 2])
@@ -43,13 +49,6 @@ _DTYPES: dict[int, tuple[np.dtype[Any], int]] = {
     pb.Forward.FLOAT32: (np.dtype("<f4"), 2),
     pb.Forward.INT64: (np.dtype("<i8"), 1),
 }
-
-
-def rows_per_message(hidden: int) -> int:
-    """How many float32 rows of this width fit one message: prefills are chunked by it.
-    At least 1.
-    """
-    return max(1, (MAX_MESSAGE_BYTES - _OVERHEAD) // (4 * hidden))
 
 
 def encode(message: Message) -> bytes:
@@ -149,10 +148,10 @@ def _checked(values: Array) -> tuple[Any, Array]:
         )
     if not raw.size:
         raise BadMessage("values", f"{values.shape}: nothing to send")
-    if raw.nbytes > MAX_MESSAGE_BYTES - _OVERHEAD:
+    if raw.nbytes > MAX_VALUES_BYTES:
         raise BadMessage(
             "values",
-            f"{raw.nbytes} bytes, a message takes at most {MAX_MESSAGE_BYTES}: send it in parts",
+            f"{raw.nbytes} bytes, a message takes at most {MAX_VALUES_BYTES}: send it in parts",
         )
     return dtype, raw
 
