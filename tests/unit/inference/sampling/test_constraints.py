@@ -114,7 +114,7 @@ def test_a_schema_that_cannot_be_used_is_a_refusal_of_the_request(schema: dict[s
             [2],
             259,
         )
-    assert error.value.field == "response_format"
+    assert error.value.field == "json_schema"
 
 
 @needs_library
