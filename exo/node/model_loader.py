@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from exo.download import ModelSource, ShardDownloader
-from exo.inference.engines.inference_engine import InferenceEngine
+from exo.inference.engines.inference_engine import InferenceEngine, LoadProgress
 from exo.inference.errors import ModelNotFound
 from exo.inference.shard import Shard
 from exo.lifecycle import AsyncResource
@@ -67,15 +67,14 @@ class LocalModel(AsyncResource):
         try:
             path: Path = await self._downloader.ensure_shard(self._source, shard)
             self.progress = f"loading layers {shard.start_layer}-{shard.end_layer}"
-            if hasattr(self._engine, "on_progress"):
-                self._engine.on_progress = self._on_progress
+            self._engine.on_progress = self._on_progress
             await (self._engine.add_checkpoint if beside else self._engine.load_checkpoint)(
                 shard, path
             )
         finally:
             self.progress = None
 
-    def _on_progress(self, progress: object) -> None:
-        done, total = getattr(progress, "bytes_done", 0), getattr(progress, "bytes_total", 0)
-        if total and self.progress is not None:
-            self.progress = f"loading model {100 * done // total} %"
+    def _on_progress(self, progress: LoadProgress) -> None:
+        if progress.bytes_total and self.progress is not None:
+            percent = 100 * progress.bytes_done // progress.bytes_total
+            self.progress = f"loading model {percent} %"

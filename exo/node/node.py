@@ -204,9 +204,7 @@ class Node(AsyncResource):
     async def _load(self, shard: Shard, *, beside: bool) -> None:
         await self.model.load(shard, beside=beside)
         # `auto` settles on one engine only when it has seen the checkpoint.
-        self.ring.view.change(
-            engine=getattr(self.inference_engine, "active", None) or self.ring.own_offer().engine
-        )
+        self.ring.view.change(engine=self.inference_engine.active or self.ring.own_offer().engine)
 
     async def drain(self) -> None:
         """Admit nothing more, tell the peers, wait for what runs: at most `drain_seconds`. May be

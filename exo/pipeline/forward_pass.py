@@ -78,26 +78,26 @@ async def run_pass(
         try:
             arrays = await engine.infer_batch(shard, left)
         except SequenceLost as error:
-            lost = [step for step in left if step.request_id == error.request_id]
+            lost = [step for step in left if step.sequence_id == error.sequence_id]
             if not lost:
-                results.update((step.request_id, error) for step in left)
+                results.update((step.sequence_id, error) for step in left)
                 break
-            results[error.request_id] = error
+            results[error.sequence_id] = error
             left = [step for step in left if step not in lost]
         # An engine may raise anything; it is reported per sequence.
         except Exception as error:  # noqa: BLE001
             if len(left) == 1:
-                results[left[0].request_id] = error
+                results[left[0].sequence_id] = error
                 break
             for step in left:
-                results[step.request_id] = (await run_pass(engine, shard, [step]))[0]
+                results[step.sequence_id] = (await run_pass(engine, shard, [step]))[0]
             break
         else:
             results.update(
-                (step.request_id, array) for step, array in zip(left, arrays, strict=True)
+                (step.sequence_id, array) for step, array in zip(left, arrays, strict=True)
             )
             break
-    return [results[step.request_id] for step in steps]
+    return [results[step.sequence_id] for step in steps]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

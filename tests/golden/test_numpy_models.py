@@ -58,7 +58,9 @@ async def engines(case: Case, *cuts: int) -> AsyncIterator[list[tuple[NumpyEngin
 async def through(stages: list[tuple[NumpyEngine, Shard]], steps: list[Step]) -> list[Array]:
     for engine, shard in stages[:-1]:
         out = await engine.infer_batch(shard, steps)
-        steps = [Step(s.request_id, x, s.position, s.rows) for s, x in zip(steps, out, strict=True)]
+        steps = [
+            Step(s.sequence_id, x, s.position, s.rows) for s, x in zip(steps, out, strict=True)
+        ]
     engine, shard = stages[-1]
     return await engine.infer_batch(shard, steps)
 

@@ -19,8 +19,10 @@ import pytest
 from tiny_checkpoint import write_folder
 
 import exo
-from exo.inference.engines.fallback import FallbackEngine
-from exo.inference.numpy.engine import NumpyEngine
+from exo.inference.engines.engine import Engine
+from exo.inference.engines.fallback import FallbackRunner
+from exo.inference.engines.options import EngineOptions
+from exo.inference.numpy.engine import NumpyEngine, NumpyRunner
 from exo.inference.shard import Shard
 from exo.lifecycle import AsyncResource, ResourceGroup
 from exo.lifecycle.testing.conformance import check_resource
@@ -83,8 +85,8 @@ MADE_BY = {"ApiServer": "server(", "GRPCPeerHandle": "make_handle(", "GRPCServer
 ELSEWHERE = {
     "ApiServer": "unit/api/test_server.py",
     "DnsDiscovery": "unit/networking/test_conformance.py",
-    "DummyEngine": "unit/inference/test_dummy.py",
-    "EnginePool": "unit/inference/test_engine_shelf.py",
+    "DummyEngine": "unit/inference/engines/test_dummy.py",
+    "EnginePool": "unit/inference/engines/test_engine_pool.py",
     "GRPCPeerHandle": "unit/networking/test_conformance.py",
     "GRPCServer": "unit/networking/test_conformance.py",
     "HealthServer": "unit/networking/test_conformance.py",
@@ -95,7 +97,7 @@ ELSEWHERE = {
     "ManualDiscovery": "unit/networking/test_conformance.py",
     "NoDiscovery": "unit/networking/test_conformance.py",
     "Node": "unit/node/test_conformance.py",
-    "NumpyEngine": "unit/inference/test_numpy_engine.py",
+    "NumpyEngine": "unit/inference/engines/test_numpy_engine.py",
     "OnnxEngine": "unit/onnx/test_onnx_conformance.py",
     "Stage": "unit/node/test_conformance.py",
     "UDPDiscovery": "unit/networking/test_conformance.py",
@@ -107,13 +109,18 @@ async def test_it_conforms(name: str) -> None:
     await check_resource(HERE[name])
 
 
-class LoadingFallback(FallbackEngine):
+class LoadingFallback(Engine):
     """With a checkpoint loaded in its init hook, so that there is something to lose; the first
     engine cannot run it.
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__({"broken": Unable, "numpy": lambda: NumpyEngine(kv_budget=1 << 20)})
+        options = EngineOptions(kv_budget=1 << 20)
+        super().__init__(
+            FallbackRunner(
+                {"broken": lambda: Unable(options), "numpy": lambda: NumpyRunner(options)}
+            )
+        )
         self.folder = folder
 
     async def _do_initialize(self) -> None:
@@ -121,8 +128,8 @@ class LoadingFallback(FallbackEngine):
         await self._load_checkpoint(Shard(self.folder.name, 0, 2, 3), self.folder)
 
 
-class Unable(NumpyEngine):
-    def _load(self, *arguments: object) -> None:
+class Unable(NumpyRunner):
+    def load(self, *arguments: object) -> None:
         raise RuntimeError("this engine cannot run it")
 
 
@@ -166,7 +173,7 @@ def concrete() -> set[str]:
 
 
 def test_no_resource_is_forgotten() -> None:
-    assert concrete() == {*HERE, *ELSEWHERE, "FallbackEngine"}
+    assert concrete() == {*HERE, *ELSEWHERE, "Engine"}
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)

@@ -14,7 +14,7 @@ import numpy as np
 
 from exo.cli.failures import USAGE, Failure, explain
 from exo.cli.loading import loaded_engine
-from exo.inference.engines.checkpoint_engine import CheckpointEngine
+from exo.inference.engines.engine import Engine
 from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import ContextExceeded, SequenceLost
 from exo.inference.sampling.params import SamplingParams
@@ -68,7 +68,7 @@ async def _answer(ask: Ask) -> None:
     sys.stdout.flush()
 
 
-async def generate(engine: CheckpointEngine, shard: Shard, ask: Ask) -> AsyncIterator[str]:
+async def generate(engine: Engine, shard: Shard, ask: Ask) -> AsyncIterator[str]:
     """The answer, as far as it is certain after each token."""
     tokenizer, config = engine.require_tokenizer(), engine.config
     assert config is not None  # it is loaded

@@ -133,7 +133,7 @@ async def history(cache: Path, shard: Shard, seed: int) -> list[Array | str]:
                 except (SequenceLost, Overloaded) as error:
                     answers.append(str(error))
                     break
-                lengths |= {each.request_id: each.position + len(each.values) for each in steps}
+                lengths |= {each.sequence_id: each.position + len(each.values) for each in steps}
     return answers
 
 

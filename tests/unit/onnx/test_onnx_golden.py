@@ -57,7 +57,9 @@ async def stages(
 async def through(ring: list[tuple[OnnxEngine, Shard]], steps: list[Step]) -> list[Array]:
     for engine, shard in ring[:-1]:
         out = await engine.infer_batch(shard, steps)
-        steps = [Step(s.request_id, x, s.position, s.rows) for s, x in zip(steps, out, strict=True)]
+        steps = [
+            Step(s.sequence_id, x, s.position, s.rows) for s, x in zip(steps, out, strict=True)
+        ]
     engine, shard = ring[-1]
     return await engine.infer_batch(shard, steps)
 

@@ -268,9 +268,9 @@ class Breaking(DummyEngine):
 
     async def _infer_batch(self, shard: Shard, steps: list[Step]) -> list[np.ndarray]:  # type: ignore[override]
         for step in steps:
-            if step.request_id in self.lost:
-                raise SequenceLost(step.request_id, expected=step.position, held=None)
-        if any(step.request_id in self.poison for step in steps):
+            if step.sequence_id in self.lost:
+                raise SequenceLost(step.sequence_id, expected=step.position, held=None)
+        if any(step.sequence_id in self.poison for step in steps):
             raise FloatingPointError("broken")
         return await super()._infer_batch(shard, steps)
 
