@@ -14,9 +14,8 @@ from exo.inference.errors import ExoError, NodeDraining, Overloaded, RingUnavail
 from exo.inference.generation import FinishReason, GenerationChunk, GenerationRequest
 from exo.networking.messages import Close, Failed, Message, Open, Token
 from exo.pipeline.frontend import Frontend, FrontendLimits
-from exo.pipeline.text import NoText
 from exo.pipeline.timeouts import Pace
-from exo.pipeline.transcript import Transcript
+from exo.pipeline.transcript import NoText, Transcript
 from exo.topology import PlanStage, RingPlan
 
 PLAN = RingPlan("dummy", 8, (PlanStage("a", 0, 3), PlanStage("b", 4, 7)), (), "e1")
@@ -61,14 +60,14 @@ class Bench:
             if isinstance(message, Close)
         ]
 
-    def say(self, token: int, position: int, *, lane: str | None = None, sender: str = "b") -> None:
-        sequence_id = lane or self.opens()[-1].sequence_id
+    def say(self, token: int, position: int, *, of: str | None = None, sender: str = "b") -> None:
+        sequence_id = of or self.opens()[-1].sequence_id
         self.entry.token(
             sender, Token(sequence_id=sequence_id, epoch="e1", position=position, token=token)
         )
 
-    def fail(self, *, retryable: bool, sender: str = "b", lane: str | None = None) -> None:
-        sequence_id = lane or self.opens()[-1].sequence_id
+    def fail(self, *, retryable: bool, sender: str = "b", of: str | None = None) -> None:
+        sequence_id = of or self.opens()[-1].sequence_id
         self.entry.failed(
             sender,
             Failed(
@@ -127,7 +126,7 @@ async def test_a_failed_attempt_goes_on_behind_the_last_token_under_another_name
     second = bench.opens()[1]
     assert second.tokens == (10, 20, 30, 50)
     assert (second.prompt_length, second.sequence_id != first) == (3, True)
-    bench.say(99, 4, lane=first)  # late news of the abandoned attempt
+    bench.say(99, 4, of=first)  # late news of the abandoned attempt
     bench.say(51, 4)
     bench.say(52, 5)
     assert tokens(await task) == [50, 51, 52]

@@ -13,9 +13,8 @@ from loopback import until
 from exo.inference.generation import GenerationRequest
 from exo.networking.messages import Close, Message, Open
 from exo.pipeline.frontend import Frontend, FrontendLimits
-from exo.pipeline.text import NoText
 from exo.pipeline.timeouts import Pace, allowed
-from exo.pipeline.transcript import Transcript
+from exo.pipeline.transcript import NoText, Transcript
 from exo.topology import NodeOffer, PlanStage, RingPlan
 
 PLAN = RingPlan("m", 8, (PlanStage("a", 0, 3), PlanStage("b", 4, 7)), (), "e1")
