@@ -18,6 +18,7 @@ from exo.pipeline.timeouts import Pace
 from exo.pipeline.transcript import NoText, Transcript
 from exo.topology import PlanStage, RingPlan
 
+pytestmark = pytest.mark.virtual_clock
 PLAN = RingPlan("dummy", 8, (PlanStage("a", 0, 3), PlanStage("b", 4, 7)), (), "e1")
 END = 2
 

@@ -21,6 +21,7 @@ from exo.inference.shard import Shard
 from exo.node.node import Node
 from exo.observability import logging as ours
 
+pytestmark = pytest.mark.virtual_clock
 Line = dict[str, Any]
 
 

@@ -17,6 +17,7 @@ from exo.pipeline.timeouts import Pace, allowed
 from exo.pipeline.transcript import NoText, Transcript
 from exo.topology import NodeOffer, PlanStage, RingPlan
 
+pytestmark = pytest.mark.virtual_clock
 PLAN = RingPlan("m", 8, (PlanStage("a", 0, 3), PlanStage("b", 4, 7)), (), "e1")
 QUICK = NodeOffer(node_id="a", incarnation=1, pass_ms=16)
 
