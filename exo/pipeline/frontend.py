@@ -4,7 +4,7 @@ replay and the stream.
 Theory of operation. A sequence runs as a series of attempts, each on one plan. An attempt never
 moves: if its ring breaks, or a newer plan takes its nodes away, it is abandoned on every stage, and
 the next attempt reads the prompt and the tokens produced so far as one prompt. The stream continues
-behind its last token, so the caller sees a pause and no more. That is safe because a token counts
+after its last token, so the caller sees a pause and no more. That is safe because a token counts
 only when it is exactly the next one (`OwnedSequence.accept`), because late messages carry the id of
 an abandoned attempt, and because the same history gives the same next token on any node.
 

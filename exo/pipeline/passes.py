@@ -114,17 +114,16 @@ class PassLoop:
     async def _wait_for_more(self) -> None:
         """Let the batches of stages on one machine grow into one.
 
-        Usually the sequences of a ring are split into micro-batches, one per stage, so that all
-        stages compute at the same time. On one machine they share the same cores: two batches at
-        once take longer than one large batch after the other stages' pass, because each batch reads
-        all the weights. So the first stage waits until every running sequence has its next token
-        here, and sends them round as one batch.
+        On several machines the sequences of a ring are split into micro-batches, one per stage, so
+        that all stages compute at the same time. On one machine the stages share the cores, so
+        computing at the same time gains nothing, and each further batch costs another read of all
+        the weights. There the first stage waits until every running sequence has its next token
+        here, and sends them round the ring as one batch.
 
-        They need not be one yet: sequences that began at different times come round at different
-        times. One wait merges them, and what left as one batch returns as one, so that later waits
-        find everything here and cost nothing. The wait ends after a round of passes at most. A
-        sequence that is still being prefilled on a later stage is not coming back soon, and would
-        otherwise hold up the others for its whole prompt.
+        Sequences that began at different times come back at different times. One wait merges them.
+        What left as one batch comes back as one, so later waits find everything here and cost
+        nothing. A wait ends after one round of passes at most: a sequence whose prompt is still
+        being read will not be back soon, and would hold up the others all that time.
         """
         try:
             async with asyncio.timeout(min(TOGETHER_SECONDS, self.stages * self._mean_seconds)):
@@ -147,20 +146,20 @@ class PassLoop:
     # -- prefixes ----------------------------------------------------------------------------------
 
     async def _reuse_prefixes(self) -> None:
-        """Have newly admitted sequences begin behind what the engine still knows of their prompt
-        (the same system prompt, or the earlier turns of a conversation).
+        """Let newly admitted sequences skip the part of their prompt whose KV the engine still has
+        (from the same system prompt, or from earlier turns of the conversation).
 
-        To be done before a sequence's first pass and not later: the engine starts the sequence over
-        when asked. Asking awaits the engine, and meanwhile further sequences may be admitted. They
-        must be asked about as well before the next batch is taken, hence the outer loop.
+        This must happen before a sequence's first pass, because the engine starts the sequence over
+        when it is asked. Asking awaits the engine, and more sequences may be admitted meanwhile.
+        The outer loop asks for those too: the next batch may contain them.
         """
         while admitted := self._scheduler.take_admitted():
             for sequence in admitted:
                 await self._reuse_prefix(sequence)
 
     async def _reuse_prefix(self, sequence: StageSequence) -> None:
-        """Only where this node has all the layers: the stages of a longer ring would have to agree
-        on how much each of them still knows.
+        """Only if this node has all the layers: the stages of a longer ring would have to agree on
+        how much KV each of them still has.
         """
         assignment = sequence.assignment
         if not (assignment.is_first and assignment.is_last and sequence in self._scheduler):

@@ -69,8 +69,8 @@ class OwnedSequence:
     def place(self, plan: RingPlan, entry: str, now: float) -> Open:
         """A new attempt on `plan`; the message that begins it.
 
-        What was produced so far goes in behind the prompt, so the ring continues where the last
-        attempt ended. `prompt_length` keeps the two apart, for penalties, constraints and engines
+        What was produced so far follows the prompt, so the ring continues where the last attempt
+        ended. `prompt_length` keeps the two apart, for penalties, constraints and engines
         that replay by step.
         """
         request = self.request
@@ -105,7 +105,7 @@ class OwnedSequence:
         return True
 
     def abandon(self, reason: str, now: float) -> None:
-        """The attempt is over; the next one goes on behind what was produced."""
+        """The attempt is over; the next one continues after what was produced."""
         if self.phase is Phase.RUNNING:
             if self.failures == 0:
                 self.waiting_since = now

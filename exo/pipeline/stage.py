@@ -270,8 +270,8 @@ class Stage(AsyncResource):
                 self._forget_and_pass_on(sequence)
 
     def fail_through(self, node_id: str, reason: str) -> None:
-        """A stream from or to this stage's node broke. What was under way on it is lost, and this
-        node may be the only one that knows.
+        """A stream between this node and that one broke. What was under way on it is lost, and
+        this node may be the only one that knows.
         """
         for sequence in self._scheduler:
             if node_id in sequence.assignment.nodes:
@@ -309,8 +309,8 @@ class Stage(AsyncResource):
         self._send(sequence.entry, sequence.failed(self._node_id, reason, retryable=retryable))
 
     def _forget_and_pass_on(self, sequence: StageSequence) -> None:
-        """The stages behind may have noticed the loss of the entry before the sequence reached
-        them.
+        """The next stages are told as well: they may have noticed the loss of the entry before the
+        sequence reached them, and would keep it.
         """
         self._forget(sequence)
         if sequence.assignment.next is not None:

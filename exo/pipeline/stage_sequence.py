@@ -104,12 +104,12 @@ class StageSequence:
 class Tombstones:
     """The ids of the sequences that were closed most recently.
 
-    A sequence's messages come from different nodes over different streams, so its `Close` (from the
-    entry) may overtake its `Open` and its forwards (from the stage before). An id in here means:
-    what still comes for it is late, drop it without a word. Otherwise an `Open` that was overtaken
-    would start a sequence nobody will ever close, and each late forward would be reported as one of
-    an unknown sequence. Ids are never reused (each attempt has its own), so forgetting the oldest
-    is safe once their messages can no longer be under way.
+    The messages of one sequence come from different nodes over different streams. So a `Close`
+    (from the entry) may overtake the `Open` and the forwards (from the stage before). An id in here
+    means: whatever still comes for it is late, ignore it. Otherwise an `Open` that was overtaken
+    would start a sequence that no `Close` ends, and each late forward would be reported as one of
+    an unknown sequence. An id is used once (each attempt has its own), so the oldest can be
+    forgotten once their messages can no longer be under way.
     """
 
     def __init__(self) -> None:

@@ -1,5 +1,5 @@
-"""Drawing for many sequences at once: each gets its own, wherever it is drawn and whatever befalls
-the others.
+"""Sampling for many sequences at once: each gets its own token, on whatever thread, and whatever
+happens to the others.
 """
 
 from __future__ import annotations
