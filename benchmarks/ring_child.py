@@ -110,10 +110,10 @@ class Child:
         return {"mib": pages * 4096 / 2**20}
 
     async def left(self) -> dict[str, Any]:
-        return {"lanes": self.node.stage.live(), "requests": self.node.entry.live}
+        return {"sequences": self.node.stage.live(), "requests": self.node.entry.live}
 
     async def passes(self) -> dict[str, Any]:
-        return {"passes": self.node.stage.passes}
+        return {"passes": self.node.stage.statistics().passes}
 
     async def stop(self) -> dict[str, Any]:
         await self.node.cleanup()

@@ -30,7 +30,8 @@ class Open:
     prompt_length: how many of `tokens` are prompt.
     max_length: tokens, prompt included, that the sequence can grow to; stages admit it by that. 0:
         unknown.
-    The first stage begins with `tokens` of its own accord: no `Forward` comes from the entry.
+    request_id: of the HTTP request behind it, for the logs of every node it runs on.
+    The first stage begins with `tokens`: no `Forward` comes from the entry.
     """
 
     sequence_id: str
@@ -40,6 +41,7 @@ class Open:
     prompt_length: int
     params: SamplingParams
     max_length: int = 0
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -24,6 +24,7 @@ from exo.inference.errors import InvalidRequest, NodeDraining, RingUnavailable
 from exo.inference.generation import GenerationChunk, GenerationRequest
 from exo.inference.sampling.constraints import JsonConstraint, check_schema, is_available
 from exo.inference.shard import Shard
+from exo.inference.text.chat_template import encode_chat
 from exo.lifecycle import AsyncResource, ResourceDegraded, ResourceGroup, TaskPriority
 from exo.networking.discovery import Discovery
 from exo.networking.messages import Open
@@ -37,7 +38,6 @@ from exo.pipeline.outboxes import Outboxes
 from exo.pipeline.samplers import SequenceSampler
 from exo.pipeline.scheduler import Limits
 from exo.pipeline.stage import Stage
-from exo.pipeline.text import detokenizer, encode_messages
 from exo.pipeline.transcript import Transcript
 from exo.pipeline.watchdog import PassWatchdog
 from exo.ring.ring import Ring
@@ -102,7 +102,7 @@ class Node(AsyncResource):
         self.stage = Stage(
             _id,
             inference_engine,
-            self.links.post,
+            self.links.send,
             self._sampler,
             limits,
             PassWatchdog(settings.stuck_seconds),
@@ -111,7 +111,7 @@ class Node(AsyncResource):
             _id,
             # An id on the wire has 128 characters at most.
             f"{_id[:64]}.{ring.own_offer().incarnation:x}",
-            self.links.post,
+            self.links.send,
             ring,
             self._transcript,
             FrontendLimits(
@@ -130,7 +130,7 @@ class Node(AsyncResource):
         for part in (*self.parts, ring, self):
             self.monitor.register(part, interval=CHECK_SECONDS, recover=part in recover)
         self.monitor.add_readiness("ring formed", lambda: ring.reason or None)
-        self.monitor.add_readiness("forward passes", lambda: self.stage.watch.reason or None)
+        self.monitor.add_readiness("forward passes", lambda: self.stage.watchdog.reason or None)
 
     def _compose(self) -> ResourceGroup:
         parts = ResourceGroup(
@@ -300,7 +300,7 @@ class Node(AsyncResource):
         tools: list[dict[str, Any]] | None = None,
     ) -> tuple[int, ...]:
         tokenizer = self.model.require(model_id).require_tokenizer()
-        return await asyncio.to_thread(encode_messages, tokenizer, messages, tools)
+        return tuple(await asyncio.to_thread(encode_chat, tokenizer, messages, tools))
 
     async def render_prompt(self, model_id: str, prompt: str) -> tuple[int, ...]:
         tokenizer = self.model.require(model_id).require_tokenizer()
@@ -373,7 +373,7 @@ class Node(AsyncResource):
 
     def _transcript(self, request: GenerationRequest) -> Transcript:
         served = self.model.require(request.model_id)
-        return Transcript(request, detokenizer(served.tokenizer), served.ends)
+        return Transcript.of(request, served.tokenizer, served.ends)
 
     # -- NodeView ----------------------------------------------------------------------------------
 

@@ -85,10 +85,6 @@ class Outboxes(AsyncResource):
         """Messages that wait for their peer."""
         return sum(len(outbox.messages) for outbox in self._outboxes.values())
 
-    def queued_bytes(self, node_id: str) -> int:
-        outbox = self._outboxes.get(node_id)
-        return 0 if outbox is None else outbox.bytes
-
     def update(self, handles: list[PeerHandle]) -> None:
         """The peers connected now. What waits for one that is gone, or came back as another handle,
         is lost.
@@ -106,7 +102,7 @@ class Outboxes(AsyncResource):
                     priority=TaskPriority.HIGH,
                 )
 
-    def post(self, node_id: str, message: Message) -> None:
+    def send(self, node_id: str, message: Message) -> None:
         if node_id == self._node_id:
             try:
                 self._deliver(node_id, message)

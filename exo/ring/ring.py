@@ -382,9 +382,10 @@ class Ring(AsyncResource):
 
     def _look_at_own_work(self) -> None:
         assert self._stage is not None
-        self._stage.look(asyncio.get_running_loop().time())
-        before, now = self.view.own_offer().stuck, self._stage.watch.reason
-        self._change_offer(stuck=now, pass_ms=self._stage.watch.usual_ms, queued=self._stage.queued)
+        self._stage.tick(asyncio.get_running_loop().time())
+        watchdog = self._stage.watchdog
+        before, now = self.view.own_offer().stuck, watchdog.reason
+        self._change_offer(stuck=now, pass_ms=watchdog.usual_ms, queued=self._stage.queued)
         if now and not before:
             self._set_aside(self.view.own_id, now)
         if now != before:

@@ -109,7 +109,7 @@ async def test_the_requests_of_others_are_untouched_and_nothing_is_left_behind(s
         expected = await answer(node, 0)
         assert len(expected) == 60
         epoch = node.ring.own_offer().epoch
-        prefix = node.entry._prefix
+        prefix = node.entry.prefix
         told = RecordingHandler("evil", model_id="dummy")
         evil = make_handle(told, node.server.port, membership=MEMBERSHIP)
         async with evil:

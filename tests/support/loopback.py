@@ -339,8 +339,8 @@ async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
 def leftovers(node: Node) -> dict[str, int]:
     """What a node that has no request must have none of."""
     counts = {
-        "sequences": node.entry.live,
-        "lanes": node.stage.live(),
+        "requests": node.entry.live,
+        "sequences": node.stage.live(),
         "kv": node.inference_engine.sequences,
         "queued": node.links.queued,
     }

@@ -101,10 +101,10 @@ def message(number: int = 0) -> Close:
 
 
 async def test_what_is_for_this_node_arrives_at_once(bench: Bench) -> None:
-    bench.links.post("me", message())
+    bench.links.send("me", message())
     assert bench.local == [message()]
     bench.epoch_error = True
-    bench.links.post("me", message(1))
+    bench.links.send("me", message(1))
     assert bench.undelivered == [("me", "s1", "this node serves epoch 'e9'")]
 
 
@@ -113,7 +113,7 @@ async def test_messages_to_a_peer_arrive_in_order(bench: Bench) -> None:
     await peer.initialize()
     bench.links.update([peer])
     for number in range(10):
-        bench.links.post("a", message(number))
+        bench.links.send("a", message(number))
     await until(lambda: len(peer.sent) == 10)
     assert peer.sent == [message(number) for number in range(10)]
 
@@ -122,8 +122,8 @@ async def test_what_a_peer_takes_at_once_does_not_wait_for_a_turn_of_the_loop(be
     peer = PromptHandle("a", room=2)
     await peer.initialize()
     bench.links.update([peer])
-    bench.links.post("a", message(0))
-    bench.links.post("a", message(1))
+    bench.links.send("a", message(0))
+    bench.links.send("a", message(1))
     assert peer.sent == [message(0), message(1)]
     assert bench.links.queued == 0
 
@@ -134,11 +134,11 @@ async def test_nothing_overtakes_what_waits_for_its_turn(bench: Bench) -> None:
     peer.blocked.clear()
     bench.links.update([peer])
     for number in range(3):
-        bench.links.post("a", message(number))
+        bench.links.send("a", message(number))
     peer.room = 5
-    bench.links.post("a", message(3))  # while the others are in the outbox
+    bench.links.send("a", message(3))  # while the others are in the outbox
     await until(lambda: bench.links.queued < 3)
-    bench.links.post("a", message(4))  # while the handle is being given one of them
+    bench.links.send("a", message(4))  # while the handle is being given one of them
     peer.blocked.set()
     await until(lambda: len(peer.sent) == 5)
     assert peer.sent == [message(number) for number in range(5)]
@@ -147,7 +147,7 @@ async def test_nothing_overtakes_what_waits_for_its_turn(bench: Bench) -> None:
 async def test_a_handle_that_has_yet_to_connect_is_given_nothing_at_once(bench: Bench) -> None:
     peer = PromptHandle("a", room=5)
     bench.links.update([peer])
-    bench.links.post("a", message())
+    bench.links.send("a", message())
     assert peer.sent == []
     await until(lambda: peer.sent == [message()])
 
@@ -157,7 +157,7 @@ async def test_a_loss_noticed_while_sending_at_once_is_told_like_any_other(bench
     await peer.initialize()
     bench.links.update([peer])
     peer.reason = "it was cut off"
-    bench.links.post("a", message())
+    bench.links.send("a", message())
     assert bench.undelivered == []  # not in the midst of the caller's work
     await until(lambda: len(bench.undelivered) == 1)
     assert bench.undelivered[0][:2] == ("a", "s0")
@@ -186,18 +186,18 @@ async def test_a_bad_message_of_our_own_is_not_to_be_tried_again_and_stops_no_ot
     await peer.initialize()
     bench.links.update([peer])
     for number in range(3):
-        bench.links.post("a", message(number))
+        bench.links.send("a", message(number))
     await until(lambda: len(peer.sent) == 2 and bench.undelivered)
     assert peer.sent == [message(0), message(2)]
     assert bench.undelivered == [("a", "s1", "values: 9 bytes, at most 8")]
     assert bench.hopeless == ["s1"]
     bench.links.drop("a", "gone")
-    bench.links.post("a", message(3))
+    bench.links.send("a", message(3))
     assert bench.hopeless == ["s1"]
 
 
 async def test_a_peer_that_is_not_connected_loses_nothing_in_silence(bench: Bench) -> None:
-    bench.links.post("a", message())
+    bench.links.send("a", message())
     assert bench.undelivered == [("a", "s0", "node 'a' is not connected")]
 
 
@@ -208,7 +208,7 @@ async def test_what_waits_for_a_lost_peer_is_told_once_each(bench: Bench, how: s
     peer.blocked.clear()
     bench.links.update([peer])
     for number in range(3):
-        bench.links.post("a", message(number))
+        bench.links.send("a", message(number))
     await asyncio.sleep(0)
     peer.reason = "it was cut off"
     match how:
@@ -233,7 +233,7 @@ async def test_a_peer_that_takes_nothing_any_more_fills_its_outbox_and_no_furthe
     peer.blocked.clear()
     bench.links.update([peer])
     for number in range(MAX_MESSAGES + 5):
-        bench.links.post("a", message(number))
+        bench.links.send("a", message(number))
     assert bench.links.queued == MAX_MESSAGES
     assert len(bench.undelivered) == 5
     assert "takes no messages any more" in bench.undelivered[0][2]

@@ -264,7 +264,7 @@ async def test_what_a_killed_entry_sent_at_last_is_freed_on_every_stage() -> Non
         assert plan is not None
         net.kill("n2")
         late = Open(
-            sequence_id=f"{nodes[2].entry._prefix}/9/1",
+            sequence_id=f"{nodes[2].entry.prefix}/9/1",
             epoch=plan.epoch,
             entry="n2",
             tokens=(1, 2),
