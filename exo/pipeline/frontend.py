@@ -136,8 +136,7 @@ class Frontend:
             self._finish(sequence)
 
     def _admit(self, request: GenerationRequest, transcript: Transcript) -> OwnedSequence:
-        if self._draining:
-            raise NodeDraining(f"node {self._node_id!r} is leaving: ask another one")
+        self.check_not_draining()
         if len(self._sequences) >= self._limits.max_requests:
             wait = min(30.0, max(1.0, self._mean_seconds))
             raise Overloaded(
@@ -281,6 +280,11 @@ class Frontend:
 
     def stop_admission(self) -> None:
         self._draining = True
+
+    def check_not_draining(self) -> None:
+        """Raises `NodeDraining` between `stop_admission` and `admit_again`."""
+        if self._draining:
+            raise NodeDraining(f"node {self._node_id!r} is leaving: ask another one")
 
     def admit_again(self) -> None:
         self._draining = False

@@ -249,7 +249,7 @@ async def run_pass(engine: InferenceEngine, shard: Shard, batch: Batch) -> list[
         return [failure]
     if not isinstance(failure, SequenceLost):
         return [(await run_pass(engine, shard, [item]))[0] for item in batch]
-    lost = failure.request_id
+    lost = failure.sequence_id
     others = [item for item in batch if item[0].sequence_id != lost]
     if len(others) == len(batch):
         return [failure for _ in batch]

@@ -108,8 +108,8 @@ async def test_the_requests_of_others_are_untouched_and_nothing_is_left_behind(s
     async with node:
         expected = await answer(node, 0)
         assert len(expected) == 60
-        epoch = node.ring.own_offer().epoch
-        prefix = node.entry.prefix
+        epoch = node.view.own_offer().epoch
+        prefix = node.frontend.prefix
         told = RecordingHandler("evil", model_id="dummy")
         evil = make_handle(told, node.server.port, membership=MEMBERSHIP)
         async with evil:

@@ -29,6 +29,8 @@ from exo.lifecycle.testing.conformance import check_resource
 from exo.node.build import build_node
 from exo.node.served_model import made_up_model
 from exo.node.settings import NodeSettings
+from exo.ring.plan_in_force import PlanInForce
+from exo.ring.ring import Ring
 from exo.ring.shard_manager import ShardManager
 from exo.utils.health_check import HealthMonitor
 
@@ -53,12 +55,11 @@ def group() -> AsyncResource:
 
 
 def ring() -> AsyncResource:
-    """Attached to a node's parts, which stay closed, and serving a model that takes no time to
-    load.
-    """
+    """With a node's parts, which stay closed, and a model that takes no time to load."""
     node = build_node(
         NodeSettings(node_id="n", engine="dummy", model="dummy", host="127.0.0.1", grpc_port=0)
     )
+    footprint = made_up_model("dummy").footprint
 
     async def load(shard: Shard, *, beside: bool) -> None:
         await asyncio.sleep(0)
@@ -66,11 +67,16 @@ def ring() -> AsyncResource:
     async def drop(shard: Shard) -> None:
         await asyncio.sleep(0)
 
-    footprint = made_up_model("dummy").footprint
-    node.ring.serve(
-        footprint, ShardManager(load, drop, footprint, several=True, free_mib=lambda: 1000)
+    shards = ShardManager(load, drop, lambda: footprint, several=True, free_mib=lambda: 1000)
+    return Ring(
+        node.view,
+        node.outboxes,
+        node.stage,
+        node.frontend,
+        shards,
+        PlanInForce(shards.fault),
+        lambda: footprint,
     )
-    return node.ring
 
 
 HERE: dict[str, Callable[[], AsyncResource]] = {

@@ -174,7 +174,7 @@ class Storm:
                 task.cancel()
             await asyncio.gather(*clients, *self.background, return_exceptions=True)
             for node in (*self.up.values(), *self.dead):
-                node.entry.abort_all(RingUnavailable("the storm is over"))
+                node.frontend.abort_all(RingUnavailable("the storm is over"))
                 await node.cleanup()
 
     def seen(self) -> str:
@@ -204,7 +204,7 @@ class Storm:
         await formed(nodes, len(nodes), timeout=20)
         over.set()
         for node in self.dead:  # their clients' connections broke
-            node.entry.abort_all(RingUnavailable("it was killed"))
+            node.frontend.abort_all(RingUnavailable("it was killed"))
         async with asyncio.timeout(40):
             await asyncio.gather(*clients)
         for node in nodes:

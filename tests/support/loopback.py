@@ -26,12 +26,14 @@ from exo.networking.discovery import ChangeListener, Discovery
 from exo.networking.errors import PeerLost, WrongEpoch
 from exo.networking.messages import Failed, Message
 from exo.networking.peer_handle import PeerHandle
+from exo.networking.send_queue import MAX_ITEMS
 from exo.networking.server import Server
 from exo.node.node import Node
 from exo.node.served_model import ServedModel, made_up_model
 from exo.node.settings import NodeSettings
 from exo.pipeline.scheduler import Limits
-from exo.ring.ring import Ring
+from exo.ring.membership_view import MembershipView
+from exo.ring.router import Router
 from exo.topology import ModelFootprint, NodeOffer
 
 MIB = 1024 * 1024
@@ -47,7 +49,7 @@ class Net:
 
     def __init__(self) -> None:
         self.failures: list[BaseException] = []
-        self.rings: dict[str, Ring] = {}
+        self.routers: dict[str, Router] = {}
         self.discoveries: dict[str, LoopbackDiscovery] = {}
         self.delivered = 0
         self.on_deliver: Callable[[str, str, Message], Awaitable[None]] | None = None
@@ -87,7 +89,7 @@ class Net:
 
     def kill(self, node_id: str) -> None:
         self.discoveries.pop(node_id, None)
-        for other in list(self.rings):
+        for other in list(self.routers):
             if other != node_id:
                 self._part(node_id, other, "it was killed")
 
@@ -96,7 +98,7 @@ class Net:
             handle = self._handles.pop(pair, None)
             if handle is not None:
                 handle.break_off(reason)
-                self.rings[pair[0]].on_peer_lost(pair[1], reason)
+                self.routers[pair[0]].on_peer_lost(pair[1], reason)
         self._tell()
 
     def _tell(self) -> None:
@@ -114,14 +116,18 @@ class Net:
         return self._handles[one, two]
 
     def peers_of(self, node_id: str) -> list[PeerHandle]:
-        return [handle for (one, _), handle in sorted(self._handles.items()) if one == node_id]
+        return [
+            handle
+            for (one, _), handle in sorted(self._handles.items())
+            if one == node_id and handle.is_usable
+        ]
 
 
 class LoopbackHandle(PeerHandle):
     def __init__(self, net: Net, own: str, peer: str) -> None:
         super().__init__(peer, "loopback", 1)
         self._net, self._own, self._peer = net, own, peer
-        self._queue: asyncio.Queue[Message] = asyncio.Queue(1024)
+        self._queue: asyncio.Queue[Message] = asyncio.Queue(MAX_ITEMS)
         self._lost: str | None = None
         self.slow = False
 
@@ -136,7 +142,7 @@ class LoopbackHandle(PeerHandle):
         self._task_manager.start_task("close", self.cleanup)
 
     def offer(self) -> NodeOffer:
-        return self._net.rings[self._peer].own_offer()
+        return self._net.routers[self._peer].own_offer()
 
     def is_connected(self) -> bool:
         return self._lost is None
@@ -158,11 +164,20 @@ class LoopbackHandle(PeerHandle):
             raise PeerLost(self._peer, self._lost)
         await self._queue.put(message)
 
+    def _send_now(self, message: Message) -> bool:
+        if self._queue.full():
+            return False
+        self._queue.put_nowait(message)
+        return True
+
+    def queued(self) -> int:
+        return self._queue.qsize()
+
     async def _hello(self) -> NodeOffer:
         if self._lost is not None:
             raise PeerLost(self._peer, self._lost)
-        self._net.rings[self._peer].on_offer(self._net.rings[self._own].own_offer())
-        self._net.rings[self._own].on_offer(self.offer())
+        self._net.routers[self._peer].on_offer(self._net.routers[self._own].own_offer())
+        self._net.routers[self._own].on_offer(self.offer())
         return self.offer()
 
     async def _carry(self) -> None:
@@ -175,9 +190,9 @@ class LoopbackHandle(PeerHandle):
                 await self._net.on_deliver(self._own, self._peer, message)
             self._net.delivered += 1
             try:
-                await self._net.rings[self._peer].on_message(self._own, message)
+                await self._net.routers[self._peer].on_message(self._own, message)
             except WrongEpoch as error:
-                await self._net.rings[self._own].on_message(
+                await self._net.routers[self._own].on_message(
                     self._peer, refusal(self._peer, message, error)
                 )
 
@@ -261,12 +276,10 @@ def make_node(
         model="dummy",
         **{"drain_seconds": 5.0, "recovery_seconds": 5.0, **settings},
     )
-    ring = Ring(
-        NodeOffer(
-            node_id=node_id, incarnation=next(_incarnations), model_id="dummy", engine="dummy"
-        )
+    offer = NodeOffer(
+        node_id=node_id, incarnation=next(_incarnations), model_id="dummy", engine="dummy"
     )
-    net.rings[node_id] = ring
+    router = net.routers[node_id] = Router(MembershipView(offer))
 
     def read(source: ModelSource) -> ServedModel:
         model = made_up_model(source.model_id)
@@ -279,7 +292,7 @@ def make_node(
         engine or EnginePool(lambda: DummyEngine(step_seconds=step_seconds)),
         LoopbackDiscovery(node_id, net),
         LocalShardDownloader(),
-        ring=ring,
+        router=router,
         read_model=read,
         settings=chosen,
         limits=limits,
@@ -339,9 +352,9 @@ async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
 def leftovers(node: Node) -> dict[str, int]:
     """What a node that has no request must have none of."""
     counts = {
-        "requests": node.entry.live,
+        "requests": node.frontend.live,
         "sequences": node.stage.live(),
         "kv": node.inference_engine.sequences,
-        "queued": node.links.queued,
+        "queued": node.outboxes.queued,
     }
     return {name: count for name, count in counts.items() if count}

@@ -14,6 +14,7 @@ from exo.networking.grpc.tls import TlsFiles
 from exo.networking.hello import Hello, HelloReply, Membership
 from exo.networking.liveness import Timings
 from exo.networking.messages import Message
+from exo.networking.send_queue import MAX_BYTES
 from exo.topology.offer import NodeOffer
 
 _incarnations = itertools.count(1)
@@ -91,7 +92,15 @@ def make_handle(
     membership: Membership = MEMBERSHIP,
     tls: TlsFiles | None = None,
     timings: Timings | None = None,
+    queue_bytes: int = MAX_BYTES,
 ) -> GRPCPeerHandle:
     return GRPCPeerHandle(
-        node_id, "127.0.0.1", port, handler=handler, membership=membership, tls=tls, timings=timings
+        node_id,
+        "127.0.0.1",
+        port,
+        handler=handler,
+        membership=membership,
+        tls=tls,
+        timings=timings,
+        queue_bytes=queue_bytes,
     )

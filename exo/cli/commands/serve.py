@@ -26,7 +26,6 @@ from exo.cli.settings.environment import misspelt
 from exo.cli.settings.folders import cache_dir, engine_options, hub_endpoint
 from exo.cli.settings.options import BY_KEY
 from exo.cli.startup import LateStderr, startup_bar
-from exo.inference.errors import NodeDraining
 from exo.lifecycle import ResourceGroup
 from exo.networking.grpc.health_server import HealthServer
 from exo.node.build import build_node
@@ -146,7 +145,7 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
     stop = Stop()
     stop.listen()
     node = build_node(settings)
-    server = ApiServer(node, node, node.monitor, api)
+    server = ApiServer(node.backend, node, node.monitor, api)
     group = compose(node, server, health_port)
     starting = asyncio.create_task(group.initialize(), name="start")
     stopping = asyncio.create_task(stop.asked.wait(), name="wait for a signal")
@@ -207,7 +206,7 @@ async def _close_or_hurry(group: ResourceGroup, node: Node, stop: Stop) -> None:
     await asyncio.wait({closing, again}, return_when=asyncio.FIRST_COMPLETED)
     if not closing.done():
         _log.warning("drain cut short", reason=stop.reason)
-        node.entry.abort_all(NodeDraining("this node was told to stop at once"))
+        node.abort_requests("this node was told to stop at once")
     again.cancel()
     await asyncio.gather(closing, again, return_exceptions=True)
 

@@ -76,13 +76,13 @@ async def test_each_line_of_a_request_has_both_its_ids_on_every_node(stream: io.
         assert plan is not None
         middle = int(plan.stages[1].node_id[1:])
         # The first attempt is lost in the middle of the ring, so there is a second one.
-        lost = SequenceLost(f"{nodes[0].entry.prefix}/1/1", expected=0, held=None)
+        lost = SequenceLost(f"{nodes[0].frontend.prefix}/1/1", expected=0, held=None)
         engines[middle].errors = [lost]
         await answer(nodes[0], ask(max_tokens=3, request_id="req_1"))
         await until(lambda: not any(leftovers(node) for node in nodes))
         lines = about_sequences(stream)
         assert {line["request_id"] for line in lines} == {"req_1"}
-        attempts = [f"{nodes[0].entry.prefix}/1/{attempt}" for attempt in (1, 2)]
+        attempts = [f"{nodes[0].frontend.prefix}/1/{attempt}" for attempt in (1, 2)]
         assert {line["sequence_id"] for line in lines} == set(attempts)
         for attempt in attempts:
             events = [line["event"] for line in lines if line["sequence_id"] == attempt]
@@ -101,6 +101,6 @@ async def test_a_failure_is_logged_where_it_happened_and_at_the_entry(stream: io
         with pytest.raises(ExoError, match="broken"):
             await answer(entry, ask(request_id="req_2"))
         lines = [line for line in about_sequences(stream) if line["level"] == "warning"]
-        ids = {"request_id": "req_2", "sequence_id": f"{entry.entry.prefix}/1/1"}
+        ids = {"request_id": "req_2", "sequence_id": f"{entry.frontend.prefix}/1/1"}
         assert [ids.items() <= line.items() for line in lines] == [True, True]
         assert {line["logger"] for line in lines} == {"exo.pipeline.stage", "exo.pipeline.frontend"}

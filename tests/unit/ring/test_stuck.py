@@ -60,7 +60,7 @@ def time_passes(node: Node, seconds: int) -> None:
     """As the sweep would look at the stage, once a second, but at once."""
     for second in range(seconds):
         node.stage.tick(1e6 + second)
-    node.ring._sweep()
+    node.ring.sweep()
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
