@@ -65,6 +65,8 @@ class Holdings:
     tasks: frozenset[asyncio.Task[object]]
     threads: frozenset[threading.Thread]
     descriptors: Counter[str]
+    # Each socket by its own name, such as `socket:[4711]`.
+    sockets: frozenset[str]
     processes: frozenset[int]
     shared_memory: frozenset[Path]
     # The entries of `folder`.
@@ -74,12 +76,14 @@ class Holdings:
     @classmethod
     def now(cls, folder: Path | None = None) -> Holdings:
         """folder: whose entries count as temporary files; None: there are none."""
+        targets = list(_descriptors())
         return cls(
             tasks=frozenset(task for task in asyncio.all_tasks() if not task.done()),
             threads=frozenset(
                 t for t in threading.enumerate() if not t.name.startswith(_POOL_PREFIXES)
             ),
-            descriptors=_descriptors(),
+            descriptors=Counter(map(_sort_of, targets)),
+            sockets=frozenset(each for each in targets if each.startswith("socket:")),
             processes=frozenset(_children()),
             shared_memory=_entries(_SHARED_MEMORY),
             temporary=frozenset() if folder is None else _entries(folder),
@@ -141,20 +145,30 @@ def _entries(folder: Path) -> frozenset[Path]:
         return frozenset()
 
 
-def _descriptors() -> Counter[str]:
-    """Open descriptors by what they are: a path, `socket`, `pipe`, `anon_inode:[eventpoll]`, …"""
-    found: Counter[str] = Counter()
+def _descriptors() -> Iterator[str]:
+    """What each open descriptor is: a path, `socket:[4711]`, `anon_inode:[eventpoll]`, …"""
     for path in _entries(_DESCRIPTORS):
-        # Closed meanwhile, as the one is that lists this folder.
+        # Closed meanwhile, as is the one that lists this folder.
         with contextlib.suppress(OSError):
-            target = os.readlink(path)
-            kind = target.split(":", 1)[0]
-            found[kind if kind in ("socket", "pipe") else target] += 1
-    return found
+            yield os.readlink(path)
 
 
-def _kind_of(descriptor: str) -> Kind:
-    return Kind.SOCKET if descriptor in ("socket", "pipe") else Kind.DESCRIPTOR
+def descriptor_of(number: int) -> str:
+    """The same for the descriptor of this number; "" when it is not open."""
+    try:
+        return os.readlink(_DESCRIPTORS / str(number))
+    except OSError:
+        return ""
+
+
+def _sort_of(descriptor: str) -> str:
+    """Sockets and pipes count together; files and devices each by itself."""
+    sort = descriptor.partition(":")[0]
+    return sort if sort in ("socket", "pipe") else descriptor
+
+
+def _kind_of(sort: str) -> Kind:
+    return Kind.SOCKET if sort in ("socket", "pipe") else Kind.DESCRIPTOR
 
 
 def _children() -> Iterator[int]:

@@ -2,20 +2,22 @@
 
 Closing is not always done when the call returns: a transport closes its socket in a later turn of
 the event loop, a library in a thread of its own, an executor's threads end by themselves. Such
-things get patience. The rest has no one left to close it and gets only a short moment.
+things get patience. For the rest there is nothing left that would close it, and a short moment is
+enough to be sure.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from typing import Final
 
-from exo.lifecycle.testing.holdings import Holdings, Kind, Leak
+from exo.lifecycle.testing.holdings import Holdings, Kind, Leak, descriptor_of
 
 __all__ = ["Holdings", "LeakDetector", "gained_since"]
 
-# Threads, and the sockets that threads we cannot see (those of C libraries) may still close.
+# What may still go when the moment is over.
 LINGERING: Final = frozenset({Kind.THREAD, Kind.SOCKET})
 # Seconds that everything gets: enough for a callback from a thread.
 MOMENT: Final = 0.3
@@ -57,13 +59,16 @@ class LeakDetector:
             return []
         for _ in range(_TURNS):
             await asyncio.sleep(0)
+        limit = min(MOMENT, self._patience)
         waited, pause, collected = 0.0, _FIRST_PAUSE, False
         while leaks := self._compare(before):
             unconfirmed = {leak.kind for leak in leaks} - self._confirmed
             if not unconfirmed:
                 break
-            if collected and waited >= self._limit(unconfirmed):
-                break
+            if collected and waited >= limit:
+                if waited >= self._patience or not _may_go(unconfirmed, before):
+                    break
+                limit = self._patience
             if not collected and waited >= _COLLECT_AFTER:
                 gc.collect()
                 collected = True
@@ -79,5 +84,31 @@ class LeakDetector:
     def _compare(self, before: Holdings) -> list[Leak]:
         return Holdings.now(before.folder).gained_since(before)
 
-    def _limit(self, kinds: set[Kind]) -> float:
-        return self._patience if kinds & LINGERING else min(MOMENT, self._patience)
+
+def _may_go(kinds: set[Kind], before: Holdings) -> bool:
+    """Whether something may still close what was gained."""
+    if kinds & LINGERING == {Kind.SOCKET}:
+        gained = Holdings.now().sockets - before.sockets
+        return not gained or not gained <= _kept_open()
+    return bool(kinds & LINGERING)
+
+
+def _kept_open() -> frozenset[str]:
+    """The sockets that Python objects own and that no transport is closing.
+
+    The others belong to C libraries, whose threads we cannot see, or are about to go.
+    """
+    # By type, not by isinstance: a proxy may do anything when asked for its class.
+    objects = gc.get_objects()
+    transports = [each for each in objects if issubclass(type(each), asyncio.Transport)]
+    closing = {_number_of(each) for each in transports if each.is_closing()}
+    owners = [each for each in objects if issubclass(type(each), socket.socket)]
+    return frozenset(
+        descriptor_of(owner.fileno()) for owner in owners if owner.fileno() not in closing
+    )
+
+
+def _number_of(transport: asyncio.BaseTransport) -> int:
+    """The descriptor of the transport's socket; -1 where it has none."""
+    owned = transport.get_extra_info("socket")
+    return -1 if owned is None else int(owned.fileno())
