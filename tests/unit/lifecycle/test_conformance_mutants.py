@@ -163,7 +163,7 @@ class IgnoresCancellation(Plain):
     async def _do_initialize(self) -> None:
         for _ in range(3):
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0)
 
 
 class IsNeverHealthy(Plain):
