@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from exo.cli.settings.folders import cache_dir, engine_options, hub_endpoint, models_dir
 from exo.contract import env_name
 from exo.download import (
     DownloadProgress,
@@ -36,7 +37,7 @@ async def loaded_engine(
 ) -> AsyncIterator[tuple[CheckpointEngine, Shard]]:
     """Raises `ModelNotFound` or `CheckpointError` before any weight is read."""
     path, shard = await fetched(model)
-    engine = create_engine(engine_name)
+    engine = create_engine(engine_name, engine_options(cache_dir(None)))
     assert isinstance(engine, CheckpointEngine)  # all that the factory makes
     async with engine:
         with progress_bar(engine, shard.model_id):
@@ -58,18 +59,18 @@ async def fetched(model: str) -> tuple[Path, Shard]:
 def downloader_of(model: str) -> ShardDownloader:
     """For a hub model one with the cache, token and revision of the environment."""
     if not hub_names.is_hub_name(model):
-        return LocalShardDownloader()
+        return LocalShardDownloader(models_dir())
     from exo.download.hub_downloader import HubShardDownloader
-    from exo.node.build import default_cache_dir
 
     def given(setting: str) -> str | None:
         return os.environ.get(env_name(setting)) or None
 
-    cache = given("cache-dir")
     return HubShardDownloader(
-        Path(cache) if cache else default_cache_dir(),
+        cache_dir(None),
         revision=given("hub-revision"),
         token=given("hub-token"),
+        endpoint=hub_endpoint(),
+        models_dir=models_dir(),
         offline=(given("offline") or "").lower() in ("1", "true", "yes", "on"),
     )
 

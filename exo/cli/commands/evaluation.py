@@ -17,8 +17,11 @@ from rich.progress import Progress
 
 from exo.cli.failures import USAGE, Failure, explain
 from exo.cli.loading import fetched
+from exo.cli.settings.folders import cache_dir, engine_options, models_dir
 from exo.download import hub_names
 from exo.inference import evaluate
+from exo.inference.checkpoints.catalog import model_id_of, resolve_model
+from exo.inference.engines.options import EngineOptions
 
 # What the fields of errors are called on the command line, too.
 OPTIONS: Final = frozenset({"tokens-file", "out", "text", "shards", "batch", "prefill"})
@@ -30,7 +33,9 @@ def logits(
     with _progress() as say:
         result = _run(
             model,
-            lambda here: evaluate.eval_logits(here, tokens_file, out, engine, shards, batch, say),
+            lambda here: evaluate.eval_logits(
+                here, tokens_file, out, engine, shards, batch, say, _options()
+            ),
         )
     _print(f"{result['lists']} lists, {result['tokens']} tokens -> {out}", result)
     return 0
@@ -38,7 +43,9 @@ def logits(
 
 def perplexity(model: str, text: Path, engine: str) -> int:
     with _progress() as say:
-        result = _run(model, lambda here: evaluate.eval_perplexity(here, text, engine, say))
+        result = _run(
+            model, lambda here: evaluate.eval_perplexity(here, text, engine, say, _options())
+        )
     figures = result["figures"]
     _print(f"perplexity {figures['perplexity']:.4f} over {figures['tokens']} tokens", result)
     return 0
@@ -48,7 +55,8 @@ def bench(model: str, engine: str, batch: str, prefill: str, shards: int = 1) ->
     batches, prefills = numbers("--batch", batch), numbers("--prefill", prefill)
     with _progress() as say:
         result = _run(
-            model, lambda here: evaluate.bench(here, engine, batches, prefills, say, shards)
+            model,
+            lambda here: evaluate.bench(here, engine, batches, prefills, say, shards, _options()),
         )
     lines = [f"{name:<14}{value:>10.1f}{_unit(name)}" for name, value in result["figures"].items()]
     _print("\n".join(lines), result)
@@ -61,6 +69,10 @@ def numbers(flag: str, text: str) -> list[int]:
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise Failure(f"{flag}: {text!r} is no list of whole numbers like 1,4,16", USAGE)
     return [int(part) for part in parts]
+
+
+def _options() -> EngineOptions:
+    return engine_options(cache_dir(None))
 
 
 def _unit(name: str) -> str:
@@ -76,7 +88,8 @@ def _run(
 
     async def fetch_and_work() -> dict[str, Any]:
         if not hub_names.is_hub_name(model):
-            return await work(model)
+            result = await work(resolve_model(model, models_dir()))
+            return {**result, "model": model_id_of(model)} if "model" in result else result
         path, shard = await fetched(model)
         result = await work(path)
         return {**result, "model": shard.model_id} if "model" in result else result

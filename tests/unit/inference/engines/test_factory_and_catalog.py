@@ -23,6 +23,7 @@ from exo.inference.engines.dummy import DummyEngine
 from exo.inference.engines.factory import create_engine
 from exo.inference.engines.fallback import FallbackEngine
 from exo.inference.engines.inference_engine import Step
+from exo.inference.engines.options import EngineOptions
 from exo.inference.errors import CheckpointError, InvalidRequest, ModelNotFound
 from exo.inference.numpy.engine import NumpyEngine
 from exo.inference.shard import Shard
@@ -83,7 +84,10 @@ def test_auto_is_numpy_where_onnxruntime_is_not(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_engine_by_name_takes_its_options() -> None:
-    assert isinstance(create_engine("numpy", kv_budget=1), NumpyEngine)
+    engine = create_engine("numpy", EngineOptions(kv_budget=1))
+    assert isinstance(engine, NumpyEngine)
+    assert engine.options.kv_budget == 1
+    assert create_engine("numpy", resource_id="mine").resource_id == "mine"
     assert isinstance(create_engine("dummy", step_seconds=0.1), DummyEngine)
     with pytest.raises(
         InvalidRequest, match="'cuda' is unknown; there are: auto, onnx, numpy, dummy"
@@ -98,19 +102,16 @@ def test_the_bundled_model_is_found_without_importing_its_package() -> None:
     assert describe_model("smollm2-135m")["n_layers"] == 30
 
 
-def test_models_of_the_models_folder_are_found_by_name_and_come_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EXO_MODELS_DIR", str(tmp_path))
+def test_models_of_the_models_folder_are_found_by_name_and_come_first(tmp_path: Path) -> None:
     write_folder(tmp_path / "mine")
     (tmp_path / "other").mkdir()
     write_gguf(tmp_path / "other" / "weights.gguf")
     (tmp_path / "empty").mkdir()
-    assert available_models() == ("mine", "other", "smollm2-135m")
-    assert resolve_model("mine") == tmp_path / "mine"
-    assert describe_model("other")["types"] == ["F32"]
+    assert available_models(tmp_path) == ("mine", "other", "smollm2-135m")
+    assert resolve_model("mine", tmp_path) == tmp_path / "mine"
+    assert describe_model("other", tmp_path)["types"] == ["F32"]
     write_folder(tmp_path / "smollm2-135m")
-    assert resolve_model("smollm2-135m") == tmp_path / "smollm2-135m"
+    assert resolve_model("smollm2-135m", tmp_path) == tmp_path / "smollm2-135m"
 
 
 def test_an_unknown_name_lists_the_names_there_are() -> None:
