@@ -1,50 +1,33 @@
 """Named degradations: what runs on a fallback at present, why, since when, and for which resource.
 
-A declared degradation is no failed check: the resource serves, and is DEGRADED from the declaration
-(or, declared by its init hook, from the end of that) until it is withdrawn, closed or initialized
-anew. Logs hear of it as an event, metrics and dashboard read `degradations()`.
+A declared degradation is not a failed check: the resource serves and is DEGRADED. It stays so until
+the degradation is withdrawn or the resource is closed or initialized again. One that the init hook
+declares shows when the hook has returned. Logs receive each change as an event; metrics and
+dashboard read `degradations()`.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from exo.lifecycle.core import arguments
+from exo.lifecycle.core.degradation import Degradation
+from exo.lifecycle.core.subject import Subject
 from exo.lifecycle.events import DegradationChange, publish
 from exo.lifecycle.registry import live_resources
 
-if TYPE_CHECKING:
-    from exo.lifecycle.resource import AsyncResource
+__all__ = ["Degradation", "degradations", "degrade", "restore"]
 
 # Those that belong to no resource.
 _process_wide: Final[dict[str, Degradation]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Degradation:
-    """`name`: what is degraded; `to`: what serves instead; `resource_id`: "" for the whole process.
-
-    `since`: monotonic seconds.
-    """
-
-    name: str
-    to: str
-    reason: str
-    resource_id: str = ""
-    resource_type: str = ""
-    since: float = field(default_factory=time.monotonic)
-
-    def __str__(self) -> str:
-        return f"{self.name} runs on {self.to}: {self.reason}"
-
-
 def degrade(
-    name: str, *, to: str, reason: str | BaseException, resource: AsyncResource | None = None
+    name: str, *, to: str, reason: str | BaseException, resource: Subject | None = None
 ) -> Degradation:
-    """Declare that `name` runs on `to` from now on; declaring it again replaces it. `resource`
-    becomes DEGRADED.
+    """Declare that `name` runs on `to` from now on; `resource`, if given, becomes DEGRADED.
+
+    Declaring the same name again replaces the earlier declaration.
     """
     arguments.text("degrade", "name", name)
     arguments.text(f"degrade {name!r}", "to", to)
@@ -54,31 +37,37 @@ def degrade(
         made = _process_wide[name] = Degradation(name, to, text)
     else:
         made = Degradation(name, to, text, resource.resource_id, resource.resource_type)
-        resource._lifecycle.declare(made)
-    publish(DegradationChange(made.resource_id, made.resource_type, name, to, text, active=True))
+        resource.declare_degradation(made)
+    _publish(made, text, active=True)
     return made
 
 
-def restore(name: str, *, resource: AsyncResource | None = None) -> bool:
-    """Withdraw a degradation; False when there was none. The next health check brings the resource
-    back to READY.
+def restore(name: str, *, resource: Subject | None = None) -> bool:
+    """Withdraw a degradation; False when there was none.
+
+    The next health check that passes brings the resource back to READY.
     """
-    gone = (
-        _process_wide.pop(name, None)
-        if resource is None
-        else resource._lifecycle.declared.pop(name, None)
-    )
-    if gone is None:
+    if resource is None:
+        ended = _process_wide.pop(name, None)
+    else:
+        ended = resource.withdraw_degradation(name)
+    if ended is None:
         return False
-    publish(
-        DegradationChange(
-            gone.resource_id, gone.resource_type, name, gone.to, "restored", active=False
-        )
-    )
+    _publish(ended, "restored", active=False)
     return True
 
 
 def degradations() -> tuple[Degradation, ...]:
     """All that hold at present, oldest first."""
-    held = [made for resource in live_resources() for made in resource._lifecycle.declared.values()]
+    held = [
+        made for resource in live_resources() for made in resource.declared_degradations.values()
+    ]
     return tuple(sorted([*_process_wide.values(), *held], key=lambda made: made.since))
+
+
+def _publish(made: Degradation, reason: str, *, active: bool) -> None:
+    publish(
+        DegradationChange(
+            made.resource_id, made.resource_type, made.name, made.to, reason, active=active
+        )
+    )

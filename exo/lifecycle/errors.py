@@ -5,7 +5,7 @@ ResourceError
 |   +-- ResourceInitializationTimeout   ... because it ran out of time: also a ResourceTimeout
 +-- ResourceTimeout                 also a TimeoutError
 +-- ResourceClosed                  closing or closed: a late call never re-opens it
-+-- ResourceUnavailable             usable perhaps, but not now or not for this caller
++-- ResourceUnavailable             not now, or not for this caller
 +-- ResourceDegraded                raised by a health hook: serving, but less well
 +-- IllegalTransition               a move that the table of states does not have
 +-- ReentrantCall                   a hook called its own resource's lifecycle
@@ -14,10 +14,8 @@ ResourceError
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from exo.lifecycle.states import ResourceState
+from exo.lifecycle.core.state import ResourceState
 
 
 class ResourceError(Exception):
@@ -36,7 +34,7 @@ class ResourceInitializationError(ResourceError):
 
 
 class ResourceTimeout(ResourceError, TimeoutError):
-    """A hook or a caller's own waiting ran out of time."""
+    """A hook, or the caller's own wait, ran out of time."""
 
 
 class ResourceInitializationTimeout(ResourceInitializationError, ResourceTimeout):
@@ -52,13 +50,14 @@ class ResourceUnavailable(ResourceError):
 
 
 class ResourceDegraded(ResourceError):
-    """For health hooks: the resource serves, but less well; the message says how. Never counts
-    towards ERROR.
+    """Raised by a health hook: the resource serves, but less well; the message says how.
+
+    Never counts towards ERROR.
     """
 
 
 class IllegalTransition(ResourceError):
-    """The table of states has no such move; nothing was changed."""
+    """The table of states has no such move. Nothing was changed."""
 
 
 class ReentrantCall(ResourceError):
@@ -66,11 +65,10 @@ class ReentrantCall(ResourceError):
 
 
 def let_go(error: BaseException) -> None:
-    """Drop the local variables that the error's traceback holds, in the whole chain; its text stays
-    as it is.
+    """Clear the local variables in the tracebacks of the error and of the whole chain behind it.
 
-    A kept error (`last_error`) would else keep alive, and open, what a failed hook had in its
-    hands.
+    `last_error` is kept for a long time. Without this it would keep alive, and open, whatever the
+    failed hook held in local variables. The text of the traceback stays the same.
     """
     seen: set[int] = set()
     chain: list[BaseException | None] = [error]

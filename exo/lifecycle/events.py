@@ -1,7 +1,6 @@
-"""What the lifecycle tells the outside: state changes, hook runs, ended tasks, to whoever listens
-process-wide.
+"""The process-wide events of the lifecycle: state changes, hook runs, tasks, degradations.
 
-Logs and metrics subscribe here, so that this package needs to know neither.
+Logs and metrics subscribe here, so this package needs to know neither.
 """
 
 from __future__ import annotations
@@ -9,10 +8,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-if TYPE_CHECKING:
-    from exo.lifecycle.states import StateChange
+from exo.lifecycle.core.state import StateChange
 
 log = logging.getLogger("exo.lifecycle")
 
@@ -21,9 +19,7 @@ Outcome: TypeAlias = Literal["ok", "failed", "timeout", "cancelled", "abandoned"
 
 @dataclass(frozen=True, slots=True)
 class HookRun:
-    """One run of a hook: which (`initialize`, `cleanup`, `health_check`), how long in seconds, how
-    it ended.
-    """
+    """One run of a hook: `initialize`, `cleanup` or `health_check`."""
 
     resource_id: str
     resource_type: str
@@ -34,6 +30,8 @@ class HookRun:
 
 @dataclass(frozen=True, slots=True)
 class TaskStarted:
+    """The start of one background task."""
+
     owner: str
     name: str
     priority: str
@@ -41,7 +39,7 @@ class TaskStarted:
 
 @dataclass(frozen=True, slots=True)
 class TaskEnded:
-    """One background task's end; `error` is set when it failed."""
+    """The end of one background task. `error` is set when it failed."""
 
     owner: str
     name: str
@@ -53,7 +51,7 @@ class TaskEnded:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """A `recover()` that brought the resource back to READY."""
+    """A `recover()` brought the resource back to READY."""
 
     resource_id: str
     resource_type: str
@@ -61,7 +59,7 @@ class Recovered:
 
 @dataclass(frozen=True, slots=True)
 class DegradationChange:
-    """A named degradation began (`active`) or ended; `resource_id` is "" for the whole process."""
+    """A named degradation began (`active`) or ended. `resource_id` is "" for the whole process."""
 
     resource_id: str
     resource_type: str
@@ -72,16 +70,17 @@ class DegradationChange:
 
 
 LifecycleEvent: TypeAlias = (
-    "StateChange | HookRun | TaskStarted | TaskEnded | Recovered | DegradationChange"
+    StateChange | HookRun | TaskStarted | TaskEnded | Recovered | DegradationChange
 )
-GlobalListener: TypeAlias = "Callable[[LifecycleEvent], None]"
+GlobalListener: TypeAlias = Callable[[LifecycleEvent], None]
 
 _listeners: Final[list[GlobalListener]] = []
 
 
 def add_global_listener(listener: GlobalListener) -> Callable[[], None]:
-    """Call `listener` for every event of every resource; the returned function removes it (twice is
-    fine).
+    """Call `listener` for every event of every resource.
+
+    Returns a function that removes it; calling that twice is fine.
     """
     if not callable(listener):
         raise TypeError(f"listener must be callable, got {listener!r}")
@@ -94,13 +93,13 @@ def add_global_listener(listener: GlobalListener) -> Callable[[], None]:
     return remove
 
 
-def is_heard() -> bool:
-    """Whether anyone listens: an event that nobody hears need not be made."""
+def has_listeners() -> bool:
+    """Whether an event would reach anyone. If not, the caller need not build it."""
     return bool(_listeners)
 
 
 def publish(event: LifecycleEvent) -> None:
-    """Tell every global listener; one that raises is logged and bothers nobody."""
+    """Call every global listener. One that raises is logged; the others are still called."""
     for listener in tuple(_listeners):
         try:
             listener(event)

@@ -1,14 +1,12 @@
-"""For tests of a running node only: makes a named resource fail or hang. Off unless `EXO_FAULT_DIR`
-is set.
+"""For tests of a running node only: makes a named resource fail or hang. Off by default.
 
-While `$EXO_FAULT_DIR/<resource type or resource id>` is a file, each health check of that resource
-fails with the file's content as the reason, just where the real check would have run: its state,
-the probes, the metrics and the ExoNode's conditions follow as they would for a true failure, and
-come back when the file is removed.
+`use_folder` names a folder that the tester writes to. While it holds a file named like a resource's
+type or id, each health check of that resource fails with the file's text as the reason, at the
+point where the real check would have run. State, probes, metrics and the ExoNode's conditions
+follow as they would for a real failure, and recover when the file is removed.
 
-While `$EXO_FAULT_DIR/hang-<resource type or resource id>` is a file, each piece of work of that
-resource hangs in its thread, as in a driver that never returns; nothing else of the node notices by
-itself.
+While the folder holds `hang-<type or id>`, each piece of work of that resource hangs in its thread,
+as in a driver that never returns. Nothing reports it: the node has to notice.
 """
 
 from __future__ import annotations
@@ -16,20 +14,26 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from exo.lifecycle.resource import AsyncResource
+from exo.lifecycle.core.subject import Subject
 
+# The environment variable by which the command line is given the folder; not read here.
 FAULT_DIR: Final = "EXO_FAULT_DIR"
+POLL_SECONDS: Final = 0.05
+
+_folder: Path | None = None
 
 
-def injected_fault(resource: AsyncResource) -> str | None:
+def use_folder(path: str | os.PathLike[str] | None) -> None:
+    """Take faults from this folder from now on; None turns them off."""
+    global _folder
+    _folder = None if path is None else Path(path)
+
+
+def injected_fault(resource: Subject) -> str | None:
     """The reason that the tester wrote, or None."""
-    folder = os.environ.get(FAULT_DIR)
-    if not folder:
-        return None
-    for path in _files(folder, resource):
+    for path in _files(resource):
         try:
             text = path.read_text(errors="replace").strip()
         except OSError:
@@ -38,18 +42,19 @@ def injected_fault(resource: AsyncResource) -> str | None:
     return None
 
 
-def is_hanging(resource: AsyncResource) -> bool:
-    """Costs next to nothing where the variable is not set."""
-    folder = os.environ.get(FAULT_DIR)
-    return folder is not None and any(path.is_file() for path in _files(folder, resource, "hang-"))
+def is_hanging(resource: Subject) -> bool:
+    """Whether its work is to hang now. Costs next to nothing while faults are off."""
+    return any(path.is_file() for path in _files(resource, "hang-"))
 
 
-def hang(resource: AsyncResource) -> None:
-    """Blocks its thread until the tester has removed the file."""
+def hang(resource: Subject) -> None:
+    """Block this thread until the tester has removed the file."""
     while is_hanging(resource):
-        time.sleep(0.05)
+        time.sleep(POLL_SECONDS)
 
 
-def _files(folder: str, resource: AsyncResource, prefix: str = "") -> list[Path]:
+def _files(resource: Subject, prefix: str = "") -> list[Path]:
+    if _folder is None:
+        return []
     names = (resource.resource_id, resource.resource_type)
-    return [Path(folder) / f"{prefix}{name.replace(os.sep, '_')}" for name in names]
+    return [_folder / f"{prefix}{name.replace(os.sep, '_')}" for name in names]

@@ -1,7 +1,6 @@
-"""`ResourceGroup`: resources that live together, started in the order of their dependencies, closed
-in reverse.
+"""`ResourceGroup`: resources started in the order of their dependencies and closed in reverse.
 
-Knows nothing of what its members do. A group is a resource itself, so groups nest.
+Knows nothing of what its members do. A group is itself a resource, so groups nest.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, TypeVar
 
 from exo.lifecycle.core import arguments
+from exo.lifecycle.core.state import ResourceState
 from exo.lifecycle.errors import (
     ResourceDegraded,
     ResourceError,
@@ -22,13 +22,14 @@ from exo.lifecycle.errors import (
     ResourceUnavailable,
 )
 from exo.lifecycle.resource import AsyncResource
-from exo.lifecycle.states import ResourceState
 
 log = logging.getLogger("exo.lifecycle")
 
+E = TypeVar("E", bound=ResourceError)
+
 
 class GroupError(ResourceError, ValueError):
-    """A group that cannot be: a duplicate or unknown name, a cycle."""
+    """A group that cannot exist: a duplicate or unknown name, a cycle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,10 @@ class _Member:
 
 
 class ResourceGroup(AsyncResource):
-    """Members start level by level, in parallel within one; a failed start closes what was started,
-    in reverse.
+    """Members start level by level, in parallel within one level.
 
-    Time-outs not given are as long as the members' own add up to.
+    A failed start closes what was started, in reverse. A time-out that is not given is as long as
+    the members' own time-outs together.
     """
 
     RESOURCE_TYPE = "group"
@@ -81,10 +82,12 @@ class ResourceGroup(AsyncResource):
         depends_on: Iterable[str | AsyncResource] = (),
         required: bool = True,
     ) -> None:
-        """Add a member; while the group is up it is initialized by the next `sync()`.
+        """Add a member. If the group is up already, the next `sync()` initializes it.
 
-        name: by default its `resource_id`. depends_on: names (added before or later) or members.
-        Raises `GroupError` (a ValueError) for a duplicate, or a cycle, which it names; the group is
+        name: by default its `resource_id`.
+        depends_on: members, or names of members that were added or will be.
+
+        Raises `GroupError` (a ValueError) for a duplicate or a cycle, which it names; the group is
         then unchanged.
         """
         if not isinstance(resource, AsyncResource):
@@ -95,27 +98,25 @@ class ResourceGroup(AsyncResource):
             f"group {self.resource_id!r}", "name", resource.resource_id if name is None else name
         )
         if name in self._members:
-            raise self._wrong(f"has a member {name!r} already")
+            raise self._error(GroupError, f"has a member {name!r} already")
         if resource is self or any(
             member.resource is resource for member in self._members.values()
         ):
-            raise self._wrong(f"cannot hold {resource.resource_id!r} twice, nor itself")
+            raise self._error(GroupError, f"cannot hold {resource.resource_id!r} twice, nor itself")
         member = _Member(name, resource, self._names(name, depends_on), required)
         _levels(self, {**self._members, name: member})
         self._members[name] = member
 
     def remove(self, member: str | AsyncResource) -> AsyncResource:
-        """Take a member out, as it is, and return it; closing it is then the caller's. GroupError
-        if others need it.
-        """
+        """Take a member out without closing it, and return it. `GroupError` if others need it."""
         name = self._name_of(member)
         users = sorted(other.name for other in self._members.values() if name in other.depends_on)
         if users:
-            raise self._wrong(f"cannot remove {name!r}: needed by {', '.join(users)}")
+            raise self._error(GroupError, f"cannot remove {name!r}: needed by {', '.join(users)}")
         return self._members.pop(name).resource
 
     def get(self, name: str) -> AsyncResource:
-        """The member of that name; KeyError that lists the names there are."""
+        """The member of that name; KeyError that lists the names that exist."""
         if name not in self._members:
             known = ", ".join(sorted(self._members)) or "none"
             raise KeyError(f"group {self.resource_id!r} has no member {name!r}; members: {known}")
@@ -134,7 +135,7 @@ class ResourceGroup(AsyncResource):
         )
 
     def dependencies(self) -> dict[str, tuple[str, ...]]:
-        """Name to the names it needs, in start order."""
+        """Each name with the names it needs, in start order."""
         return {
             member.name: member.depends_on
             for level in _levels(self, self._members)
@@ -142,16 +143,15 @@ class ResourceGroup(AsyncResource):
         }
 
     async def sync(self) -> None:
-        """Initialize the members added since the group came up. Raises as `initialize` does; closes
-        nothing else.
+        """Initialize the members that were added since the group came up.
+
+        Raises as `initialize` does, but closes nothing else.
         """
         if not self.is_usable:
-            raise self._lifecycle.error(
-                ResourceUnavailable, f"is {self.state.name}: sync() needs it up"
-            )
+            raise self._error(ResourceUnavailable, f"is {self.state.name}: sync() needs it up")
         await self._bring_up(only=ResourceState.UNINITIALIZED)
 
-    # -- time-outs: never shorter than the members need, unless given
+    # -- time-outs: unless given, never shorter than what the members need
 
     @property
     def initialize_timeout(self) -> float:
@@ -170,11 +170,9 @@ class ResourceGroup(AsyncResource):
 
     def _span(self, which: int, needed: list[float]) -> float:
         given = self._own_timeouts[which]
-        return (
-            given
-            if given is not None
-            else max(self._lifecycle_limits[which], sum(needed) * 1.1 + 1.0)
-        )
+        if given is not None:
+            return given
+        return max(self._lifecycle_limits[which], sum(needed) * 1.1 + 1.0)
 
     # -- hooks
 
@@ -183,8 +181,9 @@ class ResourceGroup(AsyncResource):
         for member in self._members.values():
             missing = sorted(set(member.depends_on) - known)
             if missing:
-                raise self._wrong(
-                    f"member {member.name!r} depends on unknown {', '.join(map(repr, missing))}"
+                raise self._error(
+                    GroupError,
+                    f"member {member.name!r} depends on unknown {', '.join(map(repr, missing))}",
                 )
         await self._bring_up(only=None)
 
@@ -193,7 +192,7 @@ class ResourceGroup(AsyncResource):
             await self._start_level([m for m in level if only is None or m.resource.state is only])
 
     async def _start_level(self, level: list[_Member]) -> None:
-        """All at once; the first failure of a required member cancels the rest of the level."""
+        """Start all at once. The first failure of a required member cancels the others."""
         if not level:
             return
         tasks = {asyncio.ensure_future(member.resource.initialize()): member for member in level}
@@ -224,10 +223,10 @@ class ResourceGroup(AsyncResource):
             raise ExceptionGroup(f"group {self.resource_id!r}: failed to start: {names}", errors)
 
     async def _do_cleanup(self) -> None:
-        """In reverse start order, one after the other, every member attempted.
+        """Close every member in reverse start order, one after the other.
 
-        A member never started stays as it is. Where the time runs out, the rest begin their cleanup
-        unobserved.
+        A member that was never started stays as it is. If the time runs out, the rest begin their
+        cleanup and nothing waits for them.
         """
         deadline = time.monotonic() + self.cleanup_timeout * 0.8
         left = [member for level in _levels(self, self._members) for member in level]
@@ -242,7 +241,7 @@ class ResourceGroup(AsyncResource):
                 asyncio.ensure_future(member.resource.cleanup()).add_done_callback(_error_of)
             raise
         if errors:
-            raise self._lifecycle.error(
+            raise self._error(
                 ResourceError, f"closed with {len(errors)} failing member(s)"
             ) from ExceptionGroup(f"group {self.resource_id!r}: cleanup", errors)
 
@@ -261,9 +260,7 @@ class ResourceGroup(AsyncResource):
         return error
 
     async def _do_health_check(self) -> bool:
-        """True when all required members are healthy; an ailing optional one only degrades the
-        group.
-        """
+        """True when all members are healthy. An unhealthy optional one only degrades the group."""
         members = list(self._members.values())
         results = await asyncio.gather(
             *(member.resource.check_health() for member in members), return_exceptions=True
@@ -274,10 +271,10 @@ class ResourceGroup(AsyncResource):
         required = [member for member in bad if member.required]
         if required:
             names = ", ".join(f"{m.name} ({m.resource.state.name})" for m in required)
-            raise self._lifecycle.error(ResourceUnavailable, f"has ailing members: {names}")
+            raise self._error(ResourceUnavailable, f"has unhealthy members: {names}")
         if bad:
             names = ", ".join(f"{m.name} ({m.resource.state.name})" for m in bad)
-            raise self._lifecycle.error(ResourceDegraded, f"runs without optional members: {names}")
+            raise self._error(ResourceDegraded, f"runs without optional members: {names}")
         return True
 
     # -- details
@@ -296,22 +293,25 @@ class ResourceGroup(AsyncResource):
         if isinstance(member, str):
             if member not in self._members:
                 known = ", ".join(sorted(self._members)) or "none"
-                raise self._wrong(f"has no member {member!r}; members: {known}")
+                raise self._error(GroupError, f"has no member {member!r}; members: {known}")
             return member
         for held in self._members.values():
             if held.resource is member:
                 return held.name
-        raise self._wrong(f"does not hold {member!r}")
+        raise self._error(GroupError, f"does not hold {member!r}")
 
-    def _wrong(self, what: str) -> GroupError:
-        return GroupError(
-            f"group {self.resource_id!r} {what}", resource_id=self.resource_id, state=self.state
+    def _error(self, kind: type[E], what: str) -> E:
+        return kind(
+            f"{self.resource_type} {self.resource_id!r} {what}",
+            resource_id=self.resource_id,
+            state=self.state,
         )
 
 
 def _levels(group: ResourceGroup, members: dict[str, _Member]) -> list[list[_Member]]:
-    """Members by start level, insertion order within one; names that are not there yet are left
-    out.
+    """Members by start level, in the order of their addition within one.
+
+    Names of members that are not added yet are left out.
     """
     sorter: TopologicalSorter[str] = TopologicalSorter(
         {name: [d for d in member.depends_on if d in members] for name, member in members.items()}
@@ -320,7 +320,7 @@ def _levels(group: ResourceGroup, members: dict[str, _Member]) -> list[list[_Mem
         sorter.prepare()
     except CycleError as error:
         cycle = " -> ".join(reversed(error.args[1]))
-        raise group._wrong(f"has a cycle of dependencies: {cycle}") from None
+        raise group._error(GroupError, f"has a cycle of dependencies: {cycle}") from None
     position = {name: index for index, name in enumerate(members)}
     levels = []
     while sorter.is_active():

@@ -1,8 +1,8 @@
-"""`AsyncResource`: what every component with a life inherits. The work is done in `core.py`.
+"""`AsyncResource`: the base class of every component that is started and stopped.
 
-Subclasses fill in the hooks `_do_initialize`, `_do_cleanup`, `_do_health_check` and call
-`ensure_ready()` first in each public operation. Few private names are taken on an instance, so that
-subclasses are free in theirs.
+The work is done in `exo.lifecycle.core`. Subclasses fill in the hooks `_do_initialize`,
+`_do_cleanup` and `_do_health_check`, and call `ensure_ready()` first in each public operation. The
+base class takes few private names on an instance, so that subclasses can choose theirs freely.
 """
 
 from __future__ import annotations
@@ -10,24 +10,29 @@ from __future__ import annotations
 import uuid
 import warnings
 from abc import ABC
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, TracebackType
 from typing import Any, ClassVar, Self
 
 from exo.lifecycle.core import arguments
+from exo.lifecycle.core.backoff import backoff
+from exo.lifecycle.core.degradation import Degradation
 from exo.lifecycle.core.hooks import current, forbid_reentry
-from exo.lifecycle.core.lifecycle import Lifecycle, backoff, log
+from exo.lifecycle.core.lifecycle import Lifecycle, log
+from exo.lifecycle.core.state import USABLE, Listener, ResourceState
 from exo.lifecycle.registry import register
-from exo.lifecycle.states import USABLE, Listener, ResourceState, StateMachine
+from exo.lifecycle.states import StateMachine
 from exo.lifecycle.statistics import ResourceStatistics
 from exo.lifecycle.tasks import TaskManager
 
 _READY = ResourceState.READY
 
 
-class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses add the abstract ones
+class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses add abstract methods
+    """One state, one way up, one way down, and a health check. docs/lifecycle.md is the tour."""
+
     RESOURCE_TYPE: ClassVar[str] = "resource"
-    # recover(): how often it tries, and the pauses between in seconds.
+    # recover(): how often it tries, and the pauses in between in seconds.
     RECOVER_ATTEMPTS: ClassVar[int] = 3
     RECOVER_BASE_DELAY: ClassVar[float] = 0.1
     RECOVER_MAX_DELAY: ClassVar[float] = 5.0
@@ -35,7 +40,7 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "_check_health" in vars(cls) and "_do_health_check" not in vars(cls):
-            # Nothing would ever call it, and the resource would always be healthy.
+            # Nothing would ever call it, so the resource would always count as healthy.
             message = (
                 f"{cls.__name__}._check_health is no hook of AsyncResource: name it"
                 " _do_health_check"
@@ -53,14 +58,12 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
         health_check_timeout: float = 5.0,
         failure_threshold: int = 3,
     ) -> None:
-        """Time-outs are seconds, greater than zero. No event loop is needed yet.
+        """Time-outs are in seconds, greater than zero. Needs no event loop.
 
         Raises TypeError or ValueError that names the resource and the field.
         """
         who = (
-            f"{type(self).__name__} {resource_id!r}"
-            if resource_id is not None
-            else type(self).__name__
+            type(self).__name__ if resource_id is None else f"{type(self).__name__} {resource_id!r}"
         )
         kind = arguments.text(
             who, "resource_type", self.RESOURCE_TYPE if resource_type is None else resource_type
@@ -77,8 +80,8 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
             arguments.count(who, "failure_threshold", failure_threshold),
         )
         self._state_machine = StateMachine(name, kind)
-        self._lifecycle = Lifecycle(self, self._state_machine)
         self._task_manager = TaskManager(name)
+        self._lifecycle = Lifecycle(self, self._state_machine, self._task_manager)
         register(self)
 
     def __repr__(self) -> str:
@@ -116,8 +119,8 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
 
     @property
     def last_error(self) -> BaseException | None:
-        """What last went wrong; None again once the resource is READY."""
-        return self._lifecycle.last_error
+        """The latest failure; None again once the resource is READY."""
+        return self._lifecycle.record.last_error
 
     @property
     def is_initialized(self) -> bool:
@@ -148,21 +151,27 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
         return self._lifecycle_limits[3]
 
     def statistics(self) -> ResourceStatistics:
-        return self._lifecycle.counts.snapshot()
+        """Counts and durations so far, as a frozen record."""
+        return self._lifecycle.record.counts.snapshot()
 
     def add_listener(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` with each `StateChange`, after it; returns what removes it."""
+        """Call `listener` with each `StateChange`, after it happened.
+
+        Returns a function that removes the listener.
+        """
         return self._state_machine.add_listener(listener)
 
     # -- the life
 
     async def initialize(self, timeout: float | None = None) -> bool:
-        """Bring the resource to READY; True. Single-flight: concurrent callers share one run of the
-        hook.
+        """Bring the resource to READY; returns True.
 
-        timeout: bounds this caller's waiting. Raises `ResourceInitializationError` (also a
-        `ResourceTimeout` when the hook ran out of time) after a roll-back, `ResourceTimeout` for
-        this caller's own time-out, `ResourceClosed` while closing.
+        Single-flight: concurrent callers share one run of the hook. `timeout` bounds only this
+        caller's wait.
+
+        Raises `ResourceInitializationError` (also a `ResourceTimeout` when the hook ran out of
+        time) after a roll-back, `ResourceTimeout` for this caller's own time-out, `ResourceClosed`
+        while closing.
         """
         forbid_reentry(self, "initialize")
         if timeout is not None:
@@ -171,17 +180,16 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
         return True
 
     async def cleanup(self) -> None:
-        """Close for good: ends CLOSED within `cleanup_timeout`, whatever happens. Idempotent and
-        single-flight.
+        """Close: ends CLOSED within `cleanup_timeout`, whatever happens.
 
-        Raises what the cleanup hook raised, once.
+        Idempotent and single-flight. Raises what the cleanup hook raised, once.
         """
         forbid_reentry(self, "cleanup")
         await self._lifecycle.cleanup()
 
     async def ensure_ready(self, *, allow_degraded: bool = True) -> None:
-        """Return when usable: initializes lazily, waits for an initialize, tries once to recover
-        from ERROR.
+        """Return when usable: initializes if nothing has, waits for an initialize in flight, tries
+        once to recover from ERROR.
 
         Raises `ResourceClosed` when closing or closed, `ResourceUnavailable` when DEGRADED is not
         allowed, and what `initialize` and `recover` raise.
@@ -192,15 +200,16 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
         await self._lifecycle.make_ready(allow_degraded)
 
     async def check_health(self) -> bool:
-        """Run the health hook once (single-flight) and let its result move the state; False when
-        not initialized.
+        """Run the health hook once (single-flight) and let its result move the state.
+
+        False, without running the hook, when not initialized.
         """
         forbid_reentry(self, "check_health")
-        return await self._lifecycle.check_health()
+        return await self._lifecycle.health.check()
 
     async def recover(self) -> bool:
-        """Close what is open and initialize again, a few times with jittered pauses, until READY;
-        True.
+        """Close what is open and initialize again, a few times with random pauses, until READY;
+        returns True.
 
         Raises `ResourceInitializationError` after the last attempt, `ResourceClosed` when closing
         or closed.
@@ -210,8 +219,9 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
         return True
 
     async def wait_for(self, *states: ResourceState, timeout: float | None = None) -> ResourceState:
-        """The first of `states` that the resource is in, however briefly; `ResourceTimeout` after
-        `timeout` seconds.
+        """Return the first of `states` that the resource is in, however briefly.
+
+        Raises `ResourceTimeout` after `timeout` seconds.
         """
         if not states or not all(isinstance(state, ResourceState) for state in states):
             raise TypeError(f"{self!r}: wait_for needs one or more ResourceState, got {states!r}")
@@ -234,7 +244,7 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
         except Exception as failed:
             if error is None:
                 raise
-            # The error of the body is the one to see.
+            # The error of the body is the one that matters.
             log.exception("%r: cleanup failed after %r", self, error)
             error.add_note(f"cleanup of {self!r} failed too: {failed!r}")
 
@@ -242,18 +252,37 @@ class AsyncResource(ABC):  # noqa: B024  # the hooks have defaults; subclasses a
         """Seconds to wait after failed attempt number `attempt` (from 1)."""
         return backoff(attempt, self.RECOVER_BASE_DELAY, self.RECOVER_MAX_DELAY)
 
+    # -- degradations: for `exo.lifecycle.degradations`, which also publishes the change
+
+    @property
+    def declared_degradations(self) -> Mapping[str, Degradation]:
+        """Those that hold for this resource, by name."""
+        return MappingProxyType(self._lifecycle.health.declared)
+
+    def declare_degradation(self, made: Degradation) -> None:
+        """Use `degrade(..., resource=self)` instead."""
+        self._lifecycle.health.declare(made)
+
+    def withdraw_degradation(self, name: str) -> Degradation | None:
+        """Use `restore(..., resource=self)` instead. Returns what was withdrawn."""
+        return self._lifecycle.health.declared.pop(name, None)
+
     # -- hooks
 
     async def _do_initialize(self) -> None:  # noqa: B027  # a default, not a gap
-        """Open everything; on return the resource is READY. May fail half-way: `_do_cleanup`
-        follows.
+        """Open everything; when it returns, the resource is READY.
+
+        It may fail half-way: `_do_cleanup` then runs.
         """
 
     async def _do_cleanup(self) -> None:  # noqa: B027  # a default, not a gap
         """Close everything that is open. Must be safe after a half-done `_do_initialize`."""
 
     async def _do_health_check(self) -> bool:
-        """Whether the resource can do its work now. `ResourceDegraded` says: yes, but less well."""
+        """Whether the resource can do its work now.
+
+        May raise `ResourceDegraded`: it can, but less well.
+        """
         return True
 
 
@@ -262,5 +291,5 @@ for _hook in (
     AsyncResource._do_cleanup,
     AsyncResource._do_health_check,
 ):
-    # Lets `hooks.run_hook` skip the task that a hook otherwise gets.
+    # `run_hook` then needs no task to run it.
     _hook.does_nothing = True  # type: ignore[union-attr]

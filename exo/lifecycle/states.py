@@ -1,6 +1,7 @@
-"""The states of a resource, the table of legal moves, and the one place that changes a state.
+"""`StateMachine`: the one place that changes a state.
 
-Owns `TRANSITIONS` and `StateMachine`. Must not know hooks, tasks or what a resource does.
+The states themselves are in `core/state.py`; their public names are here too. Must not know hooks,
+tasks or what a resource does.
 """
 
 from __future__ import annotations
@@ -8,63 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import Enum
-from types import MappingProxyType
-from typing import Final
+from collections.abc import Callable
 
+from exo.lifecycle.core.state import TRANSITIONS, USABLE, Listener, ResourceState, StateChange
 from exo.lifecycle.errors import IllegalTransition
-from exo.lifecycle.events import is_heard, publish
+from exo.lifecycle.events import has_listeners, publish
+
+__all__ = ["TRANSITIONS", "USABLE", "Listener", "ResourceState", "StateChange", "StateMachine"]
 
 log = logging.getLogger("exo.lifecycle")
-
-
-class ResourceState(Enum):
-    UNINITIALIZED = "uninitialized"
-    INITIALIZING = "initializing"
-    READY = "ready"
-    DEGRADED = "degraded"
-    ERROR = "error"
-    CLOSING = "closing"
-    CLOSED = "closed"
-
-    # Members are singletons: the default hash, by name, is many times slower, and states are looked
-    # up all the time.
-    __hash__ = object.__hash__
-
-
-_S = ResourceState
-
-TRANSITIONS: Final[Mapping[ResourceState, frozenset[ResourceState]]] = MappingProxyType(
-    {
-        _S.UNINITIALIZED: frozenset({_S.INITIALIZING, _S.CLOSED}),
-        _S.INITIALIZING: frozenset({_S.READY, _S.ERROR, _S.CLOSING}),
-        _S.READY: frozenset({_S.DEGRADED, _S.ERROR, _S.CLOSING}),
-        _S.DEGRADED: frozenset({_S.READY, _S.ERROR, _S.CLOSING}),
-        _S.ERROR: frozenset({_S.INITIALIZING, _S.CLOSING}),
-        _S.CLOSING: frozenset({_S.CLOSED}),
-        _S.CLOSED: frozenset({_S.INITIALIZING}),
-    }
-)
-
-USABLE: Final = frozenset({_S.READY, _S.DEGRADED})
-
-
-@dataclass(frozen=True, slots=True)
-class StateChange:
-    """One transition. `at`: monotonic seconds. `seconds`: how long the old state had lasted."""
-
-    resource_id: str
-    resource_type: str
-    old: ResourceState
-    new: ResourceState
-    reason: str
-    at: float
-    seconds: float = 0.0
-
-
-Listener = Callable[[StateChange], None]
 
 
 class StateMachine:
@@ -86,16 +39,17 @@ class StateMachine:
         self.state = ResourceState.UNINITIALIZED
         self.since = time.monotonic()
         self.reason = "constructed"
-        # Tuples, replaced as a whole: most resources have neither, and who iterates sees one
-        # moment.
+        # Tuples that are replaced as a whole: most resources have neither, and a loop over one
+        # is not disturbed by a listener that adds or removes another.
         self._listeners: tuple[Listener, ...] = ()
         self._waiters: tuple[
             tuple[frozenset[ResourceState], asyncio.Future[ResourceState]], ...
         ] = ()
 
     def move(self, new: ResourceState, reason: str) -> None:
-        """Change the state and tell the waiters and listeners; an illegal move raises and changes
-        nothing.
+        """Change the state, then notify waiters and listeners.
+
+        A move that the table lacks raises `IllegalTransition` and changes nothing.
         """
         old = self.state
         if new not in TRANSITIONS[old]:
@@ -112,12 +66,12 @@ class StateMachine:
         self.reason = reason
         if self._waiters:
             self._wake(new)
-        if self._listeners or is_heard():
-            self._tell(
+        if self._listeners or has_listeners():
+            self._notify(
                 StateChange(self.resource_id, self.resource_type, old, new, reason, now, lasted)
             )
 
-    def _tell(self, change: StateChange) -> None:
+    def _notify(self, change: StateChange) -> None:
         for listener in self._listeners:
             try:
                 listener(change)
@@ -131,7 +85,10 @@ class StateMachine:
         publish(change)
 
     def add_listener(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` after each change; the returned function removes it (twice is fine)."""
+        """Call `listener` after each change.
+
+        Returns a function that removes it; calling that twice is fine.
+        """
         if not callable(listener):
             raise TypeError(
                 f"{self.resource_type} {self.resource_id!r}: listener must be callable, got"
@@ -148,7 +105,7 @@ class StateMachine:
         return remove
 
     async def wait_for(self, states: frozenset[ResourceState]) -> ResourceState:
-        """The first of `states` that is seen, however briefly it lasts."""
+        """Return the first of `states` that is seen, however briefly it lasts."""
         if self.state in states:
             return self.state
         future: asyncio.Future[ResourceState] = asyncio.get_running_loop().create_future()

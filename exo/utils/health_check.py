@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 
 from exo.lifecycle import AsyncResource, ResourceClosed, ResourceError, ResourceState, TaskPriority
 from exo.lifecycle.core import arguments as check
-from exo.lifecycle.core.lifecycle import backoff
+from exo.lifecycle.core.backoff import backoff
 from exo.utils.health_records import CheckRecord, HealthEntry, HealthReport, ResourceHealth
 
 __all__ = ["CheckRecord", "HealthMonitor", "HealthReport", "ResourceHealth"]

@@ -1,3 +1,4 @@
-"""The machinery behind `AsyncResource`: hooks, single flights, health checks, events. Use
-`exo.lifecycle` instead.
+"""The machinery behind `AsyncResource`. Use `exo.lifecycle` instead.
+
+It sees a resource only as the `Subject` of `subject.py`, so that nothing here imports the class.
 """

@@ -1,11 +1,14 @@
-"""Runs one hook of a resource: bounded in time, stoppable, and knowing who called it.
+"""Runs one hook of a resource: bounded in time, stoppable, and aware of who called it.
 
-Theory of operation. A hook runs in a task of its own, so that one which ignores its cancellation
-can be left behind: it is cancelled, given a short grace, then abandoned, counted and named in the
-log. While it runs, a context variable holds its `Frame`; a lifecycle call made under that frame on
-the same resource would wait for itself and is refused. Things started inside a hook (a server's
-callbacks, plain tasks) inherit the variable, so a frame is dead once its hook has ended, and outer
-frames (a hook that initializes another resource) count only for the very task of the inner hook.
+Theory of operation. A hook runs in a task of its own, so that the lifecycle can go on without a
+hook that ignores its cancellation: the hook is cancelled, given a short grace, then abandoned,
+counted and named in the log.
+
+While it runs, a context variable holds its `Frame`. A lifecycle call on the same resource under
+that frame would wait for itself, and is refused. Things started inside a hook (a server's
+callbacks, plain tasks) inherit the variable and outlive the hook, so a frame is emptied when its
+hook ends. An outer frame (a hook that initializes another resource) counts only for calls made by
+the inner hook's own task: another task that inherited both frames can wait without harm.
 """
 
 from __future__ import annotations
@@ -16,36 +19,36 @@ import inspect
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from exo.lifecycle.core.flight import Flight
+from exo.lifecycle.core.record import LifeRecord
+from exo.lifecycle.core.subject import Subject
 from exo.lifecycle.errors import ReentrantCall
-from exo.lifecycle.events import HookRun, Outcome, is_heard, publish
-
-if TYPE_CHECKING:
-    from exo.lifecycle.core.flight import Flight
-    from exo.lifecycle.resource import AsyncResource
+from exo.lifecycle.events import HookRun, Outcome, has_listeners, publish
 
 log = logging.getLogger("exo.lifecycle")
 
-# Hooks that ignored their cancellation, kept so that they are not lost and their end is seen.
+# Strong references to hooks that ignored their cancellation: asyncio itself holds tasks weakly.
 _abandoned: Final[set[asyncio.Task[Any]]] = set()
 
 
 class Frame:
-    """One running hook. `resource` is dropped at its end: contexts that captured the frame must not
-    keep it alive.
+    """One running hook.
+
+    Emptied when the hook ends: contexts that captured the frame must not keep the resource alive.
     """
 
-    __slots__ = ("hook", "outer", "resource", "task")
+    __slots__ = ("hook", "outer", "subject", "task")
 
-    def __init__(self, resource: AsyncResource, hook: str, outer: Frame | None) -> None:
-        self.resource: AsyncResource | None = resource
+    def __init__(self, subject: Subject, hook: str, outer: Frame | None) -> None:
+        self.subject: Subject | None = subject
         self.hook = hook
         self.outer = outer
         self.task: asyncio.Task[Any] | None = None
 
     def close(self) -> None:
-        self.resource = None
+        self.subject = None
         self.outer = None
         self.task = None
 
@@ -63,26 +66,26 @@ class HookStopped(Exception):
     """The flight that the hook belongs to was asked to stop."""
 
 
-def forbid_reentry(resource: AsyncResource, call: str) -> None:
-    """Raise `ReentrantCall` when `call` is made from inside a hook of `resource`."""
+def forbid_reentry(subject: Subject, call: str) -> None:
+    """Raise `ReentrantCall` when `call` is made from inside a hook of the same resource."""
     frame = current.get()
     if frame is None:
         return
     direct = frame.task is not None and asyncio.current_task() is frame.task
     while frame is not None:
-        if frame.resource is resource:
+        if frame.subject is subject:
             raise ReentrantCall(
-                f"{resource.resource_type} {resource.resource_id!r}: {call}() called from its own"
+                f"{subject.resource_type} {subject.resource_id!r}: {call}() called from its own"
                 f" {frame.hook} hook, which would wait for itself; call it from outside, or from a"
                 " task of the resource's task manager",
-                resource_id=resource.resource_id,
-                state=resource.state,
+                resource_id=subject.resource_id,
+                state=subject.state,
             )
         frame = frame.outer if direct else None
 
 
 def clean_context() -> contextvars.Context:
-    """A copy of the caller's context that runs in no hook: for tasks that outlive it."""
+    """A copy of the caller's context outside any hook: for tasks that outlive the hook."""
     context = contextvars.copy_context()
     context.run(current.set, None)
     return context
@@ -94,25 +97,21 @@ def grace(timeout: float) -> float:
 
 
 async def run_hook(
-    resource: AsyncResource,
-    name: str,
-    timeout: float,
-    flight: Flight[Any],
-    *,
-    stoppable: bool = True,
+    record: LifeRecord, name: str, timeout: float, flight: Flight[Any], *, stoppable: bool = True
 ) -> Any:
-    """Run hook `_do_<name>`; its result or its exception, or `HookTimeout` or `HookStopped`.
+    """Run hook `_do_<name>`. Returns its result; raises its exception, `HookTimeout` or
+    `HookStopped`.
 
-    A hook that had to be cancelled counts as timed out or stopped whatever it returns afterwards.
+    A hook that had to be cancelled counts as timed out or stopped, whatever it returns afterwards.
     """
     started = time.monotonic()
-    hook = getattr(resource, f"_do_{name}")
+    hook = getattr(record.subject, f"_do_{name}")
     if getattr(hook, "does_nothing", False):
-        # The default: no task to run, nothing that could take time or fail.
-        _note_begin(resource, name)
-        publish(HookRun(resource.resource_id, resource.resource_type, name, 0.0, "ok"))
+        # The default hook: nothing that could take time or fail, so it needs no task.
+        record.hook_began(name)
+        _publish(record.subject, name, 0.0, "ok")
         return True
-    task, frame = _start(resource, name, hook)
+    task, frame = _start(record, name, hook)
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def wake(_: object = None) -> None:
@@ -131,8 +130,8 @@ async def run_hook(
         try:
             await ended
         except asyncio.CancelledError:
-            # Nobody cancels a flight; the event loop is being closed. What is open is still rolled
-            # back.
+            # A flight is never cancelled by its waiters, so the event loop is being closed. What
+            # is open still has to be rolled back.
             stopped = True
         if task.done():
             outcome = _outcome(task)
@@ -141,57 +140,49 @@ async def run_hook(
         outcome = "cancelled" if stopped else "timeout"
         if not await _cancel(task, grace(timeout)):
             outcome = "abandoned"
-            _abandon(resource, name, task)
-        raise (
-            HookStopped(flight.stop_reason or "cancelled")
-            if stopped
-            else HookTimeout(f"{timeout:g} s")
-        )
+            _abandon(record, name, task)
+        if stopped:
+            raise HookStopped(flight.stop_reason or "cancelled")
+        raise HookTimeout(f"{timeout:g} s")
     finally:
         flight.on_stop = None
         timer.cancel()
         frame.close()
-        if is_heard():
-            seconds = time.monotonic() - started
-            publish(HookRun(resource.resource_id, resource.resource_type, name, seconds, outcome))
+        if has_listeners():
+            _publish(record.subject, name, time.monotonic() - started, outcome)
+
+
+def _publish(subject: Subject, name: str, seconds: float, outcome: Outcome) -> None:
+    publish(HookRun(subject.resource_id, subject.resource_type, name, seconds, outcome))
 
 
 def _start(
-    resource: AsyncResource, name: str, hook: Callable[[], Any]
+    record: LifeRecord, name: str, hook: Callable[[], Any]
 ) -> tuple[asyncio.Task[Any], Frame]:
-    frame = Frame(resource, name, current.get())
+    frame = Frame(record.subject, name, current.get())
     context = contextvars.copy_context()
     context.run(current.set, frame)
     task = asyncio.get_running_loop().create_task(
-        _call(resource, name, hook), name=f"{resource.resource_id}:{name}", context=context
+        _call(record, name, hook), name=f"{record.subject.resource_id}:{name}", context=context
     )
     frame.task = task
     return task, frame
 
 
-def _note_begin(resource: AsyncResource, name: str) -> None:
-    """From the init hook's first step on there may be something to close, until the cleanup hook's
-    first step.
-
-    A hook that is cancelled before it changes nothing.
-    """
-    if name != "health_check":
-        resource._lifecycle.opened = name == "initialize"
-
-
-async def _call(resource: AsyncResource, name: str, hook: Callable[[], Any]) -> Any:
-    _note_begin(resource, name)
+async def _call(record: LifeRecord, name: str, hook: Callable[[], Any]) -> Any:
+    record.hook_began(name)
     result = hook()
     if not inspect.isawaitable(result):
+        subject = record.subject
         raise TypeError(
-            f"{type(resource).__name__}._do_{name} of {resource.resource_id!r} must be an async"
+            f"{type(subject).__name__}._do_{name} of {subject.resource_id!r} must be an async"
             " function"
         )
     return await result
 
 
 async def _cancel(task: asyncio.Task[Any], timeout: float) -> bool:
-    """Cancel and wait a little; whether the task ended."""
+    """Cancel and wait a little. Returns whether the task ended."""
     task.cancel()
     try:
         await asyncio.wait({task}, timeout=timeout)
@@ -199,6 +190,7 @@ async def _cancel(task: asyncio.Task[Any], timeout: float) -> bool:
         pass
     if task.done():
         if not task.cancelled():
+            # Retrieved, or asyncio would complain about it.
             task.exception()
         return True
     return False
@@ -210,9 +202,9 @@ def _outcome(task: asyncio.Task[Any]) -> Outcome:
     return "ok" if task.exception() is None else "failed"
 
 
-def _abandon(resource: AsyncResource, name: str, task: asyncio.Task[Any]) -> None:
-    who = f"{resource.resource_type} {resource.resource_id!r}"
-    resource._lifecycle.counts.abandoned_hooks += 1
+def _abandon(record: LifeRecord, name: str, task: asyncio.Task[Any]) -> None:
+    who = f"{record.subject.resource_type} {record.subject.resource_id!r}"
+    record.counts.abandoned_hooks += 1
     log.error("%s: the %s hook ignores its cancellation and is left behind", who, name)
     _abandoned.add(task)
 

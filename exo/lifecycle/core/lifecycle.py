@@ -1,14 +1,14 @@
-"""The lifecycle behind one `AsyncResource`: single-flight initialize, cleanup, recover and health
-check.
+"""`Lifecycle`: single-flight initialize, recover and cleanup of one resource.
 
-Theory of operation. `opened` says that an init hook began since the cleanup hook last ran: the
-cleanup hook runs
-exactly when it is set. There are at most three flights: `starting` (initialize or recover),
-`closing`, and a health check. A flight changes the state only while it is the current one, and the
-state moves synchronously with the call that
-causes it: a caller that sees `cleanup()` begun sees CLOSING. `closing` stops the other two and
-waits for them before it
-closes anything. `life` counts attempts and cleanups: a health result of an earlier life is dropped.
+Theory of operation. There are at most three flights: `starting` (initialize or recover), `closing`,
+and a health check. Each changes the state only while it is the current one.
+
+The state moves synchronously with the call that causes it: whoever sees that `cleanup()` was called
+sees CLOSING, not some state in between. `closing` first stops the other two flights and waits for
+them, and only then closes anything, so a cleanup hook never runs alongside an init hook.
+
+`LifeRecord.opened` says that an init hook began since the cleanup hook last ran. The cleanup hook
+runs exactly when it is set.
 """
 
 from __future__ import annotations
@@ -16,29 +16,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
-from typing import TYPE_CHECKING
 
+from exo.lifecycle.core.closing import close
+from exo.lifecycle.core.failures import cleanup_failure, start_failure
 from exo.lifecycle.core.flight import Flight
-from exo.lifecycle.core.health import Health
-from exo.lifecycle.core.hooks import HookStopped, HookTimeout, run_hook
+from exo.lifecycle.core.health import HealthChecks
+from exo.lifecycle.core.hooks import HookStopped, run_hook
+from exo.lifecycle.core.record import LifeRecord
+from exo.lifecycle.core.state import USABLE, ResourceState
+from exo.lifecycle.core.subject import Subject
 from exo.lifecycle.errors import (
     ResourceClosed,
     ResourceError,
     ResourceInitializationError,
-    ResourceInitializationTimeout,
     ResourceTimeout,
     ResourceUnavailable,
     let_go,
 )
 from exo.lifecycle.events import Recovered, publish
-from exo.lifecycle.states import USABLE, ResourceState, StateMachine
-from exo.lifecycle.statistics import Counts
-
-if TYPE_CHECKING:
-    from exo.lifecycle.degradations import Degradation
-    from exo.lifecycle.resource import AsyncResource
+from exo.lifecycle.states import StateMachine
+from exo.lifecycle.tasks import TaskManager
 
 log = logging.getLogger("exo.lifecycle")
 
@@ -46,32 +44,23 @@ _S = ResourceState
 
 
 class Lifecycle:
-    __slots__ = (
-        "closing",
-        "counts",
-        "health",
-        "last_error",
-        "life",
-        "machine",
-        "opened",
-        "resource",
-        "starting",
-    )
+    """The way up and the way down of one resource."""
 
-    def __init__(self, resource: AsyncResource, machine: StateMachine) -> None:
-        self.resource = resource
+    __slots__ = ("_subject", "_tasks", "closing", "health", "machine", "record", "starting")
+
+    def __init__(self, subject: Subject, machine: StateMachine, tasks: TaskManager) -> None:
+        self._subject = subject
+        self._tasks = tasks
         self.machine = machine
-        self.counts = Counts()
-        self.last_error: BaseException | None = None
-        self.health = Health(self)
-        self.opened = False
-        self.life = 0
+        self.record = LifeRecord(subject, machine)
+        self.health = HealthChecks(self.record)
         self.starting: Flight[None] | None = None
         self.closing: Flight[list[BaseException]] | None = None
 
     # -- initialize and recover
 
     async def initialize(self, timeout: float | None) -> None:
+        """Return when usable. `timeout` bounds this caller's wait only."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             if self.machine.state in USABLE:
@@ -83,21 +72,18 @@ class Lifecycle:
                 return
 
     async def recover(self, attempts: int) -> None:
+        """Return when READY; closes what is open before each attempt."""
         while True:
             if self.machine.state is _S.READY:
                 return
             self._refuse_closed("recover")
             if self.starting is None:
-                if self.machine.state is _S.UNINITIALIZED:
-                    self._start(attempts=1, reason="recover", recovering=False)
-                else:
-                    if self.machine.state is _S.DEGRADED:
-                        self.machine.move(_S.ERROR, "recover")
-                    self._start(attempts=attempts, reason="recover", recovering=True)
+                self._start_recovery(attempts)
             if await self._join_start("recover", None):
                 return
 
     async def make_ready(self, allow_degraded: bool) -> None:
+        """`ensure_ready`, where the resource is not simply READY."""
         self._refuse_closed("ensure_ready")
         if self.machine.state is _S.ERROR and self.starting is None:
             await self.recover(attempts=1)
@@ -105,15 +91,15 @@ class Lifecycle:
             await self.initialize(None)
         self._refuse_closed("ensure_ready")
         if self.machine.state is _S.DEGRADED and not allow_degraded:
-            raise self.error(
-                ResourceUnavailable, f"is DEGRADED: {self.last_error or 'see its health'}"
+            raise self.record.error(
+                ResourceUnavailable, f"is DEGRADED: {self.record.last_error or 'see its health'}"
             )
         if self.machine.state not in USABLE:
-            raise self.error(ResourceUnavailable, f"is {self.machine.state.name}")
+            raise self.record.error(ResourceUnavailable, f"is {self.machine.state.name}")
 
     async def _join_start(self, call: str, deadline: float | None) -> bool:
-        """Wait for the attempt in flight; False when it was being given up, so that the caller
-        tries anew.
+        """Wait for the attempt in flight. False when it was already being given up: the caller then
+        starts a new one.
         """
         flight = self.starting
         if flight is None:
@@ -125,7 +111,7 @@ class Lifecycle:
         except TimeoutError as error:
             if isinstance(error, ResourceError):
                 raise
-            raise self.error(
+            raise self.record.error(
                 ResourceTimeout, f"was not ready within the time-out given to {call}()"
             ) from None
         if doomed:
@@ -133,24 +119,32 @@ class Lifecycle:
         self._refuse_closed(call)
         return True
 
+    def _start_recovery(self, attempts: int) -> None:
+        if self.machine.state is _S.UNINITIALIZED:
+            self._start(attempts=1, reason="recover", recovering=False)
+            return
+        if self.machine.state is _S.DEGRADED:
+            self.machine.move(_S.ERROR, "recover")
+        self._start(attempts=attempts, reason="recover", recovering=True)
+
     def _start(self, *, attempts: int, reason: str, recovering: bool) -> None:
         self._begin_attempt(reason)
         self.starting = Flight(
             lambda flight: self._run_start(flight, attempts, recovering),
-            name=f"{self.resource.resource_id}:{reason}",
+            name=f"{self._subject.resource_id}:{reason}",
             abandonable=True,
         )
 
     def _begin_attempt(self, reason: str) -> None:
-        self.life += 1
+        self.record.life += 1
         self.health.stop(reason)
         self.health.running = None
         self.health.declared.clear()
         self.machine.move(_S.INITIALIZING, reason)
 
     async def _run_start(self, flight: Flight[None], attempts: int, recovering: bool) -> None:
-        resource = self.resource
-        deadline = time.monotonic() + resource.initialize_timeout + resource.cleanup_timeout
+        subject = self._subject
+        deadline = time.monotonic() + subject.initialize_timeout + subject.cleanup_timeout
         try:
             for attempt in range(1, attempts + 1):
                 if attempt > 1:
@@ -158,12 +152,9 @@ class Lifecycle:
                 try:
                     await self._attempt(flight, deadline if recovering else None)
                 except ResourceInitializationError:
-                    delay = resource.recover_delay(attempt)
-                    if (
-                        flight.stopping
-                        or attempt == attempts
-                        or time.monotonic() + delay >= deadline
-                    ):
+                    delay = subject.recover_delay(attempt)
+                    out_of_time = time.monotonic() + delay >= deadline
+                    if flight.stopping or attempt == attempts or out_of_time:
                         raise
                     await flight.pause(delay)
                     self._refuse_closing("recover")
@@ -175,82 +166,63 @@ class Lifecycle:
             if self.starting is flight:
                 self.starting = None
         if recovering:
-            self.counts.recoveries += 1
-            publish(Recovered(resource.resource_id, resource.resource_type))
+            self.record.counts.recoveries += 1
+            publish(Recovered(subject.resource_id, subject.resource_type))
 
     async def _attempt(self, flight: Flight[None], deadline: float | None) -> None:
-        """From INITIALIZING to READY, or rolled back to ERROR (or left to the cleanup that stopped
-        it).
+        """From INITIALIZING to READY, or rolled back to ERROR.
+
+        Where a cleanup stopped this attempt, the roll-back is left to that cleanup.
         """
+        record = self.record
         started = time.monotonic()
-        limit = self.resource.initialize_timeout
-        self.counts.initializations += 1
+        limit = self._subject.initialize_timeout
+        record.counts.initializations += 1
         try:
-            if self.opened:
-                await self._close_the_old(flight)
-            self.resource._task_manager.reopen()
+            if record.opened:
+                await self._close_before_recovery(flight)
+            self._tasks.reopen()
             if deadline is not None:
                 limit = max(0.0, min(limit, deadline - time.monotonic()))
-            await run_hook(self.resource, "initialize", limit, flight)
+            await run_hook(record, "initialize", limit, flight)
             if flight.stopping:
                 raise HookStopped(flight.stop_reason)
         # A hook may raise anything.
         except (Exception, asyncio.CancelledError) as cause:  # noqa: BLE001
-            self.counts.initialize_failures += 1
-            failure = self._failure(cause, limit)
+            record.counts.initialize_failures += 1
+            failure = start_failure(record, cause, limit)
             let_go(cause)
             await self._roll_back(flight, cause, failure)
             if self.machine.state is _S.CLOSING and not isinstance(failure, ResourceClosed):
-                raise self.error(
+                raise record.error(
                     ResourceClosed, "was closed while it rolled back a failed start"
                 ) from failure
             raise failure from failure.__cause__
         finally:
-            self.counts.last_initialize_seconds = time.monotonic() - started
-        self.last_error = None
-        self.counts.consecutive_health_failures = 0
+            record.counts.last_initialize_seconds = time.monotonic() - started
+        record.last_error = None
+        record.counts.consecutive_health_failures = 0
         self.machine.move(_S.READY, "initialized")
         self.health.show_declared()
 
-    async def _close_the_old(self, flight: Flight[None]) -> None:
-        """Before a recovery. What is broken often fails to close: counted, said,
-        and no obstacle.
-        """
+    async def _close_before_recovery(self, flight: Flight[None]) -> None:
+        """What is broken often fails to close: logged, and no reason not to start again."""
         try:
-            await self._close(self.resource.cleanup_timeout, flight)
+            await close(self.record, self._tasks, self._subject.cleanup_timeout, flight)
         except Exception as error:  # noqa: BLE001  # a hook may raise anything
-            log.warning("%s: closing before it starts anew failed: %r", self.resource, error)
-
-    def _failure(self, cause: BaseException, limit: float) -> ResourceError:
-        if self.machine.state is _S.CLOSING:
-            return self.error(ResourceClosed, "was closed while it initialized")
-        if isinstance(cause, HookTimeout):
-            failure: ResourceError = self.error(
-                ResourceInitializationTimeout,
-                f"did not initialize within {limit:g} s and was rolled back",
-            )
-            failure.__cause__ = self.error(ResourceTimeout, f"init hook ran out of its {limit:g} s")
-        elif isinstance(cause, HookStopped):
-            failure = self.error(
-                ResourceInitializationError, f"gave up initializing: {cause}; it was rolled back"
-            )
-        else:
-            failure = self.error(
-                ResourceInitializationError, f"failed to initialize and was rolled back: {cause!r}"
-            )
-            failure.__cause__ = cause
-        return failure
+            log.warning("%s: closing before it starts again failed: %r", self._subject, error)
 
     async def _roll_back(
         self, flight: Flight[None], cause: BaseException, failure: ResourceError
     ) -> None:
         if self.machine.state is _S.CLOSING:
-            return  # the cleanup that stopped this attempt closes what it opened
-        self.last_error = failure.__cause__ or failure
+            # The cleanup that stopped this attempt closes what it opened.
+            return
+        self.record.last_error = failure.__cause__ or failure
         try:
-            await self._close(self.resource.cleanup_timeout, flight)
+            await close(self.record, self._tasks, self._subject.cleanup_timeout, flight)
         except Exception as error:
-            log.exception("%s: roll-back failed", self.resource)
+            log.exception("%s: roll-back failed", self._subject)
             failure.add_note(f"roll-back failed too: {error!r}")
         if self.machine.state is _S.INITIALIZING:
             self.machine.move(_S.ERROR, f"initialize failed: {cause!r}")
@@ -258,6 +230,7 @@ class Lifecycle:
     # -- cleanup
 
     async def cleanup(self) -> None:
+        """Return when CLOSED."""
         if self.closing is None:
             if self.machine.state is _S.CLOSED:
                 return
@@ -265,20 +238,20 @@ class Lifecycle:
             if self.closing is None:
                 return
         errors = await self.closing.join()
-        # Everyone waits for the same cleanup; its error is raised once, by the first that wakes.
+        # All callers wait for the same cleanup; the first to wake raises its error, once.
         if errors:
             raise errors.pop()
 
     def _begin_cleanup(self) -> None:
-        self.life += 1
+        self.record.life += 1
         if self.machine.state is _S.UNINITIALIZED:
-            if not self.resource._task_manager.tasks:
+            if not self._tasks.tasks:
                 self.machine.move(_S.CLOSED, "cleanup before any initialize")
                 return
         else:
             self.machine.move(_S.CLOSING, "cleanup")
         self.closing = Flight(
-            self._run_cleanup, name=f"{self.resource.resource_id}:cleanup", abandonable=False
+            self._run_cleanup, name=f"{self._subject.resource_id}:cleanup", abandonable=False
         )
         if self.starting is not None:
             self.starting.stop("cleanup")
@@ -287,79 +260,29 @@ class Lifecycle:
     async def _run_cleanup(self, flight: Flight[list[BaseException]]) -> list[BaseException]:
         error: BaseException | None = None
         try:
-            for other in (self.starting, self.health.running):
-                if other is not None:
-                    # Cancelled only when the event loop is being closed: what is open is closed all
-                    # the same.
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await other.settle()
-            self.health.running = None
-            await self._close(self.resource.cleanup_timeout, flight)
+            await self._settle_others()
+            await close(self.record, self._tasks, self._subject.cleanup_timeout, flight)
         # A hook may raise anything.
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001
-            error = self._cleanup_failure(raised)
+            error = cleanup_failure(self.record, raised)
             let_go(error)
-            self.last_error = error
+            self.record.last_error = error
         finally:
             self.closing = None
             self.health.declared.clear()
-            self.machine.move(
-                _S.CLOSED, "cleaned up" if error is None else f"cleanup failed: {error!r}"
-            )
+            reason = "cleaned up" if error is None else f"cleanup failed: {error!r}"
+            self.machine.move(_S.CLOSED, reason)
         return [] if error is None else [error]
 
-    def _cleanup_failure(self, raised: BaseException) -> BaseException:
-        if isinstance(raised, HookTimeout):
-            return self.error(
-                ResourceTimeout, f"did not clean up within {self.resource.cleanup_timeout:g} s"
-            )
-        if isinstance(raised, HookStopped | asyncio.CancelledError):
-            error = self.error(ResourceError, "its cleanup was cancelled")
-            error.__cause__ = raised
-            return error
-        return raised
-
-    async def _close(
-        self, timeout: float, flight: Flight[None] | Flight[list[BaseException]]
-    ) -> None:
-        """Cancel the background tasks, then run the cleanup hook if something is open; within
-        `timeout` seconds.
-        """
-        started = time.monotonic()
-        tasks = self.resource._task_manager
-        tasks.close()
-        if tasks.tasks:
-            await tasks.cancel_all_tasks(timeout=timeout / 2)
-        if not self.opened:
-            return
-        self.counts.cleanups += 1
-        left = max(timeout / 2, timeout - (time.monotonic() - started))
-        try:
-            try:
-                await run_hook(self.resource, "cleanup", left, flight, stoppable=False)
-            except (HookStopped, asyncio.CancelledError):
-                if not self.opened:
-                    raise
-                # Cancelled before its first step by an event loop that is being closed: nothing is
-                # closed yet.
-                await run_hook(self.resource, "cleanup", left, flight, stoppable=False)
-        except (Exception, asyncio.CancelledError):
-            self.counts.cleanup_failures += 1
-            raise
-        finally:
-            self.counts.last_cleanup_seconds = time.monotonic() - started
-
-    # -- health
-
-    async def check_health(self) -> bool:
-        return await self.health.check()
-
-    def declare(self, made: Degradation) -> None:
-        self.health.declare(made)
-
-    @property
-    def declared(self) -> dict[str, Degradation]:
-        return self.health.declared
+    async def _settle_others(self) -> None:
+        """Wait until the start and the check that were asked to stop have ended."""
+        for other in (self.starting, self.health.running):
+            if other is not None:
+                # Cancelled only when the event loop is being closed, and then too what is open
+                # has to be closed.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await other.settle()
+        self.health.running = None
 
     # -- shared
 
@@ -371,30 +294,17 @@ class Lifecycle:
                 return await self.machine.wait_for(states)
         except TimeoutError:
             names = ", ".join(sorted(state.name for state in states))
-            raise self.error(
+            raise self.record.error(
                 ResourceTimeout, f"did not reach {names} within {timeout:g} s"
             ) from None
 
-    def error(self, kind: type[ResourceError], what: str) -> ResourceError:
-        resource = self.resource
-        message = f"{resource.resource_type} {resource.resource_id!r} {what}"
-        return kind(message, resource_id=resource.resource_id, state=self.machine.state)
-
     def _refuse_closing(self, call: str) -> None:
         if self.machine.state is _S.CLOSING or self.closing is not None:
-            raise self.error(ResourceClosed, f"is closing: {call}() came too late")
+            raise self.record.error(ResourceClosed, f"is closing: {call}() came too late")
 
     def _refuse_closed(self, call: str) -> None:
         self._refuse_closing(call)
         if self.machine.state is _S.CLOSED:
-            raise self.error(
+            raise self.record.error(
                 ResourceClosed, f"is closed: {call}() does not re-open it, only initialize() does"
             )
-
-
-def backoff(attempt: int, base: float, most: float) -> float:
-    """Exponential with jitter: between half and all of min(most,
-    base * 2**(attempt - 1)) seconds.
-    """
-    ceiling = min(most, base * 2 ** min(attempt - 1, 32))
-    return random.uniform(ceiling / 2, ceiling)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from exo.lifecycle import AsyncResource
-from exo.lifecycle.faults import hang, injected_fault, is_hanging
+from exo.lifecycle.faults import hang, injected_fault, is_hanging, use_folder
 
 
 class Part(AsyncResource):
@@ -16,15 +17,21 @@ class Part(AsyncResource):
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EXO_FAULT_DIR", str(tmp_path))
-    return tmp_path
+def folder(tmp_path: Path) -> Iterator[Path]:
+    use_folder(tmp_path)
+    yield tmp_path
+    use_folder(None)
 
 
-def test_nothing_fails_or_hangs_without_the_variable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_nothing_fails_or_hangs_without_a_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("EXO_FAULT_DIR", raising=False)
+    (folder / "part").write_text("why")
+    (folder / "hang-part").touch()
+    assert (injected_fault(Part()), is_hanging(Part())) == ("why", True)
+    use_folder(None)
+    # The variable is the command line's business.
+    monkeypatch.setenv("EXO_FAULT_DIR", str(folder))
     assert (injected_fault(Part()), is_hanging(Part())) == (None, False)
 
 

@@ -17,7 +17,7 @@ from exo.lifecycle import (
     ResourceState,
     ResourceTimeout,
 )
-from exo.lifecycle.core.lifecycle import backoff
+from exo.lifecycle.core.backoff import backoff
 
 S = ResourceState
 

@@ -75,7 +75,7 @@ def test_every_move_is_as_the_table_says_and_an_illegal_one_changes_nothing(
 def test_only_the_machine_assigns_a_state():
     folder = Path(exo.lifecycle.__file__).parent
     assigned = []
-    for path in folder.glob("*.py"):
+    for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             targets = node.targets if isinstance(node, ast.Assign) else []
             assigned += [

@@ -1,11 +1,9 @@
-"""Classification, retry, circuit breaking, named degradations."""
+"""Classification, circuit breaking, fallbacks, named degradations."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -25,11 +23,9 @@ from exo.utils.error_handling import (
     Fault,
     Severity,
     classify,
-    classify_as,
     degradations,
     degrade,
     restore,
-    retrying,
     with_fallbacks,
 )
 
@@ -89,93 +85,6 @@ def test_a_group_is_as_bad_as_its_worst_and_retryable_only_as_a_whole():
     group = ExceptionGroup("both", [ConnectionError(), MemoryError()])
     assert classify(group) == Classification(Severity.CRITICAL, Fault.ENVIRONMENT, False)
     assert classify(ExceptionGroup("peers", [ConnectionError(), TimeoutError()])).retryable
-
-
-def test_a_package_can_say_what_its_own_errors_mean():
-    class Mine(ValueError):
-        pass
-
-    assert classify(Mine()).fault is Fault.CALLER
-    classify_as(Mine, Classification(Severity.INFO, Fault.PEER, True))
-    assert classify(Mine()).fault is Fault.PEER
-    with pytest.raises(TypeError, match="exception class"):
-        classify_as("Mine", classify(Mine()))  # type: ignore[arg-type]
-
-
-# -- retry
-
-
-async def test_a_listed_error_is_retried_until_the_answer():
-    flaky = Flaky(2)
-    assert await retrying(on=[ConnectionError], idempotent=True, base=0)(flaky)() == "answer"
-    assert flaky.calls == 3
-
-
-async def test_the_last_error_is_raised_as_it_is():
-    flaky = Flaky(9)
-    with pytest.raises(ConnectionError, match="call 3"):
-        await retrying(on=[ConnectionError], idempotent=True, attempts=3, base=0)(flaky)()
-
-
-@pytest.mark.parametrize("error", [TypeError, asyncio.CancelledError])
-async def test_an_unlisted_error_is_never_retried(error: type[BaseException]):
-    flaky = Flaky(1, error)
-    with pytest.raises(error):
-        await retrying(on=[ConnectionError], idempotent=True, base=0)(flaky)()
-    assert flaky.calls == 1
-
-
-async def test_a_lambda_around_a_coroutine_is_awaited_and_retried():
-    flaky = Flaky(1)
-    assert (
-        await retrying(on=[ConnectionError], idempotent=True, base=0)(lambda: flaky())() == "answer"
-    )
-
-
-async def test_arguments_reach_the_operation_and_its_name_stays():
-    @retrying(on=[ConnectionError], idempotent=True)
-    async def add(a: int, *, b: int) -> int:
-        """Sum."""
-        return a + b
-
-    assert await add(1, b=2) == 3
-    assert (add.__name__, add.__doc__) == ("add", "Sum.")
-
-
-async def test_all_tries_together_are_bounded():
-    with pytest.raises(TimeoutError):
-        await retrying(
-            on=[ConnectionError], idempotent=True, attempts=99, base=60, most=60, timeout=0.02
-        )(Flaky(99))()
-
-
-async def test_the_pauses_are_random_within_a_growing_bound(monkeypatch: pytest.MonkeyPatch):
-    bounds: list[tuple[float, float]] = []
-
-    def uniform(low: float, high: float) -> float:
-        bounds.append((low, high))
-        return 0.0
-
-    monkeypatch.setattr(random, "uniform", uniform)
-    await retrying(on=[ConnectionError], idempotent=True, attempts=6, base=1, most=5)(Flaky(5))()
-    assert bounds == [(0, 1), (0, 2), (0, 4), (0, 5), (0, 5)]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"on": [ConnectionError], "idempotent": False}, "idempotent"),
-        ({"on": [], "idempotent": True}, "on must list"),
-        ({"on": ["ConnectionError"], "idempotent": True}, "on must list"),
-        ({"on": [BaseException], "idempotent": True}, "cancellation"),
-        ({"on": [ConnectionError], "idempotent": True, "attempts": 0}, "attempts"),
-        ({"on": [ConnectionError], "idempotent": True, "base": -1}, "base"),
-        ({"on": [ConnectionError], "idempotent": True, "timeout": "1"}, "timeout"),
-    ],
-)
-def test_bad_retry_settings_are_named(settings: dict[str, Any], message: str):
-    with pytest.raises((TypeError, ValueError), match=message):
-        retrying(**settings)
 
 
 # -- circuit breaker

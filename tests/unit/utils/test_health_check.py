@@ -7,11 +7,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from exo.lifecycle import AsyncResource, ResourceDegraded, ResourceState
+from exo.lifecycle.faults import use_folder
 from exo.utils.health_check import HealthMonitor, HealthReport
 
 FAST = 0.01
@@ -300,17 +302,21 @@ async def test_a_thousand_parts_are_reported_quickly():
     assert all(health.healthy for health in report.resources.values())
 
 
-async def test_a_fault_file_makes_the_named_parts_check_fail_and_its_removal_heals(
-    tmp_path: Path, monkeypatch
-):
-    monkeypatch.setenv("EXO_FAULT_DIR", str(tmp_path))
+@pytest.fixture
+def faults(tmp_path: Path) -> Iterator[Path]:
+    use_folder(tmp_path)
+    yield tmp_path
+    use_folder(None)
+
+
+async def test_a_fault_file_makes_the_named_parts_check_fail_and_its_removal_heals(faults: Path):
     async with Part("p") as part, Part("q") as other:
-        (tmp_path / "p").write_text("pulled the plug")
+        (faults / "p").write_text("pulled the plug")
         assert not await part.check_health()
         assert "pulled the plug" in str(part.last_error)
         assert await other.check_health()
-        (tmp_path / "p").rename(tmp_path / "part")
+        (faults / "p").rename(faults / "part")
         assert not await other.check_health()
-        (tmp_path / "part").unlink()
+        (faults / "part").unlink()
         assert await part.check_health()
         assert part.state is ResourceState.READY
