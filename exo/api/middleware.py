@@ -18,11 +18,11 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exo.api import metrics
-from exo.api.context import ApiSettings
 from exo.api.exchange import Exchange
 from exo.api.openai.streams import ClientGone
 from exo.api.problems import Problem, Unauthorized, problem_of
 from exo.api.route_labels import RouteLabels
+from exo.api.settings import ApiSettings
 from exo.contract import LIVE_PATH, METRICS_PATH, READY_PATH, STARTED_PATH
 from exo.inference.errors import NodeDraining
 

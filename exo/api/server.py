@@ -16,8 +16,9 @@ import uvicorn
 
 from exo.api.app import build_app
 from exo.api.backend import Backend, NodeView
-from exo.api.context import ApiSettings, Context
+from exo.api.context import Context
 from exo.api.probes import HealthProbes
+from exo.api.settings import ApiSettings
 from exo.lifecycle import AsyncResource, TaskPriority
 from exo.utils.health_check import HealthMonitor
 from exo.utils.listening import BACKLOG, listening_socket

@@ -15,9 +15,10 @@ import typer
 
 from exo import __version__
 from exo.cli.failures import Failure, explain
-from exo.cli.settings.options import BY_KEY, Engine, with_settings
+from exo.cli.settings.flags import with_settings
+from exo.cli.settings.options import BY_KEY
 from exo.cli.settings.origins import SettingsCommand, origin_or_default, with_origin
-from exo.contract import API_PORT, DEFAULT_MODEL, env_name
+from exo.contract import API_PORT, DEFAULT_MODEL, EngineName, env_name
 
 EPILOG = (
     "Every flag can also be set as an environment variable (`--api-port` is EXO_API_PORT) or in a"
@@ -42,7 +43,7 @@ Model = Annotated[
         metavar="MODEL", help="A bundled model's name, a GGUF file or folder, or hf:OWNER/REPO."
     ),
 ]
-EngineFlag = Annotated[Engine, typer.Option(help="What computes.", envvar=env_name("engine"))]
+EngineFlag = Annotated[EngineName, typer.Option(help="What computes.", envvar=env_name("engine"))]
 Shards = Annotated[int, typer.Option(min=1, help="Run the layers as this many stages.")]
 Url = Annotated[str, typer.Option(help="A node's address.", envvar=env_name("url"))]
 Key = Annotated[

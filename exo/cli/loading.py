@@ -14,8 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from exo.cli.settings.folders import cache_dir, engine_options, hub_endpoint, models_dir
-from exo.contract import env_name
+from exo.cli.settings.records import local_settings
 from exo.download import (
     DownloadProgress,
     LocalShardDownloader,
@@ -30,46 +29,45 @@ from exo.inference.engines.inference_engine import LoadProgress
 from exo.inference.models import read_config
 from exo.inference.shard import Shard
 from exo.node.served_model import ShapeOnly
+from exo.node.settings import NodeSettings
 
 
 @contextlib.asynccontextmanager
 async def loaded_engine(model: str, engine_name: str) -> AsyncIterator[tuple[Engine, Shard]]:
     """Raises `ModelNotFound` or `CheckpointError` before any weight is read."""
-    path, shard = await fetched(model)
-    engine = create_engine(engine_name, engine_options(cache_dir(None)))
+    settings = local_settings(os.environ)
+    path, shard = await fetched(model, settings)
+    engine = create_engine(engine_name, settings.engine_options)
     async with engine:
         with progress_bar(engine, shard.model_id):
             await engine.load_checkpoint(shard, path)
         yield engine, shard
 
 
-async def fetched(model: str) -> tuple[Path, Shard]:
+async def fetched(model: str, settings: NodeSettings) -> tuple[Path, Shard]:
     """A model's checkpoint, with all of its weights here, and all of its layers. Raises as
     `loaded_engine`.
     """
-    async with downloader_of(model) as downloader:
+    async with downloader_of(model, settings) as downloader:
         with fetch_bar(downloader, model):
             source = await downloader.describe(model)
             shard = Shard.whole(source.model_id, layers_of(source))
             return await downloader.ensure_shard(source, shard), shard
 
 
-def downloader_of(model: str) -> ShardDownloader:
-    """For a hub model one with the cache, token and revision of the environment."""
+def downloader_of(model: str, settings: NodeSettings) -> ShardDownloader:
     if not hub_names.is_hub_name(model):
-        return LocalShardDownloader(models_dir())
+        return LocalShardDownloader(settings.models_dir)
     from exo.download.hub_downloader import HubShardDownloader
 
-    def given(setting: str) -> str | None:
-        return os.environ.get(env_name(setting)) or None
-
+    assert settings.cache_dir is not None  # the command line always finds one
     return HubShardDownloader(
-        cache_dir(None),
-        revision=given("hub-revision"),
-        token=given("hub-token"),
-        endpoint=hub_endpoint(),
-        models_dir=models_dir(),
-        offline=(given("offline") or "").lower() in ("1", "true", "yes", "on"),
+        settings.cache_dir,
+        revision=settings.hub_revision,
+        token=settings.hub_token,
+        endpoint=settings.hub_endpoint,
+        models_dir=settings.models_dir,
+        offline=settings.offline,
     )
 
 

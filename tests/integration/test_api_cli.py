@@ -15,8 +15,8 @@ import structlog
 from api_fakes import Fakes
 from httpx import AsyncClient
 
-from exo.api.context import ApiSettings
 from exo.api.server import ApiServer
+from exo.api.settings import ApiSettings
 from exo.cli.commands.chat import Talk
 from exo.cli.commands.status import show
 from exo.cli.failures import Failure

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exo.api.app import build_app
-from exo.api.context import ApiSettings, Context
+from exo.api.context import Context
 from exo.api.probes import HealthProbes
+from exo.api.settings import ApiSettings
 from exo.node.build import build_node
 from exo.node.node import Node
 from exo.node.settings import NodeSettings

@@ -12,8 +12,8 @@ import pytest
 from api_fakes import Fakes
 from pydantic import BaseModel
 
-from exo.api.context import ApiSettings
 from exo.api.server import ApiServer
+from exo.api.settings import ApiSettings
 from exo.inference import errors
 
 MESSAGES: Any = [{"role": "user", "content": "What is the capital of France?"}]

@@ -8,8 +8,8 @@ import time
 
 from ports import free_ports
 
-from exo.api.context import ApiSettings
 from exo.api.server import ApiServer
+from exo.api.settings import ApiSettings
 from exo.cli.commands.serve import compose
 from exo.lifecycle import ResourceState
 from exo.lifecycle.testing.leaks import Holdings, gained_since

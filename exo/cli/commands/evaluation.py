@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -17,13 +18,14 @@ from rich.progress import Progress
 
 from exo.cli.failures import USAGE, Failure, explain
 from exo.cli.loading import fetched
-from exo.cli.settings.folders import cache_dir, engine_options, models_dir
+from exo.cli.settings.records import local_settings
 from exo.download import hub_names
 from exo.inference import evaluate
 from exo.inference.checkpoints.catalog import model_id_of, resolve_model
 from exo.inference.engines.options import EngineOptions
 
-# What the fields of errors are called on the command line, too.
+Work = Callable[[Path, EngineOptions], Coroutine[Any, Any, dict[str, Any]]]
+# Fields of errors that are also options of these commands.
 OPTIONS: Final = frozenset({"tokens-file", "out", "text", "shards", "batch", "prefill"})
 
 
@@ -33,8 +35,8 @@ def logits(
     with _progress() as say:
         result = _run(
             model,
-            lambda here: evaluate.eval_logits(
-                here, tokens_file, out, engine, shards, batch, say, _options()
+            lambda here, options: evaluate.eval_logits(
+                here, tokens_file, out, engine, shards, batch, say, options
             ),
         )
     _print(f"{result['lists']} lists, {result['tokens']} tokens -> {out}", result)
@@ -44,7 +46,7 @@ def logits(
 def perplexity(model: str, text: Path, engine: str) -> int:
     with _progress() as say:
         result = _run(
-            model, lambda here: evaluate.eval_perplexity(here, text, engine, say, _options())
+            model, lambda here, options: evaluate.eval_perplexity(here, text, engine, say, options)
         )
     figures = result["figures"]
     _print(f"perplexity {figures['perplexity']:.4f} over {figures['tokens']} tokens", result)
@@ -56,7 +58,9 @@ def bench(model: str, engine: str, batch: str, prefill: str, shards: int = 1) ->
     with _progress() as say:
         result = _run(
             model,
-            lambda here: evaluate.bench(here, engine, batches, prefills, say, shards, _options()),
+            lambda here, options: evaluate.bench(
+                here, engine, batches, prefills, say, shards, options
+            ),
         )
     lines = [f"{name:<14}{value:>10.1f}{_unit(name)}" for name, value in result["figures"].items()]
     _print("\n".join(lines), result)
@@ -71,28 +75,24 @@ def numbers(flag: str, text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _options() -> EngineOptions:
-    return engine_options(cache_dir(None))
-
-
 def _unit(name: str) -> str:
     if name.startswith(("prefill", "decode")):
         return " tokens/s"
     return " s" if name.endswith("seconds") else " MiB" if name.endswith("mib") else ""
 
 
-def _run(
-    model: str, work: Callable[[str | Path], Coroutine[Any, Any, dict[str, Any]]]
-) -> dict[str, Any]:
-    """What `work` finds out about the model; one of a hub is fetched first."""
+def _run(model: str, work: Work) -> dict[str, Any]:
+    """The result of `work` on the model; a model of the hub is fetched first."""
+    settings = local_settings(os.environ)
 
     async def fetch_and_work() -> dict[str, Any]:
-        if not hub_names.is_hub_name(model):
-            result = await work(resolve_model(model, models_dir()))
-            return {**result, "model": model_id_of(model)} if "model" in result else result
-        path, shard = await fetched(model)
-        result = await work(path)
-        return {**result, "model": shard.model_id} if "model" in result else result
+        if hub_names.is_hub_name(model):
+            path, shard = await fetched(model, settings)
+            name = shard.model_id
+        else:
+            path, name = resolve_model(model, settings.models_dir), model_id_of(model)
+        result = await work(path, settings.engine_options)
+        return {**result, "model": name} if "model" in result else result
 
     try:
         return asyncio.run(fetch_and_work())

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 from rich.table import Table
 
 from exo.cli.console import wide_console
-from exo.cli.settings.folders import models_dir
+from exo.cli.settings.records import local_settings
 from exo.inference.checkpoints.catalog import MODELS_DIR, available_models, describe_model
 from exo.inference.errors import CheckpointError
 
 
 def show() -> int:
-    console, folder = wide_console(), models_dir()
+    console, folder = wide_console(), local_settings(os.environ).models_dir
     table = Table(
         "Model", "Family", "Layers", "Context", "Size", box=None, header_style="dim", pad_edge=False
     )

@@ -11,142 +11,56 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 import threading
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
 
-from exo.api.context import ApiSettings
 from exo.api.probes import drain_reason
 from exo.api.server import ApiServer
-from exo.cli.failures import USAGE, Failure, explain
+from exo.cli.failures import explain
+from exo.cli.settings import defaults
 from exo.cli.settings.environment import misspelt
-from exo.cli.settings.folders import cache_dir, engine_options, hub_endpoint
-from exo.cli.settings.options import BY_KEY
+from exo.cli.settings.records import ServeSettings, check_files, serve_settings
 from exo.cli.startup import LateStderr, startup_bar
 from exo.lifecycle import ResourceGroup
+from exo.lifecycle.faults import use_folder as use_fault_folder
 from exo.networking.grpc.health_server import HealthServer
 from exo.node.build import build_node
 from exo.node.node import Node
-from exo.node.settings import NodeSettings
 from exo.observability.logging import configure_logging
 from exo.observability.metrics import install as count_lifecycle
 
 _log = structlog.get_logger("exo.serve")
 # Everything is closed by then; what still runs is a thread that nobody can stop.
 LEAVE_SECONDS = 3.0
-_TLS_FILES = {"tls_cert": "tls.crt", "tls_key": "tls.key", "tls_ca": "ca.crt"}
-_SAME = (
-    *("model", "engine", "host", "api_port", "grpc_port", "cluster"),
-    *("drain_seconds", "recovery_seconds", "stuck_seconds"),
-    *(
-        "discovery",
-        "discovery_config",
-        "discovery_name",
-        "discovery_port",
-        "context_length",
-        "max_requests",
-    ),
-    *("models_dir", "cache_dir", "hub_revision", "offline", "tls_check_identity"),
-)
-# Where a setting of the node has not the name of its flag.
-_FLAGS = {"pinned": "layers", "memory_mib": "memory"}
 # How often a resource's health is asked: well within the probes' own periods.
 CHECK_SECONDS = 2.0
 
 
-def node_settings(values: dict[str, Any], environ: dict[str, str] | None = None) -> NodeSettings:
-    """Raises `Failure` (usage) naming the setting."""
-    environ = dict(os.environ) if environ is None else environ
-    fields = {name: values[name] for name in _SAME}
-    fields["engine_options"] = engine_options(environ=environ)
-    fields["hub_endpoint"] = hub_endpoint(environ)
-    fields["memory_mib"] = values["memory"]
-    fields["hub_token"] = values["hub_token"] or None
-    fields["secret"] = values["secret"].encode()
-    fields["advertise_host"] = values["advertise_host"] or environ.get("POD_IP", "")
-    fields["pinned"] = _layers(values["layers"])
-    if values["node_id"]:
-        fields["node_id"] = values["node_id"]
-    if values["tls_dir"] is not None:
-        fields |= {name: Path(values["tls_dir"]) / file for name, file in _TLS_FILES.items()}
-    try:
-        return NodeSettings(**fields)
-    except ValueError as error:
-        raise Failure(_as_flag(str(error)), USAGE) from None
-
-
-def check_flags(values: dict[str, Any]) -> None:
-    """What would only be found when the node starts, and then without the name of the flag. Raises
-    `Failure`.
+def serve(values: Mapping[str, Any]) -> int:
+    """Runs until a signal; the exit code. `values`: of all settings, by key. Wrong ones are refused
+    before anything else happens.
     """
-    files = {
-        "discovery-config": values["discovery_config"] if values["discovery"] == "manual" else None
-    }
-    if values["tls_dir"] is not None:
-        files |= {"tls-dir": Path(values["tls_dir"])} | {
-            f"tls-dir: {name}": Path(values["tls_dir"]) / name for name in _TLS_FILES.values()
-        }
-    for flag, path in files.items():
-        if path is not None and not path.exists():
-            raise Failure(f"--{flag}: {path}: no such file or folder", USAGE)
-    if values["discovery"] == "dns" and values["grpc_port"] == 0:
-        raise Failure(
-            "--grpc-port: dns discovery dials every node at this port, so it cannot be any"
-            " free one",
-            USAGE,
-        )
-
-
-def _as_flag(message: str) -> str:
-    """`node_id: ...` is what people know as `--node-id: ...`."""
-    name, _, rest = message.partition(": ")
-    flag = _FLAGS.get(name, name.replace("_", "-"))
-    return f"--{flag}: {rest}" if flag.replace("-", "_") in BY_KEY else message
-
-
-def _layers(text: str | None) -> tuple[int, int] | None:
-    if not text:
-        return None
-    first, _, last = text.partition("-")
-    if not (first.strip().isdecimal() and last.strip().isdecimal()):
-        raise Failure(f"--layers: {text!r} is no range of layers like 0-14", USAGE)
-    return int(first), int(last)
-
-
-def api_settings(values: dict[str, Any]) -> ApiSettings:
-    return ApiSettings(
-        host=values["host"],
-        port=values["api_port"],
-        api_key=values["api_key"] or None,
-        drain_seconds=values["drain_seconds"],
-    )
-
-
-def serve(values: dict[str, Any]) -> int:
-    """Runs until a signal; the exit code. Wrong settings are refused before anything else
-    happens.
-    """
-    values = {**values, "cache_dir": cache_dir(values["cache_dir"])}
-    node, api = node_settings(values), api_settings(values)
-    check_flags(values)
-    form: Literal["json", "console"] = "json" if wants_json(values["log_format"]) else "console"
-    # Is a TextIO.
-    configure_logging(form, level=values["log_level"], stream=LateStderr())  # type: ignore[arg-type]
+    settings = serve_settings(values, os.environ)
+    check_files(values)
+    process = settings.process
+    # LateStderr is a TextIO in all that a log handler needs.
+    configure_logging(process.log_format, process.log_level, LateStderr())  # type: ignore[arg-type]
     for variable, meant in misspelt(os.environ):
         _log.warning("unknown variable ignored", variable=variable, meant=meant)
+    use_fault_folder(defaults.fault_dir(os.environ))
     count_lifecycle()
-    return asyncio.run(_serve(node, api, values["health_port"]))
+    return asyncio.run(_serve(settings))
 
 
-async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> int:
+async def _serve(settings: ServeSettings) -> int:
     stop = Stop()
     stop.listen()
-    node = build_node(settings)
-    server = ApiServer(node.backend, node, node.monitor, api)
-    group = compose(node, server, health_port)
+    node = build_node(settings.node)
+    server = ApiServer(node.backend, node, node.monitor, settings.api)
+    group = compose(node, server, settings.process.health_port)
     starting = asyncio.create_task(group.initialize(), name="start")
     stopping = asyncio.create_task(stop.asked.wait(), name="wait for a signal")
     try:
@@ -154,7 +68,9 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():
             starting.result()
-            _log.info("ready", node_id=settings.node_id, model=settings.model, dashboard=server.url)
+            _log.info(
+                "ready", node_id=node.node_id, model=settings.node.model, dashboard=server.url
+            )
             await stopping
     except Exception as error:
         failure = explain(error)
@@ -164,7 +80,7 @@ async def _serve(settings: NodeSettings, api: ApiSettings, health_port: int) -> 
         raise failure from error
     finally:
         stopping.cancel()
-    _log.info("stopping", reason=stop.reason, drain_seconds=settings.drain_seconds)
+    _log.info("stopping", reason=stop.reason, drain_seconds=settings.node.drain_seconds)
     await _close_or_hurry(group, node, stop)
     await asyncio.gather(starting, stopping, return_exceptions=True)
     stop.ignore()
@@ -262,8 +178,3 @@ class Stop:
             if number in self.SIGNALS:
                 self.reason = signal.Signals(number).name
                 (self.again if self.asked.is_set() else self.asked).set()
-
-
-def wants_json(chosen: str | None) -> bool:
-    """JSON for machines: where nothing else is said, whenever the log is not a terminal."""
-    return chosen == "json" if chosen else not sys.stderr.isatty()

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from exo.cli.settings.environment import misspelt
-from exo.cli.settings.options import Setting
+from exo.cli.settings.setting import Setting
 
 
 def show(values: Mapping[str, tuple[Any, str]], settings: Mapping[str, Setting]) -> None:

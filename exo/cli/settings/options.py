@@ -1,23 +1,18 @@
-"""Every setting of a node, once: flag, `EXO_…` variable, config file key, default and help come
-from this table.
+"""Every setting of a node, once: flag, `EXO_…` variable, config file key, default, help, and the
+field it fills all come from this table.
 
 Precedence: flag, environment, config file, default. Imports nothing heavy: `exo --help` must be
-    quick.
+quick.
 """
 
 from __future__ import annotations
 
-import inspect
-import os
-import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from typing import Final, Literal
 
-import typer
-
+from exo.cli.failures import USAGE, Failure
+from exo.cli.settings.setting import Feed, Setting, port, secret
 from exo.contract import (
     API_PORT,
     DEFAULT_MODEL,
@@ -25,77 +20,35 @@ from exo.contract import (
     GRPC_PORT,
     HEALTH_PORT,
     MODELS_DIR,
-    env_name,
+    DiscoveryName,
+    EngineName,
 )
+from exo.inference.engines.options import WeightFormat
 
-Engine = Literal["auto", "onnx", "numpy", "dummy"]
-CONFIG_HELP = "A TOML file with settings by the names of these flags, like `api-port = 52415`."
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """`shown`: what help says of a default that is found at run time. `secret`: never printed."""
-
-    name: str
-    kind: Any
-    default: Any
-    help: str
-    metavar: str | None = None
-    shown: str | None = None
-    secret: bool = False
-    least: float | None = None
-    most: float | None = None
-
-    @property
-    def key(self) -> str:
-        return self.name.replace("-", "_")
-
-    @property
-    def plain_kind(self) -> Any:
-        """Without the `| None`."""
-        if get_origin(self.kind) is Literal:
-            return self.kind
-        return next((kind for kind in get_args(self.kind) if kind is not NoneType), self.kind)
-
-    def wrong(self, value: Any) -> str:
-        """What is expected, and what this is instead."""
-        shown = (
-            str(value).lower()
-            if isinstance(value, bool)
-            else repr(value)
-            if isinstance(value, str)
-            else value
-        )
-        return f"expected {self._expected()}" + ("" if self.secret else f", got {shown}")
-
-    def _expected(self) -> str:
-        kind = self.plain_kind
-        if get_origin(kind) is Literal:
-            return f"one of {', '.join(get_args(kind))}"
-        if kind not in (int, float):
-            return {bool: "true or false", Path: "a path in quotes"}.get(kind, "text in quotes")
-        noun = "a whole number" if kind is int else "a number"
-        if self.most is not None:
-            return f"{noun} from {self.least:g} to {self.most:g}"
-        return noun if self.least is None else f"{noun} of at least {self.least:g}"
-
-    def takes(self, value: Any) -> bool:
-        """Whether a config file's value is of a kind that makes sense; a string may still say
-        nothing sensible.
-        """
-        if isinstance(value, bool):
-            return self.plain_kind is bool
-        return isinstance(value, str) or (
-            isinstance(value, int | float) and self.plain_kind in (int, float)
-        )
+# By the field that each fills.
+TLS_FILES: Final = {"node.tls_cert": "tls.crt", "node.tls_key": "tls.key", "node.tls_ca": "ca.crt"}
 
 
-def _port(name: str, default: int, text: str) -> Setting:
-    return Setting(name, int, default, text, "PORT", least=0, most=65535)
+def _in_folder(name: str) -> Callable[[Path | None], Path | None]:
+    return lambda folder: None if folder is None else Path(folder) / name
 
 
-def _secret(name: str, text: str) -> Setting:
-    return Setting(name, str, "", f"{text} Better set as {env_name(name)}.", "TEXT", secret=True)
+def _layers(text: str | None) -> tuple[int, int] | None:
+    """`3-7` as (3, 7)."""
+    if not text:
+        return None
+    first, _, last = text.partition("-")
+    if not (first.strip().isdecimal() and last.strip().isdecimal()):
+        raise Failure(f"--layers: {text!r} is no range of layers like 0-14", USAGE)
+    return int(first), int(last)
+
+
+def _bytes(mib: int | None) -> int | None:
+    return None if mib is None else mib << 20
+
+
+def _or_none(text: str) -> str | None:
+    return text or None
 
 
 # By the heading under which help shows them.
@@ -110,15 +63,15 @@ PANELS: Final = {
         ),
         Setting(
             "engine",
-            Engine,
+            EngineName,
             "auto",
-            "What computes: auto takes onnx where it is installed, else numpy.",
+            "What computes: auto takes onnx if it is installed, else numpy.",
         ),
         Setting(
             "context-length",
             int | None,
             None,
-            "Longest prompt and answer.",
+            "Longest prompt and answer together.",
             "TOKENS",
             "the model's own",
             least=1,
@@ -127,12 +80,18 @@ PANELS: Final = {
             "models-dir",
             Path | None,
             None,
-            "Where models lie by name.",
+            "The folder of models that are found by name.",
             "PATH",
-            f"{MODELS_DIR} where it is there",
+            f"{MODELS_DIR} if it exists",
         ),
         Setting(
-            "cache-dir", Path | None, None, "Where downloads are kept.", "PATH", "the user's cache"
+            "cache-dir",
+            Path | None,
+            None,
+            "The folder for downloads and converted weights.",
+            "PATH",
+            "the user's cache",
+            feeds=(Feed("node.cache_dir"), Feed("engine.cache_dir")),
         ),
         Setting(
             "hub-revision",
@@ -142,20 +101,70 @@ PANELS: Final = {
             "TEXT",
             "main",
         ),
-        _secret("hub-token", "Token for gated hf: models."),
+        secret("hub-token", "Token for gated hf: models.", Feed("node.hub_token", _or_none)),
         Setting("offline", bool, False, "Never ask the hub; use what is in the cache."),
     ),
-    "API": (
-        Setting("host", str, "0.0.0.0", "The address to listen on.", "ADDRESS"),
-        _port(
-            "api-port", API_PORT, "HTTP API, dashboard and health endpoints; 0 takes any free one."
+    "Engine": (
+        Setting(
+            "weight-format",
+            WeightFormat,
+            "auto",
+            "onnx: how weights are kept in memory; auto decides by size.",
+            feeds=(Feed("engine.weight_format"),),
         ),
-        _port(
+        Setting(
+            "kv-budget",
+            int | None,
+            None,
+            "Memory for keys and values.",
+            "MIB",
+            "half of what the weights leave",
+            least=1,
+            feeds=(Feed("engine.kv_budget", _bytes),),
+        ),
+        Setting(
+            "max-sequences",
+            int,
+            64,
+            "onnx: sequences kept at a time, finished ones for reuse included.",
+            "N",
+            least=1,
+            feeds=(Feed("engine.max_sequences"),),
+        ),
+        Setting(
+            "threads",
+            int | None,
+            None,
+            "Threads that compute.",
+            "N",
+            "one per usable core",
+            least=1,
+            feeds=(Feed("engine.threads"),),
+        ),
+    ),
+    "API": (
+        Setting(
+            "host",
+            str,
+            "0.0.0.0",
+            "The address to listen on.",
+            "ADDRESS",
+            feeds=(Feed("node.host"), Feed("api.host")),
+        ),
+        port(
+            "api-port",
+            API_PORT,
+            "HTTP API, dashboard and health endpoints; 0 takes any free one.",
+            Feed("node.api_port"),
+            Feed("api.port"),
+        ),
+        port(
             "health-port",
             HEALTH_PORT,
             "The gRPC health service, plaintext, for probes; 0 takes any free one.",
+            Feed("process.health_port"),
         ),
-        _secret("api-key", "Ask for this key on /v1 and /api."),
+        secret("api-key", "Ask for this key on /v1 and /api.", Feed("api.api_key", _or_none)),
         Setting(
             "max-requests",
             int,
@@ -168,9 +177,10 @@ PANELS: Final = {
             "drain-seconds",
             float,
             30.0,
-            "How long requests may take to end on SIGTERM.",
+            "Time for requests to finish on SIGTERM.",
             "SECONDS",
             least=0,
+            feeds=(Feed("node.drain_seconds"), Feed("api.drain_seconds")),
         ),
     ),
     "Ring": (
@@ -180,18 +190,16 @@ PANELS: Final = {
         Setting(
             "cluster", str, "default", "Only nodes of the same cluster name form a ring.", "TEXT"
         ),
-        _port("grpc-port", GRPC_PORT, "Where peers reach this node; 0 takes any free one."),
+        port("grpc-port", GRPC_PORT, "Where peers reach this node; 0 takes any free one."),
         Setting(
             "advertise-host",
             str,
             "",
-            "The address peers are told.",
+            "The address that peers use for this node.",
             "ADDRESS",
             "POD_IP, else found by the peers",
         ),
-        Setting(
-            "discovery", Literal["none", "udp", "manual", "dns"], "none", "How peers are found."
-        ),
+        Setting("discovery", DiscoveryName, "none", "How peers are found."),
         Setting(
             "discovery-config",
             Path | None,
@@ -200,15 +208,16 @@ PANELS: Final = {
             "FILE",
         ),
         Setting("discovery-name", str, "", "dns: the name of the ring's headless Service.", "HOST"),
-        _port("discovery-port", DISCOVERY_PORT, "udp: the port of the broadcasts."),
+        port("discovery-port", DISCOVERY_PORT, "udp: the port of the broadcasts."),
         Setting(
             "memory",
             int | None,
             None,
-            "What this node offers.",
+            "The memory that this node offers.",
             "MIB",
             "what the machine allows",
             least=0,
+            feeds=(Feed("node.memory_mib"),),
         ),
         Setting(
             "layers",
@@ -217,6 +226,7 @@ PANELS: Final = {
             "Pin this node to layers, like 0-14.",
             "FIRST-LAST",
             "by memory",
+            feeds=(Feed("node.pinned", _layers),),
         ),
         Setting(
             "recovery-seconds",
@@ -235,8 +245,8 @@ PANELS: Final = {
             least=1,
         ),
     ),
-    # Apart from the ring: in one table the long --no-… flag would cut the others' names short at 80
-    # columns.
+    # Apart from the ring: in one table the long --no-… flag would cut off names of other flags at
+    # 80 columns.
     "Security": (
         Setting(
             "tls-dir",
@@ -244,11 +254,14 @@ PANELS: Final = {
             None,
             "Mutual TLS: a folder with tls.crt, tls.key and ca.crt.",
             "PATH",
+            feeds=tuple(Feed(field, _in_folder(name)) for field, name in TLS_FILES.items()),
         ),
         Setting(
-            "tls-check-identity", bool, False, "A peer's certificate must name its node id, too."
+            "tls-check-identity", bool, False, "A peer's certificate must also name its node id."
         ),
-        _secret("secret", "A secret that all nodes of the ring share."),
+        secret(
+            "secret", "A secret that all nodes of the ring share.", Feed("node.secret", str.encode)
+        ),
     ),
     "Log": (
         Setting(
@@ -257,104 +270,17 @@ PANELS: Final = {
             None,
             "How to log.",
             "json|console",
-            "by terminal",
+            "console on a terminal, else json",
+            feeds=(Feed("process.log_format"),),
         ),
-        Setting("log-level", Literal["debug", "info", "warning", "error"], "info", "What to log."),
+        Setting(
+            "log-level",
+            Literal["debug", "info", "warning", "error"],
+            "info",
+            "What to log.",
+            feeds=(Feed("process.log_level"),),
+        ),
     ),
 }
 SETTINGS: Final = tuple(setting for settings in PANELS.values() for setting in settings)
 BY_KEY: Final = {setting.key: setting for setting in SETTINGS}
-
-
-def default_config() -> Path | None:
-    """`exo/config.toml` in the user's configuration folder, where it is there."""
-    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    path = Path(base).expanduser() / "exo" / "config.toml"
-    return path if path.is_file() else None
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The file's settings by key. Raises `typer.BadParameter` that names the file and what is
-    wrong.
-    """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise typer.BadParameter(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{path}: not TOML: {error}") from None
-    settings = {}
-    for name, value in content.items():
-        key = name.replace("-", "_")
-        if key not in BY_KEY:
-            known = ", ".join(setting.name for setting in SETTINGS)
-            raise typer.BadParameter(f"{path}: unknown setting {name!r}; the settings are: {known}")
-        if isinstance(value, dict | list):
-            raise typer.BadParameter(
-                f"{path}: {name}: expected one value, got a {type(value).__name__}"
-            )
-        if not BY_KEY[key].takes(value):
-            raise typer.BadParameter(f"{path}: {name}: {BY_KEY[key].wrong(value)}")
-        settings[key] = value
-    return settings
-
-
-def _load_config(ctx: typer.Context, value: Path | None) -> Path | None:
-    path = value or default_config()
-    if path is not None:
-        ctx.default_map = read_config(path)
-    return path
-
-
-Command = Callable[[typer.Context, dict[str, Any]], None]
-
-
-def with_settings(command: Command) -> Callable[..., None]:
-    """A typer command with `--config` and a flag for each setting; `command` gets their values by
-    key.
-    """
-    config = Annotated[
-        Path | None,
-        typer.Option(
-            "--config", envvar="EXO_CONFIG", is_eager=True, callback=_load_config, help=CONFIG_HELP
-        ),
-    ]
-    parameters = [
-        inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
-        inspect.Parameter(
-            "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=config
-        ),
-        *(_parameter(setting, panel) for panel, settings in PANELS.items() for setting in settings),
-    ]
-
-    def run(ctx: typer.Context, **values: Any) -> None:
-        values.pop("config", None)
-        command(ctx, values)
-
-    run.__doc__ = command.__doc__
-    # What typer reads.
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
-
-
-def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
-    flag = f"--{setting.name}" + (f"/--no-{setting.name}" if setting.kind is bool else "")
-    shown = setting.shown if setting.shown is not None else setting.default not in (None, "", False)
-    option = typer.Option(
-        flag,
-        envvar=env_name(setting.name),
-        show_envvar=False,
-        help=setting.help,
-        show_default=shown,
-        min=setting.least,
-        max=setting.most,
-        metavar=setting.metavar,
-        rich_help_panel=panel,
-    )
-    return inspect.Parameter(
-        setting.key,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=setting.default,
-        annotation=Annotated[setting.kind, option],
-    )

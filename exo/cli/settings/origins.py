@@ -12,7 +12,8 @@ import typer
 from typer.core import TyperCommand
 
 from exo.cli.failures import USAGE, Failure
-from exo.cli.settings.options import BY_KEY, Setting
+from exo.cli.settings.options import BY_KEY
+from exo.cli.settings.setting import Setting
 from exo.contract import env_name
 
 

@@ -10,7 +10,7 @@ import pytest
 from api_fakes import CHAT, FakeBackend, Fakes, ask
 from structlog.typing import EventDict
 
-from exo.api.context import ApiSettings
+from exo.api.settings import ApiSettings
 from exo.inference import errors
 from exo.inference.sampling.constraints import FIELD
 

@@ -8,7 +8,7 @@ import pytest
 from api_fakes import CHAT, Fakes, ask
 from structlog.typing import EventDict
 
-from exo.api.context import ApiSettings
+from exo.api.settings import ApiSettings
 from exo.inference import errors
 
 

@@ -11,8 +11,8 @@ import pytest
 from api_fakes import FakeBackend, Fakes
 from ports import free_ports
 
-from exo.api.context import ApiSettings
 from exo.api.server import ApiServer
+from exo.api.settings import ApiSettings
 from exo.lifecycle import ResourceInitializationError, ResourceState
 from exo.lifecycle.testing.conformance import check_resource
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from exo.cli.client import check
 from exo.cli.commands.chat import Talk, pieces
-from exo.cli.commands.doctor import Verdict, checks, model_files, port_finding
+from exo.cli.commands.doctor import Mark, checks, model_files, port_finding
 from exo.cli.commands.evaluation import numbers
 from exo.cli.commands.status import layer_map, render
 from exo.cli.failures import Failure
@@ -143,13 +143,13 @@ def test_doctor_finds_a_taken_port() -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
         finding = port_finding("api-port", port, socket.SOCK_STREAM)
-    assert finding.verdict is Verdict.WARN
+    assert finding.mark is Mark.WARN
     assert "--api-port" in finding.advice
 
 
 def test_doctor_names_the_models_that_are_here() -> None:
-    (finding,) = model_files("gpt-17")
-    assert finding.verdict is Verdict.BAD
+    (finding,) = model_files("gpt-17", None)
+    assert finding.mark is Mark.BAD
     assert "smollm2-135m" in finding.advice
 
 
@@ -158,7 +158,7 @@ def test_every_check_of_the_doctor_says_something() -> None:
     assert {"Python", "Packages", "Cores", "Memory", "Model", "Cache", "Port"} <= {
         f.what for f in findings
     }
-    assert [f for f in findings if f.verdict is not Verdict.GOOD and not f.advice] == []
+    assert [f for f in findings if f.mark is not Mark.GOOD and not f.advice] == []
 
 
 def test_lists_of_numbers_are_read_or_refused() -> None:

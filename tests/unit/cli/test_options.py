@@ -1,12 +1,9 @@
-"""Settings: flag before environment before config file before default; and the node's settings made
-of them.
-"""
+"""Settings: flag before environment before config file before default; what is printed of them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +11,9 @@ import pytest
 import typer
 
 from exo.cli import main
-from exo.cli.commands.serve import api_settings, check_flags, node_settings
-from exo.cli.failures import Failure
+from exo.cli.settings.config_file import read_config
 from exo.cli.settings.configuration import lines
-from exo.cli.settings.options import BY_KEY, SETTINGS, read_config
-from exo.node.settings import NodeSettings
+from exo.cli.settings.options import BY_KEY, SETTINGS
 
 DEFAULTS: dict[str, Any] = {setting.key: setting.default for setting in SETTINGS}
 Show = Callable[..., dict[str, str]]
@@ -120,77 +115,6 @@ def test_a_wrong_config_file_is_named(tmp_path: Path, content: str | bytes, says
 def test_a_config_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(typer.BadParameter, match="No such file"):
         read_config(tmp_path / "none.toml")
-
-
-def test_the_defaults_of_the_flags_are_those_of_the_node() -> None:
-    made, plain = node_settings(DEFAULTS, environ={}), NodeSettings()
-    differ = [f.name for f in fields(plain) if getattr(made, f.name) != getattr(plain, f.name)]
-    assert differ == []
-
-
-def test_each_setting_reaches_its_place() -> None:
-    values = {
-        **DEFAULTS,
-        "node_id": "n1",
-        "memory": 100,
-        "layers": "3-7",
-        "secret": "s",
-        "tls_dir": Path("/tls"),
-        "tls_check_identity": True,
-        "api_key": "k",
-        "api_port": 1,
-        "drain_seconds": 5.0,
-    }
-    node, api = node_settings(values, environ={"POD_IP": "10.0.0.9"}), api_settings(values)
-    assert (node.node_id, node.memory_mib, node.pinned, node.secret) == ("n1", 100, (3, 7), b"s")
-    assert (node.tls_cert, node.tls_key, node.tls_ca) == tuple(
-        Path("/tls") / n for n in ("tls.crt", "tls.key", "ca.crt")
-    )
-    assert node.tls_check_identity
-    assert node.advertise_host == "10.0.0.9"
-    assert (api.api_key, api.port, api.drain_seconds) == ("k", 1, 5.0)
-
-
-@pytest.mark.parametrize("layers", ["all", "3", "-3", "7-3", "a-b", "1-2-3"])
-def test_layers_that_are_no_range_are_refused(layers: str) -> None:
-    with pytest.raises(Failure) as wrong:
-        node_settings({**DEFAULTS, "layers": layers})
-    assert wrong.value.code == 2
-    assert str(wrong.value).startswith("--layers: ")
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        (
-            {"discovery": "manual", "discovery_config": Path("none.json")},
-            "--discovery-config: none.json: no such",
-        ),
-        ({"discovery": "manual"}, "--discovery-config: manual discovery needs"),
-        ({"discovery": "dns"}, "--discovery-name: dns discovery needs"),
-        ({"discovery": "dns", "discovery_name": "x", "grpc_port": 0}, "--grpc-port: dns discovery"),
-        ({"tls_dir": Path("none")}, "--tls-dir: none: no such"),
-        ({"node_id": "a b"}, "--node-id: 'a b' must be"),
-        ({"memory": -1}, "--memory: -1 must be"),
-        ({"cluster": "x" * 129}, "--cluster: 129 characters"),
-    ],
-)
-def test_a_setting_that_cannot_work_is_named_by_its_flag(
-    changes: dict[str, Any], says: str
-) -> None:
-    values = {**DEFAULTS, **changes}
-    with pytest.raises(Failure) as wrong:
-        node_settings(values)
-        check_flags(values)
-    assert str(wrong.value).startswith(says)
-    assert wrong.value.code == 2
-
-
-def test_a_folder_of_certificates_that_lacks_one_names_it(tmp_path: Path) -> None:
-    for name in ("tls.crt", "ca.crt"):
-        (tmp_path / name).touch()
-    with pytest.raises(Failure, match=r"--tls-dir: tls\.key: .*no such file"):
-        check_flags({**DEFAULTS, "tls_dir": tmp_path})
 
 
 def test_the_operators_settings_are_all_known() -> None:
