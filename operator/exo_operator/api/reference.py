@@ -36,7 +36,8 @@ def _kind(crd: Schema) -> Iterator[str]:
     names = crd["spec"]["names"]
     yield f"## {names['kind']}\n"
     short = names["shortNames"][0]
-    yield f"{schema['description']} `kubectl get {names['plural']}`, in short `{short}`.\n"
+    yield f"{schema['description']}\n"
+    yield f"`kubectl get {names['plural']}`, in short `{short}`.\n"
     for part in ("spec", "status"):
         yield f"### {names['kind']} {part}\n"
         yield "| field | type | default | meaning |\n|---|---|---|---|"
