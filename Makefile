@@ -30,7 +30,7 @@ check: venv ## lint, types, layers, generated files, chart: quick
 	@hack/check
 
 docs: venv ## the documentation as a site, in build/site
-	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet && echo "  build/site/index.html"
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict && echo "  build/site/index.html"
 
 e2e: ## the end-to-end tests; the cluster stays up (ARGS="-k name" for some)
 	@hack/e2e $(ARGS)
