@@ -74,6 +74,15 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("page", pages(), ids=named)
+def test_tests_that_a_page_names_exist(page: Path) -> None:
+    found = re.findall(r"(tests/[\w/]+\.py)::(test_\w+)", page.read_text())
+    missing = [
+        f"{path}::{name}" for path, name in found if f"def {name}(" not in (ROOT / path).read_text()
+    ]
+    assert missing == []
+
+
 def quotes() -> list[tuple[str, str]]:
     """(page, quoted text) of the first column of tables that quote."""
     found = []
