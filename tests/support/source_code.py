@@ -86,8 +86,13 @@ def prose(module: Module) -> tuple[tuple[str, str], ...]:
     return (*docstrings(module), *comments(module))
 
 
-def strings(module: Module) -> Iterator[tuple[str, str]]:
+@functools.cache
+def strings(module: Module) -> tuple[tuple[str, str], ...]:
     """(where, text) of each string in the code, `…` for what an f-string fills in."""
+    return tuple(_strings(module))
+
+
+def _strings(module: Module) -> Iterator[tuple[str, str]]:
     inner = {
         id(part)
         for node in ast.walk(module.tree)

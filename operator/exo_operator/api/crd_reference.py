@@ -1,6 +1,6 @@
 """Generates docs/reference/crds.md: every field of the custom resources, from their schemas.
 
-`python -m exo_operator.api.reference [--check]`, in the repository root. Reads the schemas as the
+`python -m exo_operator.api.crd_reference [--check]`, in the repository root. Reads the schemas as the
 API server gets them, so that the page says what the API server does.
 """
 
@@ -36,7 +36,8 @@ def _kind(crd: Schema) -> Iterator[str]:
     names = crd["spec"]["names"]
     yield f"## {names['kind']}\n"
     short = names["shortNames"][0]
-    yield f"{schema['description']} `kubectl get {names['plural']}`, in short `{short}`.\n"
+    yield f"{schema['description']}\n"
+    yield f"`kubectl get {names['plural']}`, in short `{short}`.\n"
     for part in ("spec", "status"):
         yield f"### {names['kind']} {part}\n"
         yield "| field | type | default | meaning |\n|---|---|---|---|"
@@ -107,7 +108,7 @@ def _rules(schema: Schema) -> Iterator[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the page, or say whether it is fresh. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m exo_operator.api.reference")
+    parser = argparse.ArgumentParser(prog="python -m exo_operator.api.crd_reference")
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 when it is stale"
     )
