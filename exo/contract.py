@@ -28,6 +28,11 @@ READY_PATH: Final = "/readyz"
 STARTED_PATH: Final = "/startupz"
 METRICS_PATH: Final = "/metrics"
 
+# Metrics of a node that the operator reads for its status. The first two are histograms.
+METRIC_TOKENS_PER_SECOND: Final = "exo_api_tokens_per_second"
+METRIC_TIME_TO_FIRST_TOKEN: Final = "exo_api_time_to_first_token_seconds"
+METRIC_RESIDENT_MEMORY: Final = "process_resident_memory_bytes"
+
 # Service names of grpc.health.v1 on HEALTH_PORT.
 LIVE_SERVICE: Final = "live"
 READY_SERVICE: Final = "ready"
