@@ -6,17 +6,19 @@ import copy
 from typing import Any
 
 import pytest
-from exo_operator.exonode import plan
-from exo_operator.exonode.objects import Defaults
-from exo_operator.exonode.plan import Apply, Conflict, Delete, Observed, SetGate
-from exo_operator.kube.store import NodeReport, Store
+from exo_operator.exonode import objects, plan, snapshot
+from exo_operator.exonode.context import Defaults
+from exo_operator.exonode.report import NodeReport
+from exo_operator.exonode.snapshot import Answers
+from exo_operator.kube.actions import Action, Apply, Conflict, Delete, SetGate
+from exo_operator.kube.store import Store
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .builders import DEFAULTS, NOW, carry_out, exonode, node_ref, observed, pod_of
+from ..builders import DEFAULTS, NOW, carry_out, exonode, node_ref, planned, pod_of, snapshot_of
 
 
-def kinds(actions: list[plan.Action]) -> list[str]:
+def kinds(actions: list[Action]) -> list[str]:
     return [
         f"{a.manifest['kind']} {a.manifest['metadata']['name']}"
         for a in actions
@@ -27,27 +29,27 @@ def kinds(actions: list[plan.Action]) -> list[str]:
 def everything(raw: dict[str, Any], **pod: Any) -> list[dict[str, Any]]:
     """A world in which all is as the node wants it."""
     node = node_ref(raw)
-    return [*plan.desired(node, DEFAULTS), pod_of(node, **pod)]
+    return [*objects.desired(node, DEFAULTS), pod_of(node, **pod)]
 
 
 def test_a_new_exonode_gets_two_services_and_a_pod_in_this_order() -> None:
-    actions = plan.plan(node_ref(exonode()), observed(), DEFAULTS)
+    actions = planned(node_ref(exonode()))
     assert kinds(actions) == ["Service paris-ring", "Service paris", "Pod paris"]
 
 
 def test_nothing_is_done_when_all_is_as_wanted() -> None:
     raw = exonode()
-    assert plan.plan(node_ref(raw), observed(*everything(raw)), DEFAULTS) == []
+    assert planned(node_ref(raw), *everything(raw)) == []
 
 
 def test_an_exonode_in_deletion_is_left_to_its_owner_references() -> None:
     raw = exonode(metadata={"deletionTimestamp": "2030-01-01T11:59:00Z"})
-    assert plan.plan(node_ref(raw), observed(), DEFAULTS) == []
+    assert planned(node_ref(raw)) == []
 
 
 def test_a_pod_made_from_an_older_spec_is_deleted_with_its_own_grace() -> None:
     old, new = exonode(), exonode(spec={"model": {"name": "smollm2-135m"}, "engine": "numpy"})
-    (action,) = plan.plan(node_ref(new), observed(*everything(old)), DEFAULTS)
+    (action,) = planned(node_ref(new), *everything(old))
     assert isinstance(action, Delete)
     assert (action.kind, action.uid, action.grace, action.reason) == (
         "Pod",
@@ -60,16 +62,16 @@ def test_a_pod_made_from_an_older_spec_is_deleted_with_its_own_grace() -> None:
 def test_a_new_default_image_replaces_the_pod_and_one_in_the_spec_does_not() -> None:
     upgraded = Defaults(image="registry.test/exo-node:2", operator_namespace="exo-system")
     raw = exonode()
-    assert [type(a) for a in plan.plan(node_ref(raw), observed(*everything(raw)), upgraded)] == [
+    assert [type(a) for a in planned(node_ref(raw), *everything(raw), defaults=upgraded)] == [
         Delete
     ]
     pinned = exonode(spec={"model": {"name": "smollm2-135m"}, "image": "mine:1"})
-    assert plan.plan(node_ref(pinned), observed(*everything(pinned)), upgraded) == []
+    assert planned(node_ref(pinned), *everything(pinned), defaults=upgraded) == []
 
 
 def test_a_pod_that_ended_is_deleted_so_that_its_name_is_free() -> None:
     raw = exonode()
-    (action,) = plan.plan(node_ref(raw), observed(*everything(raw, phase="Failed")), DEFAULTS)
+    (action,) = planned(node_ref(raw), *everything(raw, phase="Failed"))
     assert isinstance(action, Delete)
     assert action.reason == "PodFinished"
 
@@ -86,7 +88,7 @@ def test_a_stuck_pod_is_forced_only_well_after_its_grace(ended: str, forced: boo
     raw = exonode()
     world = everything(raw)
     world[-1]["metadata"]["deletionTimestamp"] = ended
-    actions = plan.plan(node_ref(raw), observed(*world), DEFAULTS)
+    actions = planned(node_ref(raw), *world)
     assert [a.grace for a in actions if isinstance(a, Delete)] == ([0] if forced else [])
     assert kinds(actions) == []
 
@@ -94,10 +96,10 @@ def test_a_stuck_pod_is_forced_only_well_after_its_grace(ended: str, forced: boo
 def test_suspend_takes_the_pod_away_and_keeps_the_services() -> None:
     raw = exonode(spec={"model": {"name": "smollm2-135m"}, "suspend": True})
     running = everything(exonode())
-    (action,) = plan.plan(node_ref(raw), observed(*running), DEFAULTS)
+    (action,) = planned(node_ref(raw), *running)
     assert isinstance(action, Delete)
     assert action.reason == "Suspended"
-    assert plan.plan(node_ref(raw), observed(*running[:-1]), DEFAULTS) == []
+    assert planned(node_ref(raw), *running[:-1]) == []
 
 
 def test_a_service_that_somebody_edited_is_put_right() -> None:
@@ -105,7 +107,7 @@ def test_a_service_that_somebody_edited_is_put_right() -> None:
     world = everything(raw)
     world[1] = copy.deepcopy(world[1])
     world[1]["spec"]["selector"] = {"app": "elsewhere"}
-    assert kinds(plan.plan(node_ref(raw), observed(*world), DEFAULTS)) == ["Service paris"]
+    assert kinds(planned(node_ref(raw), *world)) == ["Service paris"]
 
 
 def test_what_others_add_to_a_service_stays() -> None:
@@ -115,7 +117,7 @@ def test_what_others_add_to_a_service_stays() -> None:
     world[1]["metadata"]["annotations"] = {"mesh.test/on": "yes"}
     world[1]["spec"]["clusterIP"] = "10.1.2.3"
     world[1]["spec"]["ports"][0]["nodePort"] = 30000
-    assert plan.plan(node_ref(raw), observed(*world), DEFAULTS) == []
+    assert planned(node_ref(raw), *world) == []
 
 
 def test_a_service_of_another_owner_is_never_touched() -> None:
@@ -124,21 +126,18 @@ def test_a_service_of_another_owner_is_never_touched() -> None:
     world[1] = copy.deepcopy(world[1])
     world[1]["metadata"]["ownerReferences"][0]["uid"] = "somebody-else"
     world[1]["spec"]["selector"] = {"app": "theirs"}
-    look = observed(*world)
-    assert plan.plan(node_ref(raw), look, DEFAULTS) == []
-    assert plan.conflicts(node_ref(raw), look, DEFAULTS) == [Conflict("Service", "paris")]
+    assert planned(node_ref(raw), *world) == []
+    assert snapshot_of(node_ref(raw), *world).conflicts == (Conflict("Service", "paris"),)
 
 
 def test_the_policy_comes_and_goes_with_the_option() -> None:
     on = exonode(spec={"model": {"name": "smollm2-135m"}, "networkPolicy": {"enabled": True}})
     off = exonode()
-    assert kinds(plan.plan(node_ref(on), observed(*everything(off)), DEFAULTS)) == [
-        "NetworkPolicy paris"
-    ]
+    assert kinds(planned(node_ref(on), *everything(off))) == ["NetworkPolicy paris"]
     world = everything(on)
     for obj in world:
         obj["metadata"].setdefault("uid", "u")
-    (action,) = plan.plan(node_ref(off), observed(*world), DEFAULTS)
+    (action,) = planned(node_ref(off), *world)
     assert isinstance(action, Delete)
     assert action.kind == "NetworkPolicy"
 
@@ -153,7 +152,7 @@ def test_the_gate_follows_what_the_node_says_of_its_ring(
 ) -> None:
     raw = in_cluster()
     report = NodeReport(reachable=True, ring_formed=formed, ring_epoch="7")
-    actions = plan.plan(node_ref(raw), observed(*everything(raw), report=report), DEFAULTS)
+    actions = planned(node_ref(raw), *everything(raw), report=report)
     assert [a.ready for a in actions if isinstance(a, SetGate)] == expected
 
 
@@ -163,23 +162,21 @@ def test_an_open_gate_closes_only_when_the_ring_has_been_gone_for_a_while() -> N
     world[-1]["status"]["conditions"].append({"type": "exo.dev/ring-formed", "status": "True"})
     report = NodeReport(reachable=True, ring_formed=False)
     for seconds, expected in ((0.0, []), (7.9, []), (8.0, [False])):
-        actions = plan.plan(
-            node_ref(raw), observed(*world, report=report, unformed_s=seconds), DEFAULTS
-        )
+        actions = planned(node_ref(raw), *world, report=report, unformed_s=seconds)
         assert [a.ready for a in actions if isinstance(a, SetGate)] == expected
 
 
 def test_a_node_that_does_not_answer_leaves_its_gate_as_it_is() -> None:
     raw = in_cluster()
     report = NodeReport(reachable=False, ring_formed=False)
-    assert plan.plan(node_ref(raw), observed(*everything(raw), report=report), DEFAULTS) == []
+    assert planned(node_ref(raw), *everything(raw), report=report) == []
 
 
 def test_a_new_member_becomes_an_owner_of_the_shared_service() -> None:
     first, second = in_cluster("ring-0"), in_cluster("ring-1")
     world = everything(first)
     node = node_ref(first, [first, second])
-    (action,) = plan.plan(node, observed(*world), DEFAULTS)
+    (action,) = planned(node, *world)
     assert isinstance(action, Apply)
     owners = action.manifest["metadata"]["ownerReferences"]
     assert [(o["name"], o["controller"]) for o in owners] == [("ring-0", False), ("ring-1", False)]
@@ -214,15 +211,18 @@ def test_carrying_a_plan_out_a_few_times_leaves_nothing_to_do(
     report = NodeReport(reachable=True, ring_formed=formed)
     if before is not None:
         earlier = node_ref(exonode(name, spec=before))
-        for manifest in plan.desired(earlier, DEFAULTS):
+        for manifest in objects.desired(earlier, DEFAULTS):
             store.put(
                 copy.deepcopy(manifest)
                 | {"metadata": manifest["metadata"] | {"uid": manifest["kind"]}}
             )
         store.put(pod_of(earlier))
 
-    def decide() -> list[plan.Action]:
-        return plan.plan(node_ref(raw), Observed(get=store.get, now=NOW, report=report), DEFAULTS)
+    def decide() -> list[Action]:
+        node = node_ref(raw)
+        answers = Answers(report=report)
+        seen = snapshot.take(store, node, DEFAULTS, now=NOW, answers=answers)
+        return plan.plan(node, seen, DEFAULTS)
 
     for _ in range(3):
         actions = decide()

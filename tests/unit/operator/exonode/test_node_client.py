@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from exo_operator.api.status import ResourceHealth
 from exo_operator.exonode import node_client as nodes
 from exo_operator.exonode.node_client import NodeClient
 from hypothesis import given
@@ -91,14 +92,10 @@ async def test_a_healthy_node_tells_its_layers_its_ring_and_its_resources(node: 
     assert (report.ring_formed, report.ring_epoch) == (True, "f3406db3")
     assert (report.planned_mib, report.hop_ms) == (90, 0.4)
     assert report.resources == (
-        {"name": "ring-paris", "healthy": True, "state": "ready"},
-        {
-            "name": "stage-paris",
-            "healthy": False,
-            "state": "degraded",
-            "reason": "forced",
-            "lastError": "boom",
-        },
+        ResourceHealth(name="ring-paris", healthy=True, state="ready"),
+        ResourceHealth(
+            name="stage-paris", healthy=False, state="degraded", reason="forced", last_error="boom"
+        ),
     )
 
 

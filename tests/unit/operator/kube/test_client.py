@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from exo_operator import uninstall as drain
+from exo_operator import uninstall
 from exo_operator.kube.client import (
-    Cluster,
-    ClusterError,
     Conflicted,
     Invalid,
+    KubeClient,
+    KubeError,
     NotFound,
     event,
     path,
 )
 from kubernetes.aio import client
 
-from .builders import exonode
+from ..builders import exonode
 
 
 class Server:
@@ -57,8 +57,8 @@ async def server() -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-async def cluster(server: Server) -> AsyncIterator[Cluster]:
-    made = Cluster(client.ApiClient(client.Configuration(host=server.url)))
+async def kube(server: Server) -> AsyncIterator[KubeClient]:
+    made = KubeClient(client.ApiClient(client.Configuration(host=server.url)))
     yield made
     await made.close()
 
@@ -70,10 +70,10 @@ def test_paths() -> None:
 
 
 async def test_apply_is_a_server_side_apply_under_our_field_manager(
-    server: Server, cluster: Cluster
+    server: Server, kube: KubeClient
 ) -> None:
     manifest = {"kind": "Service", "metadata": {"name": "s", "namespace": "ns"}, "spec": {}}
-    await cluster.apply(manifest)
+    await kube.apply(manifest)
     method, where, query, content_type, body = server.asked[0]
     assert (method, where) == ("PATCH", "/api/v1/namespaces/ns/services/s")
     assert query == {"fieldManager": "exo-operator", "force": "true"}
@@ -81,8 +81,8 @@ async def test_apply_is_a_server_side_apply_under_our_field_manager(
     assert body == manifest
 
 
-async def test_a_status_is_written_to_this_very_object(server: Server, cluster: Cluster) -> None:
-    await cluster.apply_status(exonode(), {"conditions": []})
+async def test_a_status_is_written_to_this_very_object(server: Server, kube: KubeClient) -> None:
+    await kube.apply_status(exonode(), {"conditions": []})
     _, where, _, _, body = server.asked[0]
     assert where == "/apis/exo.dev/v1alpha1/namespaces/default/exonodes/paris/status"
     assert body["metadata"] == {"name": "paris", "namespace": "default", "uid": "uid-paris"}
@@ -90,11 +90,11 @@ async def test_a_status_is_written_to_this_very_object(server: Server, cluster: 
 
 
 async def test_a_deletion_names_the_uid_and_finding_nothing_is_fine(
-    server: Server, cluster: Cluster
+    server: Server, kube: KubeClient
 ) -> None:
     server.answers = [(200, {}), (404, {"message": "no"}), (409, {"message": "other uid"})]
     for _ in range(3):
-        await cluster.delete("Pod", "ns", "p", "uid-1", 0)
+        await kube.delete("Pod", "ns", "p", "uid-1", 0)
     assert server.asked[0][4] == {
         "preconditions": {"uid": "uid-1"},
         "propagationPolicy": "Background",
@@ -104,26 +104,26 @@ async def test_a_deletion_names_the_uid_and_finding_nothing_is_fine(
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(404, NotFound), (409, Conflicted), (422, Invalid), (403, ClusterError), (500, ClusterError)],
+    [(404, NotFound), (409, Conflicted), (422, Invalid), (403, KubeError), (500, KubeError)],
 )
 async def test_errors_carry_the_servers_words(
-    server: Server, cluster: Cluster, status: int, kind: type[ClusterError]
+    server: Server, kube: KubeClient, status: int, kind: type[KubeError]
 ) -> None:
     server.answers = [(status, {"message": "the server's words"})]
     with pytest.raises(kind, match="the server's words") as caught:
-        await cluster.get("Pod", "ns", "p")
+        await kube.get("Pod", "ns", "p")
     assert caught.value.status == status
 
 
-async def test_retry_after_is_understood(server: Server, cluster: Cluster) -> None:
+async def test_retry_after_is_understood(server: Server, kube: KubeClient) -> None:
     server.answers, server.headers = [(429, {"message": "slow down"})], {"Retry-After": "7"}
-    with pytest.raises(ClusterError) as caught:
-        await cluster.get("Pod", "ns", "p")
+    with pytest.raises(KubeError) as caught:
+        await kube.get("Pod", "ns", "p")
     assert caught.value.retry_after == 7.0
 
 
 async def test_a_list_follows_its_pages_and_gives_items_their_kind(
-    server: Server, cluster: Cluster
+    server: Server, kube: KubeClient
 ) -> None:
     pages = [
         {
@@ -134,7 +134,7 @@ async def test_a_list_follows_its_pages_and_gives_items_their_kind(
         {"apiVersion": "v1", "metadata": {}, "items": [{"metadata": {"name": "b"}}]},
     ]
     server.answers = [(200, page) for page in pages]
-    found = [obj async for obj in cluster.list_all("Pod", selector="a=b")]
+    found = [obj async for obj in kube.list_all("Pod", selector="a=b")]
     assert [(obj["kind"], obj["apiVersion"], obj["metadata"]["name"]) for obj in found] == [
         ("Pod", "v1", "a"),
         ("Pod", "v1", "b"),
@@ -156,7 +156,7 @@ def test_an_event_has_a_name_of_its_own_and_says_whom_it_is_about() -> None:
 
 
 async def test_a_drain_deletes_all_and_ends_when_nothing_is_left(
-    server: Server, cluster: Cluster
+    server: Server, kube: KubeClient
 ) -> None:
     empty = {"apiVersion": "v1", "metadata": {}, "items": []}
     node = {"metadata": {"name": "n", "namespace": "ns", "uid": "u"}}
@@ -170,13 +170,13 @@ async def test_a_drain_deletes_all_and_ends_when_nothing_is_left(
         gone,
         (200, empty),
     ]
-    assert await drain.drain(cluster, ("",), grace=5, timeout=60.0, pause=0.0) == 0
+    assert await uninstall.drain(kube, ("",), grace=5, timeout=60.0, pause=0.0) == 0
     deleted = [where for method, where, *_ in server.asked if method == "DELETE"]
     assert deleted == ["/apis/exo.dev/v1alpha1/namespaces/ns/exonodes/n"]
 
 
 async def test_a_drain_forces_pods_when_most_of_the_time_is_over(
-    server: Server, cluster: Cluster
+    server: Server, kube: KubeClient
 ) -> None:
     empty = {"apiVersion": "v1", "metadata": {}, "items": []}
     stuck = {
@@ -189,13 +189,13 @@ async def test_a_drain_forces_pods_when_most_of_the_time_is_over(
     }
     server.answers = [(200, empty), (200, empty), (200, empty | {"items": [stuck]}), (200, {})]
     server.answers += [(200, empty)] * 3
-    assert await drain.drain(cluster, ("",), grace=5, timeout=0.0, pause=0.0) == 0
+    assert await uninstall.drain(kube, ("",), grace=5, timeout=0.0, pause=0.0) == 0
     (body,) = [body for method, *_, body in server.asked if method == "DELETE"]
     assert body["gracePeriodSeconds"] == 0
 
 
 async def test_a_secret_is_made_where_there_is_none_and_left_alone_where_there_is(
-    server: Server, cluster: Cluster
+    server: Server, kube: KubeClient
 ) -> None:
     manifest = {
         "apiVersion": "v1",
@@ -207,10 +207,10 @@ async def test_a_secret_is_made_where_there_is_none_and_left_alone_where_there_i
         (409, {"message": "already exists"}),
         (403, {}),
     ]
-    assert await cluster.create_secret(manifest) is True
-    assert await cluster.create_secret(manifest) is False
-    with pytest.raises(ClusterError):
-        await cluster.create_secret(manifest)
+    assert await kube.create_secret(manifest) is True
+    assert await kube.create_secret(manifest) is False
+    with pytest.raises(KubeError):
+        await kube.create_secret(manifest)
     assert {(method, path) for method, path, *_ in server.asked} == {
         ("POST", "/api/v1/namespaces/ns/secrets")
     }

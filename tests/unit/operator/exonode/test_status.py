@@ -7,18 +7,28 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from exo_operator.api.conditions import NodeCondition, NodeReason, Verdict, conditions, flips
+from exo_operator.api.fields import timestamp
+from exo_operator.api.status import Condition
 from exo_operator.exonode import status
-from exo_operator.exonode.plan import Conflict
-from exo_operator.kube.store import NodeReport
+from exo_operator.exonode.report import NodeReport
+from exo_operator.kube.actions import Conflict
+from exo_operator.kube.objects import Raw
 
-from .builders import DEFAULTS, NOW, container, exonode, node_ref, not_ready, observed, pod_of
+from ..builders import DEFAULTS, NOW, container, exonode, node_ref, not_ready, pod_of, snapshot_of
 
 UP = NodeReport(reachable=True, ready=True)
 
 
-def of(raw: dict[str, Any], *objects: dict[str, Any], **more: Any) -> dict[str, dict[str, Any]]:
+def written(raw: Raw, *objects: Raw, **more: Any) -> Raw:
+    """The status as it goes over the wire."""
+    node = node_ref(raw)
+    return status.node_status(node, snapshot_of(node, *objects, **more), DEFAULTS).to_wire()
+
+
+def of(raw: Raw, *objects: Raw, **more: Any) -> dict[str, Raw]:
     """The conditions by type."""
-    made = status.node_status(node_ref(raw), observed(*objects, **more), DEFAULTS)
+    made = written(raw, *objects, **more)
     return {condition["type"]: condition for condition in made["conditions"]}
 
 
@@ -150,7 +160,7 @@ def test_a_pod_in_deletion_drains_and_is_not_ready() -> None:
 
 
 def test_a_taken_name_is_told() -> None:
-    ready = of(exonode(), taken=(Conflict("Service", "paris"),))["Ready"]
+    ready = of(exonode(), found=(Conflict("Service", "paris"),))["Ready"]
     assert said(ready) == ("False", "NameTaken")
     assert "Service paris" in ready["message"]
 
@@ -169,19 +179,20 @@ def test_ring_joined_is_there_only_for_a_node_of_a_ring_and_tells_the_epoch() ->
 
 
 def test_transition_times_move_only_when_the_status_flips() -> None:
-    earlier = status.timestamp(NOW - timedelta(hours=1))
+    earlier = NOW - timedelta(hours=1)
+    first, second, third = NodeCondition.READY, NodeCondition.HEALTHY, NodeCondition.DRAINING
     previous = [
-        {"type": "A", "status": "True", "lastTransitionTime": earlier},
-        {"type": "B", "status": "False", "lastTransitionTime": earlier},
+        Condition(type=first, status="True", reason="Old", last_transition_time=earlier),
+        Condition(type=second, status="False", reason="Old", last_transition_time=earlier),
     ]
-    verdicts = {name: status.Verdict(True, "New") for name in ("A", "B", "C")}
-    made = {
-        c["type"]: c["lastTransitionTime"] for c in status.conditions(verdicts, previous, 1, NOW)
-    }
-    assert made == {"A": earlier, "B": status.timestamp(NOW), "C": status.timestamp(NOW)}
-    assert [
-        c["type"] for c in status.flips(previous, status.conditions(verdicts, previous, 1, NOW))
-    ] == ["B"]
+    verdicts = {type_: Verdict(True, NodeReason.LOADED) for type_ in (first, second, third)}
+    made = conditions(verdicts, previous, 1, NOW)
+    times = {each.type: each.last_transition_time for each in made}
+    assert times == {first: earlier, second: NOW, third: NOW}
+    assert [each.type for each in flips(previous, made)] == [second]
+    assert made[0].model_dump(by_alias=True, mode="json")["lastTransitionTime"] == timestamp(
+        earlier
+    )
 
 
 def test_the_status_of_a_quiet_node_does_not_change_with_small_figures() -> None:
@@ -190,13 +201,11 @@ def test_the_status_of_a_quiet_node_does_not_change_with_small_figures() -> None
     report = replace(
         UP, layers=(0, 29), total_layers=30, tokens_per_second=50.0, used_mib=400, ttft_ms=90.0
     )
-    first = status.node_status(node_ref(raw), observed(pod, report=report), DEFAULTS)
+    first = written(raw, pod, report=report)
     raw["status"] = first
     later = replace(report, tokens_per_second=53.0, used_mib=410, ttft_ms=None)
-    assert status.node_status(node_ref(raw), observed(pod, report=later), DEFAULTS) == first
-    much = status.node_status(
-        node_ref(raw), observed(pod, report=replace(report, tokens_per_second=90.0)), DEFAULTS
-    )
+    assert written(raw, pod, report=later) == first
+    much = written(raw, pod, report=replace(report, tokens_per_second=90.0))
     assert much["measured"]["tokensPerSecond"] == 90.0
 
 
@@ -204,9 +213,9 @@ def test_figures_stay_while_the_same_pod_is_silent_and_go_with_it() -> None:
     raw = exonode()
     pod = pod_of(node_ref(raw))
     report = replace(UP, layers=(0, 14), total_layers=30)
-    raw["status"] = status.node_status(node_ref(raw), observed(pod, report=report), DEFAULTS)
+    raw["status"] = written(raw, pod, report=report)
     assert raw["status"]["layers"] == {"start": 0, "end": 14, "text": "0-14", "total": 30}
-    silent = status.node_status(node_ref(raw), observed(pod), DEFAULTS)
+    silent = written(raw, pod)
     assert silent["layers"]["text"] == "0-14"
     pod["status"]["podIP"] = "10.0.0.8"
-    assert "layers" not in status.node_status(node_ref(raw), observed(pod), DEFAULTS)
+    assert "layers" not in written(raw, pod)

@@ -7,69 +7,12 @@ from typing import Any
 import pytest
 from exo_operator.api import names
 from exo_operator.api.names import Key
-from exo_operator.controller.metrics import Metrics
-from exo_operator.controller.reconcile import Reconciler
-from exo_operator.kube.client import ClusterError, Invalid
-from exo_operator.kube.store import NodeReport, Ref, Store
+from exo_operator.exonode.report import NodeReport
+from exo_operator.kube.client import Invalid, KubeError
+from exo_operator.kube.objects import Ref
 
-from .builders import DEFAULTS, NOW
-from .fake_kube import FakeKube, FakeNodes
-
-BUNDLED = {"model": {"name": "smollm2-135m"}}
-
-
-class World:
-    """A reconciler with its surroundings; one step is: everything told, everything reconciled,
-    kubelets acted.
-    """
-
-    def __init__(self, kube: FakeKube | None = None) -> None:
-        self.kube = kube or FakeKube()
-        self.nodes = FakeNodes()
-        self.store = Store()
-        self.metrics = Metrics()
-        self.reconciler = Reconciler(
-            self.kube,  # type: ignore[arg-type]
-            self.store,
-            self.nodes,  # type: ignore[arg-type]
-            DEFAULTS,
-            self.metrics,
-            now=lambda: NOW,
-        )
-
-    def make(self, kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> Key:
-        obj = {"apiVersion": names.API_VERSION, "kind": kind, "spec": spec}
-        self.kube.seed(obj | {"metadata": {"name": name, "namespace": "default", **metadata}})
-        return Key(kind, "default", name)
-
-    def change(self, key: Key, **spec: Any) -> None:
-        live = self.kube.objects[Ref(*key)]
-        live["spec"] = live["spec"] | spec
-        live["metadata"]["generation"] += 1
-        self.kube.seed(live)
-
-    async def step(self) -> None:
-        self.kube.tell(self.store)
-        for ref in [ref for ref in self.kube.objects if ref.kind in names.PLURALS]:
-            await self.reconciler.run(Key(*ref))
-        self.kube.run_pods()
-
-    async def settle(self, steps: int = 12) -> None:
-        for _ in range(steps):
-            await self.step()
-
-    def live(self, kind: str, name: str) -> dict[str, Any]:
-        return self.kube.objects[Ref(kind, "default", name)]
-
-    def has(self, kind: str, name: str) -> bool:
-        return Ref(kind, "default", name) in self.kube.objects
-
-    def condition(self, key: Key, type_: str = "Ready") -> tuple[str, str]:
-        found = self.live(key.kind, key.name)["status"]["conditions"]
-        return next((c["status"], c["reason"]) for c in found if c["type"] == type_)
-
-    def names(self, kind: str) -> list[str]:
-        return sorted(ref.name for ref in self.kube.objects if ref.kind == kind)
+from ..fake_kube import FakeKube
+from ..world import BUNDLED, World
 
 
 class DyingKube(FakeKube):
@@ -204,7 +147,7 @@ async def test_a_refused_pod_backs_off_and_says_why_with_the_time_of_the_next_tr
 async def test_a_namespace_that_goes_is_no_failure_to_tell_of(world: World) -> None:
     world.make("ExoNode", "paris", BUNDLED)
     await world.settle()
-    world.kube.refuse["Pod"] = ClusterError(403, "forbidden: namespace x is being terminated")
+    world.kube.refuse["Pod"] = KubeError(403, "forbidden: namespace x is being terminated")
     world.kube.collect(Ref("Pod", "default", "paris"))
     world.kube.writes.clear()
     world.kube.events.clear()
@@ -214,7 +157,7 @@ async def test_a_namespace_that_goes_is_no_failure_to_tell_of(world: World) -> N
 
 async def test_a_server_that_asks_to_wait_is_obeyed(world: World) -> None:
     key = world.make("ExoNode", "paris", BUNDLED)
-    world.kube.refuse["Service"] = ClusterError(429, "slow down", retry_after=120.0)
+    world.kube.refuse["Service"] = KubeError(429, "slow down", retry_after=120.0)
     world.kube.tell(world.store)
     await world.reconciler.run(key)
     assert world.reconciler.queue.take_nowait() is None

@@ -6,21 +6,21 @@ from typing import Any
 
 import pytest
 from exo_operator.api import names
-from exo_operator.api.spec import ExoNodeSpec
-from exo_operator.exonode import objects as render
-from exo_operator.exonode import pod as render_pod
+from exo_operator.exonode import objects
+from exo_operator.exonode import pod as pods
+from exo_operator.exonode.context import Defaults
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exo import contract
 
-from .builders import DEFAULTS, exonode, node_ref
+from ..builders import DEFAULTS, exonode, node_ref
 
 BUNDLED = {"model": {"name": "smollm2-135m"}}
 
 
 def pod(**spec: Any) -> dict[str, Any]:
-    return render_pod.pod(node_ref(exonode(spec=BUNDLED | spec)), DEFAULTS)
+    return pods.pod(node_ref(exonode(spec=BUNDLED | spec)), DEFAULTS)
 
 
 def container(**spec: Any) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def test_options_reach_the_node() -> None:
     )
     assert env["EXO_MEMORY"] == "900"
     assert env["EXO_LAYERS"] == "3-9"
-    assert env["EXO_TLS_DIR"] == render.TLS_DIR
+    assert env["EXO_TLS_DIR"] == pods.TLS_DIR
     assert env["EXO_ENGINE"] == "numpy"
     assert env["EXO_API_KEY"] == {"secretKeyRef": {"name": "keys", "key": "api-key"}}
 
@@ -191,14 +191,14 @@ def test_the_grace_period_holds_the_pause_the_drain_and_the_cleanup() -> None:
 
 
 def test_the_hash_moves_with_what_the_pod_is_made_from_and_with_nothing_else() -> None:
-    def of(**spec: Any) -> str:
-        return render.spec_hash(ExoNodeSpec.model_validate(BUNDLED | spec), "image:1")
+    def of(image: str = "image:1", **spec: Any) -> str:
+        return pods.spec_hash(node_ref(exonode(spec=BUNDLED | spec)), Defaults(image=image))
 
     assert of() == of(
         engine="auto", suspend=True, networkPolicy={"enabled": True}, probes={"protocol": "HTTP"}
     )
     assert len({of(), of(engine="onnx"), of(memoryMiB=5), of(extraEnv=[{"name": "A"}])}) == 4
-    assert of() != render.spec_hash(ExoNodeSpec.model_validate(BUNDLED), "image:2")
+    assert of() != of(image="image:2")
 
 
 def test_all_objects_of_a_node_are_owned_by_it_and_do_not_hold_up_its_deletion() -> None:
@@ -206,11 +206,11 @@ def test_all_objects_of_a_node_are_owned_by_it_and_do_not_hold_up_its_deletion()
         exonode(spec=BUNDLED | {"storage": {"size": "1Gi"}, "networkPolicy": {"enabled": True}})
     )
     made = [
-        render.api_service(node),
-        render.ring_service(node),
-        render.cache_claim(node),
-        render.network_policy(node, DEFAULTS),
-        render_pod.pod(node, DEFAULTS),
+        objects.api_service(node),
+        objects.ring_service(node),
+        objects.cache_claim(node),
+        objects.network_policy(node, DEFAULTS),
+        pods.pod(node, DEFAULTS),
     ]
     for manifest in made:
         assert manifest is not None
@@ -225,7 +225,7 @@ def test_all_objects_of_a_node_are_owned_by_it_and_do_not_hold_up_its_deletion()
 
 def test_the_policy_lets_members_to_the_ring_port_and_everyone_to_the_api() -> None:
     raw = exonode(spec=BUNDLED | {"cluster": "ring", "networkPolicy": {"enabled": True}})
-    policy = render.network_policy(node_ref(raw), DEFAULTS)
+    policy = objects.network_policy(node_ref(raw), DEFAULTS)
     assert policy is not None
     api, ring = policy["spec"]["ingress"]
     assert [port["port"] for port in api["ports"]] == [contract.API_PORT]
@@ -237,7 +237,7 @@ def test_the_policy_lets_members_to_the_ring_port_and_everyone_to_the_api() -> N
 def test_an_api_that_is_kept_to_some_still_lets_the_operator_and_the_peers_in() -> None:
     only = {"podSelector": {"matchLabels": {"app": "web"}}}
     raw = exonode(spec=BUNDLED | {"networkPolicy": {"enabled": True, "apiFrom": [only]}})
-    policy = render.network_policy(node_ref(raw), DEFAULTS)
+    policy = objects.network_policy(node_ref(raw), DEFAULTS)
     assert policy is not None
     allowed = policy["spec"]["ingress"][0]["from"]
     assert allowed[0] == only

@@ -9,18 +9,17 @@ from typing import Any
 
 import pytest
 from exo_operator.api import names
-from exo_operator.api.spec import SecretKey
-from exo_operator.exonode import plan
-from exo_operator.exonode import secret as plan_secret
-from exo_operator.exonode.objects import NodeRef
-from exo_operator.exonode.plan import Apply
-from exo_operator.exonode.secret import MakeSecret
-from exo_operator.kube.client import ClusterError
-from exo_operator.kube.store import Raw
+from exo_operator.api.template import SecretKey
+from exo_operator.exonode import objects
+from exo_operator.exonode import secret as secrets
+from exo_operator.exonode.context import NodeRef
+from exo_operator.kube.actions import Action, Apply, MakeSecret
+from exo_operator.kube.client import KubeError
+from exo_operator.kube.objects import Raw
 from structlog.testing import capture_logs
 
-from .builders import DEFAULTS, container, exonode, node_ref, observed, pod_of
-from .test_reconcile import BUNDLED, World
+from ..builders import DEFAULTS, container, exonode, node_ref, planned, pod_of
+from ..world import BUNDLED, World
 
 OURS = SecretKey(name="ring-ring", key="secret")
 CLUSTER = {
@@ -46,7 +45,7 @@ def pod(node: NodeRef, secret: SecretKey | None, **metadata: Any) -> Raw:
     return made
 
 
-def secret_of(action: plan.Action) -> Any:
+def secret_of(action: Action) -> Any:
     assert isinstance(action, Apply)
     env = action.manifest["spec"]["containers"][0]["env"]
     return next((each for each in env if each["name"] == "EXO_SECRET"), None)
@@ -54,7 +53,7 @@ def secret_of(action: plan.Action) -> Any:
 
 def test_the_first_pod_of_a_ring_comes_after_the_secret_that_it_reads() -> None:
     one, _ = ring_of(member("one"), member("two"))
-    *_, make, apply = plan.plan(one, observed(), DEFAULTS)
+    *_, make, apply = planned(one)
     assert isinstance(make, MakeSecret)
     assert (make.name, make.namespace, make.labels["exo.dev/cluster"]) == (
         "ring-ring",
@@ -68,7 +67,7 @@ def test_the_first_pod_of_a_ring_comes_after_the_secret_that_it_reads() -> None:
 
 
 def test_a_lone_node_has_a_secret_of_its_own() -> None:
-    *_, make, apply = plan.plan(node_ref(exonode()), observed(), DEFAULTS)
+    *_, make, apply = planned(node_ref(exonode()))
     assert isinstance(make, MakeSecret)
     assert secret_of(apply)["valueFrom"]["secretKeyRef"]["name"] == make.name == "paris-ring"
 
@@ -90,16 +89,16 @@ def test_a_pod_is_made_as_the_others_of_its_ring_are(
     one, two = ring_of(member("one"), member("two"))
     other = pod(two, held, **metadata)
     other["status"] |= status
-    actions = plan.plan(one, observed(other), DEFAULTS)
+    actions = planned(one, other)
     assert any(isinstance(action, MakeSecret) for action in actions) == gets_it
     assert (secret_of(actions[-1]) is not None) == gets_it
 
 
 def test_no_pod_is_replaced_to_have_a_secret() -> None:
     (node,) = ring_of(member("one"))
-    world = [*plan.desired(node, DEFAULTS), pod(node, None)]
-    assert plan.plan(node, observed(*world), DEFAULTS) == []
-    assert plan.plan(node, observed(*world[:-1], pod(node, OURS)), DEFAULTS) == []
+    world = [*objects.desired(node, DEFAULTS), pod(node, None)]
+    assert planned(node, *world) == []
+    assert planned(node, *world[:-1], pod(node, OURS)) == []
 
 
 @pytest.mark.parametrize(
@@ -111,7 +110,7 @@ def test_no_pod_is_replaced_to_have_a_secret() -> None:
 )
 def test_a_secret_of_the_user_is_taken_and_none_is_made(spec: dict[str, Any]) -> None:
     (node,) = ring_of(member("one", **spec))
-    actions = plan.plan(node, observed(), DEFAULTS)
+    actions = planned(node)
     assert not [action for action in actions if isinstance(action, MakeSecret)]
     given = secret_of(actions[-1])
     assert given in (
@@ -123,23 +122,21 @@ def test_a_secret_of_the_user_is_taken_and_none_is_made(spec: dict[str, Any]) ->
 def test_a_secret_that_was_taken_away_is_made_again_for_a_pod_that_waits_for_it() -> None:
     (node,) = ring_of(member("one"))
     waiting = container(
-        state={
-            "waiting": {"reason": plan_secret.MISSING, "message": 'secret "ring-ring" not found'}
-        }
+        state={"waiting": {"reason": secrets.MISSING, "message": 'secret "ring-ring" not found'}}
     )
     live = pod(node, OURS)
     live["status"]["containerStatuses"] = waiting
-    (action,) = plan.plan(node, observed(*plan.desired(node, DEFAULTS), live), DEFAULTS)
+    (action,) = planned(node, *objects.desired(node, DEFAULTS), live)
     assert isinstance(action, MakeSecret)
     live = pod(node, None)
     live["status"]["containerStatuses"] = waiting  # for a Secret of somebody else's
-    assert plan.plan(node, observed(*plan.desired(node, DEFAULTS), live), DEFAULTS) == []
+    assert planned(node, *objects.desired(node, DEFAULTS), live) == []
 
 
 def test_the_secret_of_an_exocluster_is_the_clusters_and_outlives_its_nodes() -> None:
     raw = member("one")
     raw["metadata"]["ownerReferences"] = [CLUSTER]
-    owner = plan_secret.make(node_ref(raw)).owner
+    owner = secrets.make(node_ref(raw)).owner
     assert owner is not None
     assert (owner["kind"], owner["uid"], owner["controller"]) == ("ExoCluster", "u1", False)
 
@@ -206,7 +203,7 @@ async def test_two_rings_have_two_secrets() -> None:
 
 async def test_an_operator_that_may_not_make_secrets_says_so_and_makes_no_open_pod() -> None:
     world = World()
-    world.kube.refuse["Secret"] = ClusterError(
+    world.kube.refuse["Secret"] = KubeError(
         403, 'secrets is forbidden: cannot create resource "secrets"'
     )
     key = world.make("ExoNode", "paris", BUNDLED)

@@ -14,7 +14,7 @@ from exo_operator.api.spec import ExoClusterSpec, ExoNodeSpec
 
 from exo import contract
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 CRDS = {crd["spec"]["names"]["kind"]: crd for crd in (crds.node_crd(), crds.cluster_crd())}
 
 
