@@ -23,7 +23,7 @@ from exo.inference.models import read_config
 from exo.inference.text.load import load_tokenizer
 
 HERE = Path(__file__).parent
-FUZZER = HERE.parent / "support" / "checkpoint_fuzz.py"
+FUZZER = HERE.parent / "support" / "checkpoints" / "checkpoint_fuzz.py"
 
 
 def tokenizer_beside(folder: Path) -> Path:

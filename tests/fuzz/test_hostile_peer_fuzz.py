@@ -9,7 +9,8 @@ import random
 
 import numpy as np
 import pytest
-from ring_nodes import RecordingHandler, eventually, make_handle
+from ring_nodes import RecordingHandler, make_handle
+from waiting import eventually
 
 from exo.inference.generation import GenerationRequest
 from exo.inference.sampling.params import SamplingParams

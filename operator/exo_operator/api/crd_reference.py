@@ -1,7 +1,7 @@
 """Generates docs/reference/crds.md: every field of the custom resources, from their schemas.
 
-`python -m exo_operator.api.crd_reference [--check]`, in the repository root. Reads the schemas as the
-API server gets them, so that the page says what the API server does.
+`python -m exo_operator.api.crd_reference [--check]`, in the repository root. Reads the schemas as
+the API server gets them, so that the page says what the API server does.
 """
 
 from __future__ import annotations

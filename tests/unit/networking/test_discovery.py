@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from ports import deaf_port, free_ports
-from ring_nodes import MEMBERSHIP, RecordingHandler, eventually, make_handle, make_server
+from ring_nodes import MEMBERSHIP, RecordingHandler, make_handle, make_server
+from waiting import eventually
 
 from exo.lifecycle import ResourceInitializationError, ResourceState
 from exo.networking.discovery import Discovery
@@ -30,9 +31,7 @@ from exo.utils.listening import CannotListen
 
 def factory(handler: RecordingHandler, membership: Membership = MEMBERSHIP):
     def create(node_id, address, port):
-        handle = make_handle(handler, port, node_id=node_id, membership=membership)
-        handle._address = address
-        return handle
+        return make_handle(handler, port, host=address, node_id=node_id, membership=membership)
 
     return create
 

@@ -1,5 +1,6 @@
-"""A node for network tests: real server and real handles, and a handler that only writes down what
-it is told.
+"""The network of a node without the node: real server and handles, and a handler that only records.
+
+`node_processes` runs the same as a process.
 """
 
 from __future__ import annotations
@@ -22,10 +23,19 @@ MEMBERSHIP = Membership(cluster="test")
 
 
 class RecordingHandler:
-    def __init__(self, node_id: str, *, model_id: str = "m", model_hash: str = "") -> None:
+    """Keeps what it is given: offers, messages, losses. `changed` is set with each of them."""
+
+    def __init__(
+        self,
+        node_id: str,
+        *,
+        model_id: str = "m",
+        model_hash: str = "",
+        incarnation: int | None = None,
+    ) -> None:
         self.offer = NodeOffer(
             node_id=node_id,
-            incarnation=next(_incarnations),
+            incarnation=incarnation or next(_incarnations),
             model_id=model_id,
             model_hash=model_hash,
             memory_mib=10,
@@ -65,29 +75,24 @@ class RecordingHandler:
                 await self.changed.wait()
 
 
-async def eventually(condition: Callable[[], object], timeout: float = 10.0) -> None:
-    """For what nobody announces: looks again every 10 ms."""
-    async with asyncio.timeout(timeout):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
 def make_server(
     handler: RecordingHandler,
     *,
+    host: str = "127.0.0.1",
     membership: Membership = MEMBERSHIP,
     tls: TlsFiles | None = None,
     port: int = 0,
     max_peers: int = 128,
 ) -> GRPCServer:
     node_id = handler.offer.node_id
-    return GRPCServer(node_id, "127.0.0.1", port, handler, membership, tls=tls, max_peers=max_peers)
+    return GRPCServer(node_id, host, port, handler, membership, tls=tls, max_peers=max_peers)
 
 
 def make_handle(
     handler: RecordingHandler,
     port: int,
     *,
+    host: str = "127.0.0.1",
     node_id: str | None = None,
     membership: Membership = MEMBERSHIP,
     tls: TlsFiles | None = None,
@@ -96,7 +101,7 @@ def make_handle(
 ) -> GRPCPeerHandle:
     return GRPCPeerHandle(
         node_id,
-        "127.0.0.1",
+        host,
         port,
         handler=handler,
         membership=membership,

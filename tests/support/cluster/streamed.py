@@ -9,7 +9,7 @@ import threading
 import urllib.request
 from typing import Any
 
-from kube import chat
+from questions import chat
 
 
 class Stream(threading.Thread):

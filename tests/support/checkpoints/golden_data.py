@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-DATA = Path(__file__).resolve().parents[1] / "golden" / "data"
+DATA = Path(__file__).resolve().parents[2] / "golden" / "data"
 
 
 @dataclass(frozen=True)

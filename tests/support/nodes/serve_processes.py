@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 from ports import free_ports
+from waiting import eventually
 
 
 class Served:
@@ -222,12 +223,7 @@ def _take(seen: Stream, event: dict[str, Any]) -> None:
         seen.flowing.set()
 
 
-async def until(condition: Callable[[], object], timeout: float = 30.0) -> None:
-    async with asyncio.timeout(timeout):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-
-
+until = eventually
 CONT = signal.SIGCONT
 KILL = signal.SIGKILL
 STOP = signal.SIGSTOP

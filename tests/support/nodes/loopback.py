@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from waiting import eventually
+
 from exo.download import LocalShardDownloader, ModelSource
 from exo.inference.engines.dummy import DummyEngine
 from exo.inference.engines.engine_pool import EnginePool
@@ -330,23 +332,18 @@ async def whole(node: Node, request: GenerationRequest) -> tuple[list[int], Gene
     return tokens, chunk
 
 
+until = eventually
+
+
 async def formed(nodes: list[Node], stages: int, timeout: float = 10.0) -> None:
     """Until every node has the same plan of that many stages in force."""
-    async with asyncio.timeout(timeout):
-        while not _agree(nodes, stages):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await eventually(lambda: _agree(nodes, stages), timeout)
 
 
 def _agree(nodes: list[Node], stages: int) -> bool:
     plans = {node.ring.plan for node in nodes}
     (plan, *others) = plans
     return not others and plan is not None and len(plan.stages) == stages
-
-
-async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
-    async with asyncio.timeout(timeout):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 def leftovers(node: Node) -> dict[str, int]:

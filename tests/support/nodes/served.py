@@ -31,7 +31,7 @@ class Served:
             [sys.executable, "-m", "exo", "serve", *ports, "--log-format", "json", *flags],
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            cwd=Path(__file__).resolve().parents[2],
+            cwd=Path(__file__).resolve().parents[3],
             env={**os.environ, "OMP_NUM_THREADS": "1", "XDG_CONFIG_HOME": "/nonexistent", **env},
         )
         self._url = ""

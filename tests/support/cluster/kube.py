@@ -1,8 +1,6 @@
-"""What the e2e tests act through: kubectl, helm and the cluster's own verbs, each as a thin,
-bounded call.
+"""kubectl and the cluster's own verbs as thin calls with a time limit.
 
-Everything here acts on the cluster that `KUBECONFIG` names and nothing else. Knows no operator
-code.
+Acts on the cluster that `KUBECONFIG` names and on nothing else. Knows no operator code.
 """
 
 from __future__ import annotations
@@ -10,11 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +18,8 @@ from typing import IO, Any
 
 from ports import free_ports
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CLUSTER = ROOT / "tests" / "cluster" / "cluster"
-SYSTEM = "exo-system"
-RELEASE = "exo-operator"
-QUESTION = "What is the capital of France?"
 
 
 @dataclass
@@ -233,131 +226,3 @@ def verb(name: str, *args: str) -> str:
     )
     assert done.returncode == 0, f"{name} {args}: {done.stderr}"
     return done.stdout
-
-
-def post(url: str, body: dict[str, Any], timeout: float = 60) -> dict[str, Any]:
-    request = urllib.request.Request(
-        url,
-        data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-        method="POST",
-    )
-    with urllib.request.urlopen(request, timeout=timeout) as response:
-        answer: dict[str, Any] = json.load(response)
-        return answer
-
-
-def content(answer: dict[str, Any]) -> str:
-    """The text of a chat completion; an error's own JSON where there is none."""
-    assert "choices" in answer, answer
-    return str(answer["choices"][0]["message"]["content"])
-
-
-def chat(**more: Any) -> dict[str, Any]:
-    """The body of a chat completion that asks the question, greedily."""
-    messages = [{"role": "user", "content": QUESTION}]
-    return {
-        "model": "smollm2-135m",
-        "messages": messages,
-        "max_tokens": 24,
-        "temperature": 0,
-        **more,
-    }
-
-
-def helm(*args: str, timeout: float = 180) -> str:
-    binary = os.environ.get("HELM") or shutil.which("helm")
-    assert binary, "no helm: run these tests through `make e2e`"
-    done = subprocess.run(
-        [binary, *args], capture_output=True, text=True, timeout=timeout, check=False
-    )
-    assert done.returncode == 0, f"helm {' '.join(args)}: {done.stderr}"
-    return done.stdout
-
-
-def install(*extra: str) -> None:
-    helm(
-        "upgrade",
-        "--install",
-        RELEASE,
-        str(ROOT / "charts" / "exo-operator"),
-        "--namespace",
-        SYSTEM,
-        "--create-namespace",
-        "--wait",
-        "--timeout",
-        "120s",
-        *image_values(),
-        *extra,
-    )
-
-
-def image_values() -> list[str]:
-    return [part for part in os.environ.get("EXO_HELM_ARGS", "").split(" ") if part]
-
-
-CLIENT_CODE = """
-import json, sys, urllib.error, urllib.request
-url, body = sys.argv[1], sys.argv[2]
-headers = {"Content-Type": "application/json"}
-request = urllib.request.Request(url, data=body.encode() or None, headers=headers)
-try:
-    with urllib.request.urlopen(request, timeout=60) as response:
-        sys.stdout.write(response.read().decode())
-except urllib.error.HTTPError as error:
-    sys.stdout.write(error.read().decode())
-"""
-NODE_IMAGE = os.environ.get("EXO_NODE_IMAGE", "exo-node:dev")
-
-
-def client_manifest(name: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
-    """A pod that waits, of the node's own image, restricted: a place inside the cluster to ask
-    from.
-    """
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": labels or {}},
-        "spec": {
-            "terminationGracePeriodSeconds": 0,
-            "automountServiceAccountToken": False,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 65532,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [
-                {
-                    "name": "client",
-                    "image": NODE_IMAGE,
-                    "imagePullPolicy": "IfNotPresent",
-                    "command": ["python3", "-c", "import signal; signal.pause()"],
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
-                }
-            ],
-        },
-    }
-
-
-@contextlib.contextmanager
-def client(
-    kube: Kube, name: str, labels: dict[str, str] | None = None
-) -> Iterator[Callable[[str, dict[str, Any] | None], dict[str, Any]]]:
-    """A caller inside the cluster: `ask(url, body)` answers with the JSON that came back."""
-    kube.apply(client_manifest(name, labels))
-    kube.run("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s", timeout=70)
-
-    def ask(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        out = kube.run(
-            "exec", name, "--", "python3", "-c", CLIENT_CODE, url, json.dumps(body) if body else ""
-        )
-        answer: dict[str, Any] = json.loads(out)
-        return answer
-
-    try:
-        yield ask
-    finally:
-        kube.run("delete", "pod", name, "--wait=false")
