@@ -105,13 +105,6 @@ async def test_a_key_that_waits_does_not_hold_up_the_others() -> None:
     assert len(drain(queue)) == 999
 
 
-async def test_a_forgotten_key_does_not_run() -> None:
-    queue: WorkQueue[str] = WorkQueue(Clock())
-    queue.add("a")
-    queue.forget("a")
-    assert drain(queue) == []
-
-
 async def test_workers_run_every_key_and_never_one_key_twice_at_once() -> None:
     queue: WorkQueue[int] = WorkQueue()
     running: set[int] = set()
