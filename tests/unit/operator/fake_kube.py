@@ -94,7 +94,7 @@ class FakeKube:
             self.collect(Ref(kind, namespace, name))
 
     def collect(self, ref: Ref) -> None:
-        """Remove an object, and what it alone owns."""
+        """Remove an object, and the objects that only it owns."""
         gone = self.objects.pop(ref)["metadata"]["uid"]
         for other in list(self.objects):
             live = self.objects.get(other)

@@ -32,7 +32,7 @@ def _closed_status(kind: str) -> Schema:
 
 
 def _close(schema: Schema) -> None:
-    """Refuse what the API server would drop without a word."""
+    """Refuse the unknown keys that the API server would drop silently."""
     properties = schema.get("properties")
     if properties is not None:
         schema["additionalProperties"] = False
@@ -43,7 +43,7 @@ def _close(schema: Schema) -> None:
 
 
 def check_status(kind: str, status: Schema) -> None:
-    """Raises ValidationError unless the API server would keep all of this status."""
+    """Raises ValidationError unless the API server would keep the whole status."""
     jsonschema.validate(status, _closed_status(kind))
 
 

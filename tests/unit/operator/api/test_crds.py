@@ -33,7 +33,7 @@ def walk(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, 
 
 
 def refused(kind: str, spec: dict[str, Any]) -> str | None:
-    """What plain schema validation says against a spec. The CEL rules are tried on the cluster."""
+    """Why plain schema validation refuses a spec. The CEL rules are tested on a cluster."""
     try:
         jsonschema.validate(spec, schema(kind)["properties"]["spec"])
     except jsonschema.ValidationError as error:

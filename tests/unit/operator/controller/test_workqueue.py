@@ -1,4 +1,4 @@
-"""The work queue, by an injected clock: nothing here sleeps."""
+"""The work queue with an injected clock, so that no test sleeps."""
 
 from __future__ import annotations
 

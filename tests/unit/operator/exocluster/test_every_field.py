@@ -17,8 +17,8 @@ from exo_operator.exocluster.conditions import Tally, verdicts
 from exo_operator.exocluster.context import ClusterRef
 from exo_operator.exocluster.status import cluster_status
 
+from ..cluster_builders import budget_of, child, exocluster_of, layers, snapshot_of
 from ..schemas import check_status, leaves, put, schema_of, unset
-from .test_status import budget_of, child, exocluster_of, layers, snapshot_of
 
 # One other value for each field.
 EXAMPLES: dict[str, Any] = {

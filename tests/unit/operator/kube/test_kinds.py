@@ -10,7 +10,7 @@ from exo_operator.exonode import pod as pods
 from exo_operator.kube import kinds
 
 from ..builders import DEFAULTS, exonode, node_ref
-from ..exocluster.test_status import exocluster_of
+from ..cluster_builders import exocluster_of
 
 WATCHED = {kind.name for kind in kinds.WATCHED}
 
