@@ -6,14 +6,13 @@ the API server gets them, so that the page says what the API server does.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from exo_operator.api import crds
+from exo_operator.api import crds, generated
 
 PAGE: Final = Path("docs/reference/crds.md")
 HEAD: Final = """\
@@ -27,6 +26,7 @@ Schema = dict[str, Any]
 
 
 def page() -> str:
+    """The whole page."""
     return "\n".join([HEAD, *_kind(crds.node_crd()), *_kind(crds.cluster_crd())])
 
 
@@ -106,23 +106,10 @@ def _rules(schema: Schema) -> Iterator[str]:
             yield from _rules(field)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write the page, or say whether it is fresh. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m exo_operator.api.crd_reference")
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 when it is stale"
-    )
-    check = parser.parse_args(arguments).check
-    new = page()
-    if PAGE.exists() and PAGE.read_text() == new:
-        return 0
-    if check:
-        sys.stderr.write(f"stale: {PAGE}; run `make generate`\n")
-        return 1
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(new)
-    return 0
+def files() -> dict[Path, str]:
+    """The generated file and its content."""
+    return {PAGE: page()}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated.main(files(), __doc__, sys.argv[1:]))

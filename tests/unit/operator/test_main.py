@@ -12,6 +12,7 @@ from exo_operator.controller.health import Health
 from exo_operator.controller.metrics import Metrics
 from exo_operator.main import Operator
 from exo_operator.settings import Settings
+from waiting import eventually
 
 from .builders import exonode
 from .fake_kube import FakeKube, FakeNodes
@@ -57,12 +58,6 @@ def leads(tested: Operator) -> bool:
     return tested.metrics.registry.get_sample_value("exo_operator_leader") == 1
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10.0):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
-
-
 @pytest.fixture
 def kube() -> FakeKube:
     return FakeKube()
@@ -79,10 +74,10 @@ async def test_a_replica_waits_for_the_lease_then_reconciles_and_stops_on_a_sign
     kube.seed(exonode())
     tested = operator(kube, election)
     running = asyncio.create_task(tested.run())
-    await until(lambda: tested.health.synced)
+    await eventually(lambda: tested.health.synced)
     assert not leads(tested)
     election.gained.set()
-    await until(lambda: "apply Pod paris" in kube.writes)
+    await eventually(lambda: "apply Pod paris" in kube.writes)
     assert leads(tested)
     tested.stop.set()
     assert await running == 0
@@ -94,7 +89,7 @@ async def test_a_signal_ends_a_replica_that_still_waits_for_the_lease(
 ) -> None:
     tested = operator(kube, election)
     running = asyncio.create_task(tested.run())
-    await until(lambda: tested.health.synced)
+    await eventually(lambda: tested.health.synced)
     tested.stop.set()
     assert await running == 0
     assert not leads(tested)
@@ -107,7 +102,7 @@ async def test_a_replica_that_loses_its_lease_ends_as_a_failure(
     tested = operator(kube, election)
     election.gained.set()
     running = asyncio.create_task(tested.run())
-    await until(lambda: leads(tested))
+    await eventually(lambda: leads(tested))
     election.lost.set()
     assert await running == 1
 
@@ -126,7 +121,7 @@ async def test_a_task_that_must_not_end_ends_the_operator_as_a_failure(
     tested = operator(kube, election)
     election.gained.set()
     running = asyncio.create_task(tested.run())
-    await until(lambda: leads(tested))
+    await eventually(lambda: leads(tested))
     election.broken.set()
     assert await running == 1
 
@@ -134,6 +129,6 @@ async def test_a_task_that_must_not_end_ends_the_operator_as_a_failure(
 async def test_without_an_election_it_leads_at_once(kube: FakeKube, election: Election) -> None:
     tested = operator(kube, election, leader_election=False)
     running = asyncio.create_task(tested.run())
-    await until(lambda: leads(tested))
+    await eventually(lambda: leads(tested))
     tested.stop.set()
     assert await running == 0

@@ -55,7 +55,7 @@ class Node:
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append(request.path)
         if self.slow:
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
         if request.path == "/metrics":
             return web.Response(text=METRICS)
         status, body = self.ready if request.path == "/readyz" else self.ring
