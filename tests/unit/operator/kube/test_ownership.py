@@ -9,6 +9,7 @@ from exo_operator.api import names
 from exo_operator.kube import ownership
 from exo_operator.kube.actions import Conflict
 from exo_operator.kube.objects import Raw, ref_of
+from exo_operator.kube.ownership import Claim
 from exo_operator.kube.store import Store
 
 MANAGED = {names.LABEL_MANAGED_BY: names.MANAGED_BY}
@@ -48,19 +49,22 @@ def test_a_name_is_taken_by_an_object_of_another_owner_that_stays(
 
 
 @pytest.mark.parametrize(
-    ("live", "adoptable"),
+    ("live", "claim"),
     [
-        (service(OURS, labels=MANAGED), True),
-        (service(labels=MANAGED), True),
-        (service(THEIRS, labels=MANAGED), False),
-        (service(), False),
-        (service(OURS), False),
+        (service(OURS, labels=MANAGED), Claim.OURS),
+        (service(OURS, labels=MANAGED, **GOING), Claim.OURS),
+        (service(labels=MANAGED), Claim.OURS),
+        (service(THEIRS, labels=MANAGED), Claim.TAKEN),
+        (service(THEIRS, labels=MANAGED, **GOING), Claim.GOING),
+        (service(), Claim.TAKEN),
+        (service(**GOING), Claim.GOING),
+        (service(OURS), Claim.TAKEN),
     ],
 )
-def test_only_a_labelled_object_without_another_owner_is_adopted(
-    live: Raw, adoptable: bool
+def test_an_object_that_no_watch_has_shown_is_ours_only_with_our_label(
+    live: Raw, claim: Claim
 ) -> None:
-    assert ownership.is_adoptable(live, "ours") == adoptable
+    assert ownership.claim_unwatched(live, "ours") is claim
 
 
 def test_a_snapshot_answers_only_for_what_was_picked() -> None:
