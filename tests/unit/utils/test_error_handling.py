@@ -35,7 +35,7 @@ class Part(AsyncResource):
 
 
 class Flaky:
-    """Fails as often as it is told, then answers."""
+    """Fails the given number of times, then answers."""
 
     def __init__(self, failures: int, error: type[BaseException] = ConnectionError) -> None:
         self.left = failures
