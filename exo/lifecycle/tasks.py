@@ -126,10 +126,6 @@ class TaskManager:
         """The latest tasks that ended, oldest first; at most `HISTORY`."""
         return tuple(self._history or ())
 
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
     def statistics(self) -> TaskStatistics:
         ended = self._ended
         return TaskStatistics(

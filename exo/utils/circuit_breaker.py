@@ -68,10 +68,6 @@ class CircuitBreaker:
             return BreakerState.HALF_OPEN
         return BreakerState.OPEN
 
-    @property
-    def consecutive_failures(self) -> int:
-        return self._failures
-
     async def call(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run `operation()`, or raise `CircuitOpen` without running it."""
         trying = self._admit()

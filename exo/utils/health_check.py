@@ -154,12 +154,6 @@ class HealthMonitor(AsyncResource):
         """The latest checks of a resource, oldest first; KeyError when it is not registered."""
         return tuple(self._monitored[name].history)
 
-    async def check_now(self, name: str | None = None) -> HealthReport:
-        """Check one resource, or all, without waiting for the interval. Returns the report."""
-        chosen = list(self._monitored.values()) if name is None else [self._monitored[name]]
-        await asyncio.gather(*(self._check(watched) for watched in chosen))
-        return self.report()
-
     # -- hooks
 
     async def _do_initialize(self) -> None:

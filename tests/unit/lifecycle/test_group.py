@@ -261,10 +261,9 @@ async def test_removing_hands_the_member_back_as_it_is():
     await top.cleanup()
 
 
-def test_names_and_dependencies_are_told():
+def test_members_are_listed_in_start_order_and_found_by_name():
     group = diamond(Recorder())
-    assert group.dependencies()["top"] == ("left", "right")
-    assert list(group.dependencies()) == ["base", "left", "right", "top"]
+    assert [part.resource_id for part in group] == ["base", "left", "right", "top"]
     assert "left" in group
     with pytest.raises(KeyError, match=r"no member 'x'; members: base, left, right, top"):
         group.get("x")

@@ -257,7 +257,8 @@ async def test_subscribers_hear_of_changes_and_history_is_kept():
         await until(lambda: False in ready)
         remove()
         heard = len(ready)
-        await monitor.check_now()
+        part.healthy = True
+        await until(lambda: monitor.report().is_ready)
         assert len(ready) == heard
         assert [record.healthy for record in monitor.history("part")].count(False) >= 1
 
