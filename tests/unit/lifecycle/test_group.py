@@ -1,4 +1,4 @@
-"""`ResourceGroup`: order, roll-back, health, bad graphs. Fork section 4.1."""
+"""`ResourceGroup`: order, roll-back, health, invalid graphs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ S = ResourceState
 
 
 class Recorder:
-    """Makes members whose starts and stops are written down, `+a` and `-a`, at their end."""
+    """Makes members that record their starts and stops, when complete, as `+a` and `-a`."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -44,9 +44,7 @@ class Recorder:
 
 
 def diamond(recorder: Recorder) -> ResourceGroup:
-    """top needs left and right, which both need base; added in an order that is not the start
-    order.
-    """
+    """top needs left and right, which both need base. Not added in start order."""
     group = ResourceGroup(resource_id="g")
     group.add(recorder.member("top"), depends_on=["left", "right"])
     group.add(recorder.member("left"), depends_on=["base"])
@@ -125,7 +123,7 @@ async def test_a_failure_cancels_its_slow_siblings_and_leaves_none_running():
     assert [member.state for member in group] == [S.CLOSED, S.CLOSED, S.CLOSED, S.UNINITIALIZED]
 
 
-async def test_all_failures_of_a_level_are_told():
+async def test_all_failures_of_a_level_are_reported():
     group = ResourceGroup()
     for name in "ab":
         member = Specimen(name)
@@ -154,7 +152,7 @@ async def test_an_optional_member_that_fails_to_start_is_only_a_degradation():
     await group.cleanup()
 
 
-async def test_health_is_all_required_members_and_names_the_ailing():
+async def test_health_is_all_required_members_and_names_the_unhealthy():
     group = ResourceGroup(failure_threshold=2)
     a, b = Specimen("a"), Specimen("b")
     group.add(a)

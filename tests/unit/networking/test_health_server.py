@@ -81,7 +81,7 @@ async def test_an_unknown_name_is_not_found(probe):
 
 
 async def test_a_watcher_hears_each_change_once(probe):
-    engine, monitor, stub = probe
+    engine, _, stub = probe
     watch = stub.Watch(health_pb2.HealthCheckRequest(service="ready"))
     assert (await watch.read()).status == NOT_SERVING
     await engine.initialize()
@@ -97,7 +97,7 @@ async def test_a_watcher_hears_each_change_once(probe):
 
 
 async def test_a_check_that_hangs_delays_no_probe(probe):
-    engine, monitor, stub = probe
+    engine, _, stub = probe
     await engine.initialize()
     engine.healthy = None
     hanging = asyncio.create_task(engine.check_health())

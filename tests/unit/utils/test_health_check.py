@@ -1,6 +1,4 @@
-"""`HealthMonitor`: when checks run, what the three views say, and that no probe ever waits for a
-check.
-"""
+"""`HealthMonitor`: when checks run, what the views say, and that no probe waits for a check."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ FAST = 0.01
 
 
 class Part(AsyncResource):
-    """A resource whose health is what the test says."""
+    """A resource whose health the test sets."""
 
     RESOURCE_TYPE = "part"
 
@@ -52,7 +50,7 @@ class Part(AsyncResource):
 
 
 async def until(condition: object, timeout: float = 5.0) -> None:
-    """Wait for something the event loop is about to bring about."""
+    """Wait until the condition holds."""
     assert callable(condition)
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110  # the condition may be anything
