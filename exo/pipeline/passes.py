@@ -21,7 +21,7 @@ from exo.inference.errors import Overloaded, SequenceLost
 from exo.inference.shard import Shard
 from exo.lifecycle import ResourceError
 from exo.networking.messages import Message, Token
-from exo.observability.logging import ids
+from exo.observability.request_ids import ids
 from exo.pipeline.samplers import Array, Draw, sample
 from exo.pipeline.scheduler import Batch, Scheduler
 from exo.pipeline.stage_sequence import StageSequence
