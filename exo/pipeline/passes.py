@@ -180,7 +180,8 @@ class PassLoop:
         try:
             await self._pass(batch, worker)
         except Exception as error:
-            log.exception("a forward pass failed unexpectedly")
+            of = [ids(sequence) for sequence, _ in batch]
+            log.exception("a forward pass failed unexpectedly", extra={"sequences": of})
             for sequence, _ in batch:
                 self._fail(sequence, PassFailed(f"a pass failed: {error!r}"))
         finally:
