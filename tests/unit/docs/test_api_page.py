@@ -15,12 +15,7 @@ def routes() -> list[str]:
     """The paths in `exo/api/app.py`, those of the contract among them."""
     app = next(module for module in source_code.modules() if module.path == "exo/api/app.py")
     paths = {text for _, text in source_code.strings(app) if text.startswith("/")}
-    paths |= {
-        contract.LIVE_PATH,
-        contract.READY_PATH,
-        contract.STARTED_PATH,
-        contract.METRICS_PATH,
-    }
+    paths |= {contract.LIVE_PATH, contract.READY_PATH, contract.STARTED_PATH, contract.METRICS_PATH}
     return sorted(paths)
 
 
