@@ -1,19 +1,18 @@
-"""Generates docs/reference/crds.md: every field of the custom resources, from their schemas.
+"""Generates `docs/reference/crds.md`: every field of the custom resources, from their schemas.
 
-`python -m exo_operator.api.crd_reference [--check]`, in the repository root. Reads the schemas as
-the API server gets them, so that the page says what the API server does.
+`python -m exo_operator.api.crd_reference` writes it; `--check` compares and exits 1 if it is stale.
+Reads the schemas as the API server gets them, so that the page says what the API server does.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from exo_operator.api import crds
+from exo_operator.api import crds, generated
 
 PAGE: Final = Path("docs/reference/crds.md")
 HEAD: Final = """\
@@ -106,23 +105,5 @@ def _rules(schema: Schema) -> Iterator[str]:
             yield from _rules(field)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write the page, or say whether it is fresh. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m exo_operator.api.crd_reference")
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 when it is stale"
-    )
-    check = parser.parse_args(arguments).check
-    new = page()
-    if PAGE.exists() and PAGE.read_text() == new:
-        return 0
-    if check:
-        sys.stderr.write(f"stale: {PAGE}; run `make generate`\n")
-        return 1
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(new)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated.main({PAGE: page()}, __doc__, sys.argv[1:]))
