@@ -1,3 +1,3 @@
-"""The custom resources: their spec and status as typed models, names, and the generated CRDs.
-Pure.
+"""The custom resources: spec, status and conditions as typed models, names, and what is generated
+from them. Pure, except for writing generated files.
 """

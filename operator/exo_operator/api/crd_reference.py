@@ -1,7 +1,7 @@
-"""Generates `docs/reference/crds.md`: every field of the custom resources, from their schemas.
+"""Generates docs/reference/crds.md: every field of the custom resources, from their schemas.
 
-`python -m exo_operator.api.crd_reference` writes it; `--check` compares and exits 1 if it is stale.
-Reads the schemas as the API server gets them, so that the page says what the API server does.
+`python -m exo_operator.api.crd_reference [--check]`, in the repository root. Reads the schemas as
+the API server gets them, so that the page says what the API server does.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ Schema = dict[str, Any]
 
 
 def page() -> str:
+    """The whole page."""
     return "\n".join([HEAD, *_kind(crds.node_crd()), *_kind(crds.cluster_crd())])
 
 
@@ -105,5 +106,10 @@ def _rules(schema: Schema) -> Iterator[str]:
             yield from _rules(field)
 
 
+def files() -> dict[Path, str]:
+    """The generated file and its content."""
+    return {PAGE: page()}
+
+
 if __name__ == "__main__":
-    sys.exit(generated.main({PAGE: page()}, __doc__, sys.argv[1:]))
+    sys.exit(generated.main(files(), __doc__, sys.argv[1:]))

@@ -1,1 +1,1 @@
-"""Watches, queue, reconcile and its execution, metrics of the operator."""
+"""What runs: watches, queue, reconcile, executor, and the operator's own metrics and health."""

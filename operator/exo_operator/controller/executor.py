@@ -29,6 +29,7 @@ from exo_operator.kube.actions import Action, Apply, Conflict, Delete, MakeSecre
 from exo_operator.kube.client import Conflicted, KubeClient, KubeError, NotFound, event
 from exo_operator.kube.diff import differs
 from exo_operator.kube.objects import Meta, Raw, owner_reference, ref_of
+from exo_operator.kube.ownership import Claim
 from exo_operator.kube.store import Store
 
 log = structlog.get_logger("exo_operator.controller.executor")
@@ -85,12 +86,15 @@ class Executor:
 
     def _adopt(self, owner: Raw, live: Raw) -> list[Conflict]:
         """Take an object of this owner into the cache. The next reconcile finds what differs."""
-        if ownership.is_adoptable(live, Meta(owner).uid):
-            self._store.put(live)
-            return []
-        # What an earlier object of the owner's name left goes away; anything else stays.
         ref = ref_of(live)
-        return [] if Meta(live).is_deleting else [Conflict(ref.kind, ref.name)]
+        match ownership.claim_unwatched(live, Meta(owner).uid):
+            case Claim.OURS:
+                self._store.put(live)
+                return []
+            case Claim.GOING:
+                return []
+            case Claim.TAKEN:
+                return [Conflict(ref.kind, ref.name)]
 
     async def _make_secret(self, node: Raw, action: MakeSecret) -> None:
         """The value of the Secret is in no log, no event and no cache."""

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from exo_operator.api import names
 from exo_operator.api.conditions import CommonReason, NodeCondition
 from exo_operator.api.names import Key
+from exo_operator.api.spec import ExoClusterSpec, ExoNodeSpec
 from exo_operator.controller.executor import Executor
 from exo_operator.controller.metrics import Metrics
 from exo_operator.controller.polling import Poller, next_question
@@ -43,6 +44,8 @@ POD_MISSING_S = 5.0
 NAMESPACE_GOES_S = 5.0
 # An ExoCluster with used restarts is looked at again, since time gives its budget back.
 BUDGET_S = 60.0
+# What a ValidationError is called when a spec is the reason.
+SPECS = (ExoNodeSpec.__name__, ExoClusterSpec.__name__)
 
 
 def utc_now() -> datetime:
@@ -107,6 +110,8 @@ class Reconciler:
                 return await self._exonode(raw)
             return await self._exocluster(raw)
         except ValidationError as error:
+            if error.title not in SPECS:
+                raise
             # The schema let a spec through that we cannot read. Trying again does not help before
             # it changes.
             first = error.errors()[0]

@@ -89,9 +89,6 @@ class WorkQueue(Generic[K]):
         heapq.heappush(self._heap, (due, self._order, key))
         self._changed.set()
 
-    def forget(self, key: K) -> None:
-        self._due.pop(key, None)
-
     def take_nowait(self) -> K | None:
         """The next key that is due and not being worked on, if there is one."""
         skipped: list[tuple[float, int, K]] = []

@@ -1,1 +1,1 @@
-"""ExoCluster: from its spec to ExoNodes, services and status. Pure."""
+"""ExoCluster: from its spec and a snapshot to actions and its status. Pure."""

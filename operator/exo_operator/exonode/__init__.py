@@ -1,1 +1,1 @@
-"""ExoNode: from its spec to the pod, services and status. Pure, except `node_client`."""
+"""ExoNode: from its spec and a snapshot to actions and its status. Pure, except `node_client`."""

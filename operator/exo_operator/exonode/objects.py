@@ -5,8 +5,6 @@ What they mean to the node is in `exo.contract`; what is applied when is decided
 
 from __future__ import annotations
 
-from typing import Any
-
 from exo import contract
 from exo_operator.api import names
 from exo_operator.api.spec import ModelRef
@@ -46,7 +44,7 @@ def _object(
     }
 
 
-def _port(name: str, number: int) -> dict[str, Any]:
+def _port(name: str, number: int) -> Raw:
     return {"name": name, "port": number, "targetPort": number, "protocol": "TCP"}
 
 

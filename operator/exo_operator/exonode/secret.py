@@ -8,8 +8,6 @@ pod at all, because nodes with a secret and nodes without would refuse each othe
 
 from __future__ import annotations
 
-from typing import Any
-
 from exo import contract
 from exo_operator.api import names
 from exo_operator.api.template import SecretKey
@@ -36,9 +34,7 @@ def for_pod(node: NodeRef, peer_pods: tuple[PodView, ...]) -> SecretKey | None:
 
 def make(node: NodeRef) -> MakeSecret:
     """The action that creates the Secret of the node's ring."""
-    cluster: dict[str, Any] = (
-        {contract.LABEL_CLUSTER: node.spec.cluster} if node.spec.cluster else {}
-    )
+    cluster = {contract.LABEL_CLUSTER: node.spec.cluster} if node.spec.cluster else {}
     return MakeSecret(
         namespace=node.namespace,
         name=names.ring_secret(node.ring),

@@ -16,7 +16,7 @@ from exo_operator.kube.store import Objects, Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What the node said when it was asked, and since when it has said or not said so."""
+    """What the node answered when it was asked, and what its earlier answers add to that."""
 
     report: NodeReport = field(default_factory=NodeReport)
     # Consecutive questions without an answer, after one that was answered.

@@ -1,1 +1,3 @@
-"""The Kubernetes API: client, cache of objects, leader election. Knows no ExoNode rules."""
+"""The Kubernetes API: kinds, objects, actions, ownership, client, cache, leader election. Knows no
+rules of ExoNodes and ExoClusters.
+"""

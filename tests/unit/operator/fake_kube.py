@@ -13,6 +13,8 @@ from exo_operator.kube.client import Conflicted, KubeError, NotFound
 from exo_operator.kube.objects import Raw, Ref, ref_of
 from exo_operator.kube.store import Store
 
+from .schemas import check_status
+
 
 class FakeKube:
     """Objects by Ref. It counts writes and, like the API server, gives each object a version."""
@@ -70,6 +72,7 @@ class FakeKube:
             raise NotFound(404, "gone")
         if live["metadata"]["uid"] != obj["metadata"]["uid"]:
             raise Conflicted(409, "another object")
+        check_status(obj["kind"], status)
         self.writes.append(f"status {obj['kind']} {obj['metadata']['name']}")
         return self.seed(live | {"status": copy.deepcopy(status)})
 
@@ -91,7 +94,7 @@ class FakeKube:
             self.collect(Ref(kind, namespace, name))
 
     def collect(self, ref: Ref) -> None:
-        """Remove an object, and what it alone owns."""
+        """Remove an object, and the objects that only it owns."""
         gone = self.objects.pop(ref)["metadata"]["uid"]
         for other in list(self.objects):
             live = self.objects.get(other)

@@ -1,4 +1,4 @@
-"""The Helm chart, rendered by real Helm where it is at hand."""
+"""The Helm chart, rendered by real Helm if there is one."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,12 @@ from exo_operator.api.spec import ExoClusterSpec, ExoNodeSpec
 
 from exo import contract
 
+from ..schemas import check_status
+from ..schemas import schema_of as schema
+
 REPOSITORY = Path(__file__).parents[4]
+PATH_STEP = re.compile(r"\.([A-Za-z]+)(\[[^]]*\])?")
 CRDS = {crd["spec"]["names"]["kind"]: crd for crd in (crds.node_crd(), crds.cluster_crd())}
-
-
-def schema(kind: str) -> dict[str, Any]:
-    found: dict[str, Any] = CRDS[kind]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    return found
 
 
 def walk(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -33,7 +33,7 @@ def walk(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, 
 
 
 def refused(kind: str, spec: dict[str, Any]) -> str | None:
-    """What plain schema validation says against a spec. The CEL rules are tried on the cluster."""
+    """Why plain schema validation refuses a spec. The CEL rules are tested on a cluster."""
     try:
         jsonschema.validate(spec, schema(kind)["properties"]["spec"])
     except jsonschema.ValidationError as error:
@@ -137,6 +137,12 @@ def _fill(node: dict[str, Any], value: Any) -> Any:
     return value
 
 
+def test_a_status_with_a_misspelt_field_would_be_noticed() -> None:
+    check_status("ExoNode", {"podIP": "10.0.0.7"})
+    with pytest.raises(jsonschema.ValidationError, match="podIp"):
+        check_status("ExoNode", {"podIp": "10.0.0.7"})
+
+
 def test_what_kubectl_shows() -> None:
     def columns(kind: str, wide: bool) -> list[str]:
         found = CRDS[kind]["spec"]["versions"][0]["additionalPrinterColumns"]
@@ -152,11 +158,34 @@ def test_what_kubectl_shows() -> None:
     assert {crd["spec"]["names"]["categories"][0] for crd in CRDS.values()} == {"exo"}
 
 
+@pytest.mark.parametrize("kind", list(CRDS))
+def test_columns_and_selectable_fields_are_fields_of_the_schema(kind: str) -> None:
+    version = CRDS[kind]["spec"]["versions"][0]
+    paths = [
+        *(column["jsonPath"] for column in version["additionalPrinterColumns"]),
+        *(field["jsonPath"] for field in version["selectableFields"]),
+        *(path for path in version["subresources"].get("scale", {}).values()),
+    ]
+    for path in paths:
+        node = schema(kind)
+        for name, filtered in PATH_STEP.findall(path):
+            if name == "metadata":
+                break
+            node = node["properties"][name]
+            node = node["items"] if filtered else node
+
+
 def test_an_exocluster_can_be_scaled_and_both_can_be_selected_by_model() -> None:
     version = CRDS["ExoCluster"]["spec"]["versions"][0]
     assert version["subresources"]["scale"]["labelSelectorPath"] == ".status.selector"
     for crd in CRDS.values():
         assert {"jsonPath": ".spec.model.name"} in crd["spec"]["versions"][0]["selectableFields"]
+
+
+def test_engines_and_discoveries_are_those_of_the_contract() -> None:
+    fields = schema("ExoNode")["properties"]["spec"]["properties"]
+    assert fields["engine"]["enum"] == list(contract.ENGINES)
+    assert set(fields["discovery"]["properties"]["mode"]["enum"]) <= set(contract.DISCOVERIES)
 
 
 def test_bundled_models_are_those_of_the_contract() -> None:

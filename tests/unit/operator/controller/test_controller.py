@@ -36,7 +36,7 @@ def queued(reconciler: Reconciler) -> set[Key]:
     return found
 
 
-def test_a_pod_wakes_its_exonode_and_a_foreign_owner_wakes_nobody() -> None:
+def test_a_pod_enqueues_its_exonode_and_an_owner_of_another_group_enqueues_nothing() -> None:
     fed, _, reconciler, _ = controller()
     pod = pod_of(node_ref(exonode()))
     fed.seen(pod)
@@ -47,7 +47,7 @@ def test_a_pod_wakes_its_exonode_and_a_foreign_owner_wakes_nobody() -> None:
     assert queued(reconciler) == set()
 
 
-def test_a_status_wakes_the_owner_and_not_the_object_itself() -> None:
+def test_a_status_enqueues_the_owner_and_not_the_object_itself() -> None:
     fed, _, reconciler, _ = controller()
     node = exonode("ring-0", metadata={"ownerReferences": [owner_reference(exonode("ring"))]})
     node["metadata"]["ownerReferences"][0]["kind"] = "ExoCluster"
@@ -65,7 +65,7 @@ def test_a_status_wakes_the_owner_and_not_the_object_itself() -> None:
     assert queued(reconciler) == {owner, Key("ExoNode", "default", "ring-0")}
 
 
-def test_a_child_that_we_made_is_looked_at_when_the_watch_first_shows_it() -> None:
+def test_a_child_that_we_created_is_reconciled_when_the_watch_first_shows_it() -> None:
     fed, _, reconciler, _ = controller()
     child = exonode("ring-0")
     reconciler.store.put(child)
@@ -82,7 +82,7 @@ async def test_a_resync_does_not_cut_a_back_off_short() -> None:
     assert queued(reconciler) == {Key("ExoNode", "default", "good")}
 
 
-def test_a_new_member_wakes_the_whole_ring() -> None:
+def test_a_new_member_enqueues_the_whole_ring() -> None:
     fed, _, reconciler, _ = controller()
     in_ring = {"model": {"name": "smollm2-135m"}, "cluster": "ring"}
     fed.seen(exonode("a", spec=in_ring, status={"conditions": []}))

@@ -16,7 +16,7 @@ from ..world import BUNDLED, World
 
 
 class DyingKube(FakeKube):
-    """Its caller does not live to see more than `allowed` writes."""
+    """Its caller dies after `allowed` writes."""
 
     def __init__(self, allowed: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ async def test_a_restarted_operator_touches_nothing_that_is_as_it_should_be(worl
 async def test_an_operator_killed_between_any_two_writes_converges_without_replacing_a_pod(
     world: World,
 ) -> None:
-    """Each write of a first run becomes its last; a new operator with an empty cache goes on."""
+    """Each write of a first run is once its last; a new operator with an empty cache takes over."""
     for allowed in range(1, 5):
         kube = DyingKube(allowed)
         first = World(kube)
@@ -112,7 +112,7 @@ async def test_a_failing_resource_turns_ready_false_with_its_name_and_back_with_
     ]
 
 
-async def test_a_service_of_somebody_else_is_not_taken_over_and_the_status_says_so(
+async def test_a_service_of_another_owner_is_not_taken_over_and_the_status_says_so(
     world: World,
 ) -> None:
     theirs = {"apiVersion": "v1", "kind": "Service", "spec": {"selector": {"app": "web"}}}
@@ -144,7 +144,7 @@ async def test_a_refused_pod_backs_off_and_says_why_with_the_time_of_the_next_tr
     assert "nextRetryTime" not in world.live("ExoNode", "paris")["status"]
 
 
-async def test_a_namespace_that_goes_is_no_failure_to_tell_of(world: World) -> None:
+async def test_a_namespace_that_is_being_deleted_is_not_a_failure(world: World) -> None:
     world.make("ExoNode", "paris", BUNDLED)
     await world.settle()
     world.kube.refuse["Pod"] = KubeError(403, "forbidden: namespace x is being terminated")
@@ -155,7 +155,7 @@ async def test_a_namespace_that_goes_is_no_failure_to_tell_of(world: World) -> N
     assert (world.kube.writes, world.kube.events) == ([], [])
 
 
-async def test_a_server_that_asks_to_wait_is_obeyed(world: World) -> None:
+async def test_a_server_that_asks_for_a_pause_gets_it(world: World) -> None:
     key = world.make("ExoNode", "paris", BUNDLED)
     world.kube.refuse["Service"] = KubeError(429, "slow down", retry_after=120.0)
     world.kube.tell(world.store)
@@ -242,7 +242,9 @@ async def test_suspend_takes_all_pods_away_and_resuming_brings_them_back(world: 
     assert world.condition(key) == ("True", "Ready")
 
 
-async def test_a_used_up_restart_budget_stops_the_ring_until_it_is_cleared(world: World) -> None:
+async def test_a_used_up_restart_budget_stops_the_exocluster_until_it_is_cleared(
+    world: World,
+) -> None:
     key = world.make("ExoCluster", "ring", BUNDLED | {"nodes": 1, "restart": {"maxRestarts": 2}})
     await world.settle()
     pod = world.live("Pod", "ring-0")

@@ -77,7 +77,7 @@ def test_the_pod_writes_only_where_a_volume_is(spec: dict[str, Any]) -> None:
     assert set(mounts.values()) == volumes
 
 
-def test_a_lone_node_gets_its_settings_and_looks_for_no_peers() -> None:
+def test_a_node_on_its_own_gets_its_settings_and_searches_no_peers() -> None:
     env = environment()
     assert env["EXO_NODE_ID"] == "paris"
     assert env["EXO_MODEL"] == "smollm2-135m"

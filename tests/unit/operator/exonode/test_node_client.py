@@ -43,7 +43,7 @@ process_resident_memory_bytes 5.24288e+08
 
 
 class Node:
-    """A node that answers what it is told to."""
+    """A node that gives the answers that the test sets."""
 
     def __init__(self) -> None:
         self.ready: tuple[int, Any] = (200, {"status": "ok", "failing": {}, "resources": RESOURCES})
@@ -55,7 +55,7 @@ class Node:
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append(request.path)
         if self.slow:
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
         if request.path == "/metrics":
             return web.Response(text=METRICS)
         status, body = self.ready if request.path == "/readyz" else self.ring
@@ -85,7 +85,7 @@ async def ask(node: Node, timeout: float = 5.0, **options: Any) -> Any:
         await client.close()
 
 
-async def test_a_healthy_node_tells_its_layers_its_ring_and_its_resources(node: Node) -> None:
+async def test_a_healthy_node_reports_its_layers_its_ring_and_its_resources(node: Node) -> None:
     report = await ask(node)
     assert (report.reachable, report.ready, report.failing) == (True, True, {})
     assert (report.layers, report.total_layers, report.ring_size) == ((0, 14), 30, 2)
@@ -117,7 +117,7 @@ async def test_a_node_that_is_not_ready_names_what_fails(node: Node) -> None:
     assert report.failing == {"stage-paris": "forced", "ring": "no peers"}
 
 
-async def test_behind_an_api_key_readiness_tells_of_the_ring(node: Node) -> None:
+async def test_behind_an_api_key_readiness_shows_whether_the_ring_is_formed(node: Node) -> None:
     node.ring = (401, {"error": {"message": "no key"}})
     assert (await ask(node)).ring_formed is True
     node.ready = (503, {"failing": {"ring": "no peers"}})

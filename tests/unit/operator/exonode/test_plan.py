@@ -27,7 +27,7 @@ def kinds(actions: list[Action]) -> list[str]:
 
 
 def everything(raw: dict[str, Any], **pod: Any) -> list[dict[str, Any]]:
-    """A world in which all is as the node wants it."""
+    """Objects that are all as the node wants them."""
     node = node_ref(raw)
     return [*objects.desired(node, DEFAULTS), pod_of(node, **pod)]
 
@@ -59,7 +59,7 @@ def test_a_pod_made_from_an_older_spec_is_deleted_with_its_own_grace() -> None:
     )
 
 
-def test_a_new_default_image_replaces_the_pod_and_one_in_the_spec_does_not() -> None:
+def test_a_new_default_image_replaces_the_pod_unless_the_spec_names_an_image() -> None:
     upgraded = Defaults(image="registry.test/exo-node:2", operator_namespace="exo-system")
     raw = exonode()
     assert [type(a) for a in planned(node_ref(raw), *everything(raw), defaults=upgraded)] == [
@@ -102,7 +102,7 @@ def test_suspend_takes_the_pod_away_and_keeps_the_services() -> None:
     assert planned(node_ref(raw), *running[:-1]) == []
 
 
-def test_a_service_that_somebody_edited_is_put_right() -> None:
+def test_a_service_that_a_user_edited_is_restored() -> None:
     raw = exonode()
     world = everything(raw)
     world[1] = copy.deepcopy(world[1])

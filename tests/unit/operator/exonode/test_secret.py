@@ -1,5 +1,5 @@
-"""The secret that the nodes of a ring share: who gets it, when it is made, whose it is, and that
-nobody sees it.
+"""The secret that the nodes of a ring share: which pods get it, when it is created, who owns it,
+and that it shows nowhere.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def test_the_first_pod_of_a_ring_comes_after_the_secret_that_it_reads() -> None:
     }
 
 
-def test_a_lone_node_has_a_secret_of_its_own() -> None:
+def test_a_node_on_its_own_has_its_own_secret() -> None:
     *_, make, apply = planned(node_ref(exonode()))
     assert isinstance(make, MakeSecret)
     assert secret_of(apply)["valueFrom"]["secretKeyRef"]["name"] == make.name == "paris-ring"
@@ -76,7 +76,7 @@ def test_a_lone_node_has_a_secret_of_its_own() -> None:
     ("held", "metadata", "status", "gets_it"),
     [
         (OURS, {}, {}, True),
-        # Made before there were secrets: with and without would refuse each other.
+        # Made before there were secrets: nodes with and without one would refuse each other.
         (None, {}, {}, False),
         (SecretKey(name="mine", key="k"), {}, {}, False),
         (None, {"deletionTimestamp": "2030-01-01T11:59:00Z"}, {}, True),
@@ -201,7 +201,7 @@ async def test_two_rings_have_two_secrets() -> None:
     assert len(values) == 2
 
 
-async def test_an_operator_that_may_not_make_secrets_says_so_and_makes_no_open_pod() -> None:
+async def test_an_operator_that_may_not_create_secrets_says_so_and_creates_no_open_pod() -> None:
     world = World()
     world.kube.refuse["Secret"] = KubeError(
         403, 'secrets is forbidden: cannot create resource "secrets"'

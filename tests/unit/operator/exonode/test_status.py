@@ -1,4 +1,4 @@
-"""What an ExoNode's status says, for everything that can happen to its pod."""
+"""What the status of an ExoNode says, for everything that can happen to its pod."""
 
 from __future__ import annotations
 
@@ -131,14 +131,14 @@ def test_a_failing_resource_is_named_even_before_the_kubelet_noticed() -> None:
     assert said(conditions["Healthy"]) == ("False", "ResourceUnhealthy")
 
 
-def test_a_node_that_stopped_answering_is_unreachable_after_two_questions() -> None:
+def test_a_node_that_stopped_answering_is_unreachable_after_two_misses() -> None:
     raw = exonode()
     pod = pod_of(node_ref(raw))
     assert said(of(raw, pod, misses=1)["Ready"]) == ("True", "Ready")
     assert said(of(raw, pod, misses=2)["Ready"]) == ("False", "Unreachable")
 
 
-def test_a_node_that_nobody_can_ask_is_believed_to_its_probes() -> None:
+def test_a_node_that_gives_no_report_is_judged_by_its_probes() -> None:
     raw = exonode()
     conditions = of(raw, pod_of(node_ref(raw)), report=NodeReport())
     assert said(conditions["Ready"]) == ("True", "Ready")
@@ -159,13 +159,13 @@ def test_a_pod_in_deletion_drains_and_is_not_ready() -> None:
     assert said(conditions["Draining"]) == ("True", "PodTerminating")
 
 
-def test_a_taken_name_is_told() -> None:
+def test_a_taken_name_is_reported() -> None:
     ready = of(exonode(), found=(Conflict("Service", "paris"),))["Ready"]
     assert said(ready) == ("False", "NameTaken")
     assert "Service paris" in ready["message"]
 
 
-def test_ring_joined_is_there_only_for_a_node_of_a_ring_and_tells_the_epoch() -> None:
+def test_only_a_node_of_a_ring_has_ring_joined_and_it_names_the_epoch() -> None:
     raw = exonode(spec={"model": {"name": "smollm2-135m"}, "cluster": "ring"})
     assert "RingJoined" not in of(exonode())
     formed = replace(UP, ring_formed=True, ring_epoch="abc", ring_size=3)

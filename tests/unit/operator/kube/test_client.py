@@ -4,13 +4,7 @@ become.
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator
-from typing import Any
-
 import pytest
-from aiohttp import web
-from exo_operator import uninstall
 from exo_operator.kube.client import (
     Conflicted,
     Invalid,
@@ -20,47 +14,9 @@ from exo_operator.kube.client import (
     event,
     path,
 )
-from kubernetes.aio import client
 
 from ..builders import exonode
-
-
-class Server:
-    """Answers from a list, in turn; remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.answers: list[tuple[int, Any]] = []
-        self.asked: list[tuple[str, str, dict[str, str], str, Any]] = []
-        self.headers: dict[str, str] = {}
-        self.url = ""
-
-    async def answer(self, request: web.Request) -> web.Response:
-        text = await request.text()
-        body = json.loads(text) if text else None
-        kind = request.headers.get("Content-Type", "")
-        self.asked.append((request.method, request.path, dict(request.query), kind, body))
-        status, answer = self.answers.pop(0) if self.answers else (200, {})
-        return web.json_response(answer, status=status, headers=self.headers)
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    served = Server()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", served.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    served.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield served
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def kube(server: Server) -> AsyncIterator[KubeClient]:
-    made = KubeClient(client.ApiClient(client.Configuration(host=server.url)))
-    yield made
-    await made.close()
+from ..http_server import Server
 
 
 def test_paths() -> None:
@@ -142,7 +98,7 @@ async def test_a_list_follows_its_pages_and_gives_items_their_kind(
     assert server.asked[1][2] == {"limit": "500", "labelSelector": "a=b", "continue": "next"}
 
 
-def test_an_event_has_a_name_of_its_own_and_says_whom_it_is_about() -> None:
+def test_an_event_has_its_own_name_and_says_what_it_is_about() -> None:
     made = [
         event(
             exonode(), type_="Normal", reason="R", action="A", note="n" * 5000, at="t", instance="i"
@@ -153,45 +109,6 @@ def test_an_event_has_a_name_of_its_own_and_says_whom_it_is_about() -> None:
     assert made[0]["metadata"]["name"] != made[1]["metadata"]["name"]
     assert made[0]["regarding"]["uid"] == "uid-paris"
     assert len(made[0]["note"]) == 1024
-
-
-async def test_a_drain_deletes_all_and_ends_when_nothing_is_left(
-    server: Server, kube: KubeClient
-) -> None:
-    empty = {"apiVersion": "v1", "metadata": {}, "items": []}
-    node = {"metadata": {"name": "n", "namespace": "ns", "uid": "u"}}
-    gone = (404, {"message": "the custom resources are gone"})
-    server.answers = [
-        gone,
-        (200, empty | {"items": [node]}),
-        (200, empty),
-        (200, {}),
-        gone,
-        gone,
-        (200, empty),
-    ]
-    assert await uninstall.drain(kube, ("",), grace=5, timeout=60.0, pause=0.0) == 0
-    deleted = [where for method, where, *_ in server.asked if method == "DELETE"]
-    assert deleted == ["/apis/exo.dev/v1alpha1/namespaces/ns/exonodes/n"]
-
-
-async def test_a_drain_forces_pods_when_most_of_the_time_is_over(
-    server: Server, kube: KubeClient
-) -> None:
-    empty = {"apiVersion": "v1", "metadata": {}, "items": []}
-    stuck = {
-        "metadata": {
-            "name": "p",
-            "namespace": "ns",
-            "uid": "u",
-            "deletionTimestamp": "2030-01-01T00:00:00Z",
-        }
-    }
-    server.answers = [(200, empty), (200, empty), (200, empty | {"items": [stuck]}), (200, {})]
-    server.answers += [(200, empty)] * 3
-    assert await uninstall.drain(kube, ("",), grace=5, timeout=0.0, pause=0.0) == 0
-    (body,) = [body for method, *_, body in server.asked if method == "DELETE"]
-    assert body["gracePeriodSeconds"] == 0
 
 
 async def test_a_secret_is_made_where_there_is_none_and_left_alone_where_there_is(

@@ -68,7 +68,7 @@ def test_what_we_wrote_is_still_news_when_the_watch_brings_it_once() -> None:
 
 
 @given(st.lists(st.integers(1, 50), max_size=30))
-def test_whatever_the_order_the_newest_stays(versions: list[int]) -> None:
+def test_the_newest_stays_in_any_order(versions: list[int]) -> None:
     store = Store()
     for version in versions:
         store.put(service(version))
