@@ -72,7 +72,7 @@ def describe(report: HealthReport) -> dict[str, Any]:
 
 
 def describe_degradations() -> list[dict[str, Any]]:
-    """What runs on a fallback in this process, and why; oldest first."""
+    """What runs on a fallback in this process, and why, oldest first."""
     now = time.monotonic()
     return [
         {

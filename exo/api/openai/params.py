@@ -71,8 +71,8 @@ _TRANSLATED: Final[dict[str, Callable[[Body], Any]]] = {
 
 
 def is_forced(body: ChatRequest) -> bool:
-    """True when the answer must be a tool call. It is then constrained to one, whatever form the
-    model itself was taught.
+    """True when the answer must be a tool call. It is then constrained to the form of one, which
+    works with models that were not trained to call tools.
     """
     return body.tool_choice not in (None, "none", "auto")
 
