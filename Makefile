@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help venv up down kubeconfig test unit check e2e bench generate image clean
+.PHONY: help venv up down kubeconfig test unit check docs e2e bench generate image clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -29,13 +29,16 @@ unit: venv ## the tests that need no cluster
 check: venv ## lint, types, layers, generated files, chart: quick
 	@hack/check
 
+docs: venv ## the documentation as a site, in build/site
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict && echo "  build/site/index.html"
+
 e2e: ## the end-to-end tests; the cluster stays up (ARGS="-k name" for some)
 	@hack/e2e $(ARGS)
 
 bench: venv ## every program in benchmarks/, with its ratios
 	@hack/bench
 
-generate: venv ## CRDs, protobuf code, diagrams
+generate: venv ## CRDs and their reference, protobuf code, pictures
 	@hack/generate
 
 image: ## the images exo-node:dev and exo-operator:dev

@@ -105,7 +105,7 @@ def ratios(table: dict[str, dict[str, float]], figures: Figures, model: Path) ->
 
 
 def kv_bytes_per_token(model: Path) -> int:
-    from exo.inference.checkpoints.checkpoint import open_checkpoint
+    from exo.inference.checkpoints.open import open_checkpoint
     from exo.inference.models import read_config
 
     with open_checkpoint(model) as checkpoint:

@@ -58,8 +58,9 @@ class OurRunner(Runner):
     def __init__(
         self, engine_name: str, model: Path, threads: int, options: dict[str, Any]
     ) -> None:
-        from exo.inference.checkpoints.checkpoint import open_checkpoint
+        from exo.inference.checkpoints.open import open_checkpoint
         from exo.inference.engines.factory import create_engine
+        from exo.inference.engines.options import EngineOptions
         from exo.inference.models import read_config
         from exo.inference.shard import Shard
 
@@ -68,7 +69,8 @@ class OurRunner(Runner):
         if engine_name == "onnx":
             options = {"threads": threads, **options}
         self._loop = asyncio.new_event_loop()
-        self._engine = create_engine(engine_name, kv_budget=POSITIONS * 50_000, **options)
+        chosen, _ = EngineOptions.split({"kv_budget": POSITIONS * 50_000, **options})
+        self._engine = create_engine(engine_name, chosen)
         self._loop.run_until_complete(self._engine.initialize())
         self._loop.run_until_complete(self._engine.load_checkpoint(self._shard, model))
         self._live: set[str] = set()
@@ -77,7 +79,7 @@ class OurRunner(Runner):
         return self._loop.run_until_complete(self._infer_batch(steps))
 
     async def _infer_batch(self, steps: list[Any]) -> list[np.ndarray[Any, Any]]:
-        self._live |= {step.request_id for step in steps}
+        self._live |= {step.sequence_id for step in steps}
         return await self._engine.infer_batch(self._shard, steps)
 
     def prompt(self, sequence: int, tokens: np.ndarray[Any, Any]) -> int:
@@ -113,8 +115,8 @@ class OurRunner(Runner):
         return out
 
     def clear(self) -> None:
-        for request_id in self._live:
-            self._loop.run_until_complete(self._engine.release(request_id))
+        for sequence_id in self._live:
+            self._loop.run_until_complete(self._engine.release(sequence_id))
         self._live.clear()
 
 
@@ -186,7 +188,7 @@ class MatmulRunner(Runner):
     """
 
     def __init__(self, model: Path) -> None:
-        from exo.inference.checkpoints.checkpoint import open_checkpoint
+        from exo.inference.checkpoints.open import open_checkpoint
         from exo.inference.models import read_config
 
         with open_checkpoint(model) as checkpoint:

@@ -16,8 +16,8 @@ from pathlib import Path
 from engine_peers import Peer, cores, has_llama, llama_options
 
 from exo.inference.checkpoints.catalog import resolve_model
-from exo.inference.checkpoints.checkpoint import open_checkpoint
-from exo.inference.text.tokenizer import load_tokenizer
+from exo.inference.checkpoints.open import open_checkpoint
+from exo.inference.text.load import load_tokenizer
 
 WINDOW = 256
 TEXT = Path(__file__).with_suffix(".txt")

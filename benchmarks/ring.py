@@ -173,7 +173,7 @@ def failover(kills: int) -> Figures:
             plans.append(survivor.ask("formed", stages=2)["at"] - killed)
             entry.hear()
             pauses.append(entry.ask("gap")["seconds"])
-            assert entry.ask("left") == {"lanes": 0, "requests": 0}
+            assert entry.ask("left") == {"sequences": 0, "requests": 0}
     return {"failover_seconds": max(plans), "failover_pause_seconds": max(pauses)}
 
 

@@ -89,7 +89,7 @@ class Child:
         seconds = []
         for number in range(rounds):
             arrived = asyncio.Event()
-            self.node.entry.failed = lambda sender, message, arrived=arrived: arrived.set()  # type: ignore[method-assign]
+            self.node.frontend.failed = lambda sender, message, arrived=arrived: arrived.set()  # type: ignore[method-assign]
             begun = time.monotonic()
             await handle.send(
                 Forward(
@@ -110,10 +110,10 @@ class Child:
         return {"mib": pages * 4096 / 2**20}
 
     async def left(self) -> dict[str, Any]:
-        return {"lanes": self.node.stage.live(), "requests": self.node.entry.live}
+        return {"sequences": self.node.stage.live(), "requests": self.node.frontend.live}
 
     async def passes(self) -> dict[str, Any]:
-        return {"passes": self.node.stage.passes}
+        return {"passes": self.node.stage.statistics().passes}
 
     async def stop(self) -> dict[str, Any]:
         await self.node.cleanup()

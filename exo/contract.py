@@ -28,11 +28,10 @@ READY_PATH: Final = "/readyz"
 STARTED_PATH: Final = "/startupz"
 METRICS_PATH: Final = "/metrics"
 
-# Metrics of a node that the operator copies into an ExoNode's status: two histograms of the API,
-# and the resident memory as prometheus_client names it.
-TOKEN_RATE_METRIC: Final = "exo_api_tokens_per_second"
-FIRST_TOKEN_METRIC: Final = "exo_api_time_to_first_token_seconds"
-RSS_METRIC: Final = "process_resident_memory_bytes"
+# Metrics of a node that the operator reads for its status. The first two are histograms.
+METRIC_TOKENS_PER_SECOND: Final = "exo_api_tokens_per_second"
+METRIC_TIME_TO_FIRST_TOKEN: Final = "exo_api_time_to_first_token_seconds"
+METRIC_RESIDENT_MEMORY: Final = "process_resident_memory_bytes"
 
 # Service names of grpc.health.v1 on HEALTH_PORT.
 LIVE_SERVICE: Final = "live"

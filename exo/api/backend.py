@@ -1,7 +1,7 @@
 """What the HTTP API needs of a node: `Backend` to generate text, `NodeView` to show its state.
 
-`exo.node.node.Node` is both. The API owns these protocols, so that it works with any object that
-has their methods and imports no part of a node.
+`exo.node.backend.NodeBackend` is the one, `exo.node.node.Node` the other. The API owns these
+protocols, so that it works with any object that has their methods and imports no part of a node.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Final
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
-from exo.contract import FIRST_TOKEN_METRIC, TOKEN_RATE_METRIC
+from exo.contract import METRIC_TIME_TO_FIRST_TOKEN, METRIC_TOKENS_PER_SECOND
 
 REQUESTS: Final = Counter(
     "exo_api_requests_total",
@@ -28,13 +28,13 @@ IN_FLIGHT: Final = Gauge(
     "exo_api_requests_in_flight", "HTTP requests being answered.", ("route",), registry=REGISTRY
 )
 FIRST_TOKEN: Final = Histogram(
-    FIRST_TOKEN_METRIC,
+    METRIC_TIME_TO_FIRST_TOKEN,
     "Time from a completion's start to its first token.",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
     registry=REGISTRY,
 )
 TOKEN_RATE: Final = Histogram(
-    TOKEN_RATE_METRIC,
+    METRIC_TOKENS_PER_SECOND,
     "Tokens per second of a completion after its first token, over all its choices.",
     buckets=(1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 250, 500, 1000),
     registry=REGISTRY,

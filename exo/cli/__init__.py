@@ -135,7 +135,7 @@ def status(
     api_key: Key = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Show a running node: ring, layer map, resources and requests. Exit code 1 unless it is ready."""
+    """Show a running node: ring, layer map, resources, requests. Exit code 1 unless it is ready."""
     from exo.cli.commands.status import show
 
     raise typer.Exit(show(url, api_key, as_json=as_json))

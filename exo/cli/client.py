@@ -34,8 +34,8 @@ def unreachable(client: httpx.Client, error: Exception) -> Failure:
 
 
 def check(answer: httpx.Response) -> None:
-    """Raise `Failure` with the node's own message unless the answer is fine. The body must have been
-    read.
+    """Raise `Failure` with the node's own message if it answered with an error. The body must have
+    been read.
     """
     if answer.status_code == 401:
         if "authorization" in answer.request.headers:

@@ -20,9 +20,10 @@ from exo.download import (
     ShardDownloader,
     hub_names,
 )
-from exo.inference.checkpoints.checkpoint import open_checkpoint
-from exo.inference.engines.checkpoint_engine import CheckpointEngine, LoadProgress
+from exo.inference.checkpoints.open import open_checkpoint
+from exo.inference.engines.engine import Engine
 from exo.inference.engines.factory import create_engine
+from exo.inference.engines.inference_engine import LoadProgress
 from exo.inference.models import read_config
 from exo.inference.shard import Shard
 from exo.node.served_model import ShapeOnly
@@ -30,14 +31,11 @@ from exo.node.settings import NodeSettings
 
 
 @contextlib.asynccontextmanager
-async def loaded_engine(
-    model: str, engine_name: str
-) -> AsyncIterator[tuple[CheckpointEngine, Shard]]:
+async def loaded_engine(model: str, engine_name: str) -> AsyncIterator[tuple[Engine, Shard]]:
     """Raises `ModelNotFound` or `CheckpointError` before any weight is read."""
     settings = local_settings(os.environ)
     path, shard = await fetched(model, settings)
     engine = create_engine(engine_name, settings.engine_options)
-    assert isinstance(engine, CheckpointEngine)  # all that the factory makes
     async with engine:
         with progress_bar(engine, shard.model_id):
             await engine.load_checkpoint(shard, path)
@@ -96,7 +94,7 @@ def layers_of(source: ModelSource) -> int:
 
 
 @contextlib.contextmanager
-def progress_bar(engine: CheckpointEngine, name: str) -> Iterator[None]:
+def progress_bar(engine: Engine, name: str) -> Iterator[None]:
     """A bar if standard error is a terminal, else one line when the model is loaded."""
     if not sys.stderr.isatty():
         started = time.monotonic()

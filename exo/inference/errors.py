@@ -91,8 +91,8 @@ class SequenceLost(ExoError):
     again.
     """
 
-    def __init__(self, request_id: str, *, expected: int, held: int | None) -> None:
-        super().__init__(f"sequence {request_id!r}: position {expected} asked for, {held} held")
-        self.request_id = request_id
+    def __init__(self, sequence_id: str, *, expected: int, held: int | None) -> None:
+        super().__init__(f"sequence {sequence_id!r}: position {expected} asked for, {held} held")
+        self.sequence_id = sequence_id
         self.expected = expected
         self.held = held

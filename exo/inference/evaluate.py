@@ -16,11 +16,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.checkpoints.catalog import model_id_of, resolve_model
-from exo.inference.checkpoints.checkpoint import open_checkpoint
-from exo.inference.engines.checkpoint_engine import CheckpointEngine
+from exo.inference.checkpoints.open import open_checkpoint
+from exo.inference.engines.engine import Engine
 from exo.inference.engines.factory import DEFAULTS, create_engine
-from exo.inference.engines.inference_engine import Array, Step
+from exo.inference.engines.inference_engine import Step
 from exo.inference.engines.memory import resident_bytes
 from exo.inference.engines.options import EngineOptions
 from exo.inference.errors import InvalidRequest, SequenceLost
@@ -40,26 +41,26 @@ def _silent(_what: str, _done: int, _total: int) -> None:
 class Stages:
     """The model's layers as stages in one process; each batch goes through them in order."""
 
-    def __init__(self, engines: list[tuple[CheckpointEngine, Shard]], config: ModelConfig) -> None:
+    def __init__(self, engines: list[tuple[Engine, Shard]], config: ModelConfig) -> None:
         self.engines = engines
         self.config = config
 
     def engine_name(self, asked: str) -> str:
         """The engine that runs: with `auto`, the one it chose."""
-        return str(getattr(self.engines[0][0], "active", None) or asked)
+        return self.engines[0][0].active or asked
 
     async def infer(self, steps: Sequence[Step]) -> list[Array]:
         out: list[Array] = []
         for engine, shard in self.engines:
             out = await engine.infer_batch(shard, steps)
             steps = [
-                Step(s.request_id, x, s.position, s.rows) for s, x in zip(steps, out, strict=True)
+                Step(s.sequence_id, x, s.position, s.rows) for s, x in zip(steps, out, strict=True)
             ]
         return out
 
-    async def release(self, request_id: str) -> None:
+    async def release(self, sequence_id: str) -> None:
         for engine, _ in self.engines:
-            await engine.release(request_id)
+            await engine.release(sequence_id)
 
     async def prefill(self, sequences: dict[str, Array]) -> dict[str, Array]:
         """Logits (T, vocab) of every token of each sequence, all of them as one batch,
@@ -83,7 +84,7 @@ class Stages:
                 Step(n, t[at : at + CHUNK], at, "all") for n, t in sequences.items() if len(t) > at
             ]
             for step, logits in zip(steps, await self.infer(steps), strict=True):
-                parts[step.request_id].append(logits)
+                parts[step.sequence_id].append(logits)
         return {name: np.concatenate(logits) for name, logits in parts.items()}
 
 
@@ -104,7 +105,7 @@ async def loaded(
     bounds = [i * config.n_layers // shards for i in range(shards + 1)]
     name = model_id_of(str(path))
     async with AsyncExitStack() as stack:
-        engines: list[tuple[CheckpointEngine, Shard]] = []
+        engines: list[tuple[Engine, Shard]] = []
         for k in range(shards):
             one = await stack.enter_async_context(create_engine(engine, options))
             shard = Shard(name, bounds[k], bounds[k + 1] - 1, config.n_layers)

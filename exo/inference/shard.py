@@ -38,33 +38,3 @@ class Shard:
 
     def get_layer_count(self) -> int:
         return self.end_layer - self.start_layer + 1
-
-    def overlaps(self, other: Shard) -> bool:
-        """Whether both hold some layer of the same model."""
-        return (
-            self.model_id == other.model_id
-            and self.start_layer <= other.end_layer
-            and other.start_layer <= self.end_layer
-        )
-
-    def to_dict(self) -> dict[str, str | int]:
-        return {
-            "model_id": self.model_id,
-            "start_layer": self.start_layer,
-            "end_layer": self.end_layer,
-            "n_layers": self.n_layers,
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, object]) -> Shard:
-        """Raises `ValueError` naming the first field that is missing or of the wrong type."""
-        model_id = data.get("model_id")
-        if not isinstance(model_id, str):
-            raise ValueError(f"model_id: expected a string, got {model_id!r}")
-        numbers = []
-        for name in ("start_layer", "end_layer", "n_layers"):
-            value = data.get(name)
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise ValueError(f"{name}: expected an integer, got {value!r}")
-            numbers.append(value)
-        return cls(model_id, *numbers)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
-from exo.lifecycle import AsyncResource, ResourceState
+from exo.lifecycle import AsyncResource, ResourceUnavailable
 from exo.networking.errors import PeerLost
 from exo.networking.messages import Message
 from exo.topology.offer import NodeOffer
@@ -49,7 +49,7 @@ class PeerHandle(AsyncResource, ABC):
         """The newest offer heard from the peer, None before its hello."""
 
     def device_capabilities(self) -> NodeOffer | None:
-        """The seed's name for `offer`: memory and cores are in it."""
+        """Another name for `offer`: memory and cores are in it."""
         return self.offer()
 
     @abstractmethod
@@ -92,49 +92,67 @@ class PeerHandle(AsyncResource, ABC):
         Raises `PeerLost` once the peer is lost, `BadMessage` for a message that no peer would take,
         and `ResourceClosed` after `cleanup`. Cancelling a waiting send sends nothing.
         """
-        if (lost := self.lost()) is not None:
-            raise lost.with_traceback(None)
+        self._check_not_lost()
         await self.ensure_ready()
         await self._send(message)
 
     def send_now(self, message: Message) -> bool:
-        """Queue one message if that needs no waiting; False where `send` must be awaited. Raises as
-        `send` does.
+        """As `send`, but does not wait: False where the queue is full, and the message is not
+        queued then. Raises `ResourceUnavailable` where the handle is not connected.
         """
-        if (lost := self.lost()) is not None:
-            raise lost.with_traceback(None)
-        return self.state is ResourceState.READY and self._send_now(message)
+        self._check_not_lost()
+        if not self.is_usable:
+            raise ResourceUnavailable(
+                f"peer {self.id()!r} is not connected",
+                resource_id=self.resource_id,
+                state=self.state,
+            )
+        return self._send_now(message)
+
+    def queued(self) -> int:
+        """Messages that were taken and have yet to be given to the transport."""
+        return 0
+
+    def take_unsent(self) -> list[Message]:
+        """Take back the messages that are still queued, in order. They will not be sent.
+
+        Works in every state. After a loss these are the messages that were queued at that moment.
+        What was on its way to the peer by then is in no list: it may have arrived.
+        """
+        return []
 
     async def hello(self) -> NodeOffer:
         """Ask the peer for its offer now. Raises `PeerLost`; `ResourceTimeout` after 5 s without an
         answer.
         """
-        if (lost := self.lost()) is not None:
-            raise lost.with_traceback(None)
+        self._check_not_lost()
         await self.ensure_ready()
         return await self._hello()
 
     async def health_check(self) -> bool:
-        """The seed's name for `check_health`."""
+        """Another name for `check_health`."""
         return await self.check_health()
 
     async def connect(self) -> None:
-        """The seed's name for `initialize`."""
+        """Another name for `initialize`."""
         await self.initialize()
 
     async def disconnect(self) -> None:
-        """The seed's name for `cleanup`."""
+        """Another name for `cleanup`."""
         await self.cleanup()
 
     @abstractmethod
     async def _send(self, message: Message) -> None: ...
 
-    def _send_now(self, message: Message) -> bool:
-        """Default: a transport that cannot tell."""
-        return False
+    @abstractmethod
+    def _send_now(self, message: Message) -> bool: ...
 
     @abstractmethod
     async def _hello(self) -> NodeOffer: ...
+
+    def _check_not_lost(self) -> None:
+        if (lost := self.lost()) is not None:
+            raise lost.with_traceback(None)
 
 
 def _never(_node_id: str) -> str:

@@ -26,7 +26,8 @@ from exo.networking.udp.udp_discovery import UDPDiscovery
 from exo.node.node import Node
 from exo.node.served_model import ServedModel, read_model
 from exo.node.settings import NodeSettings
-from exo.ring.ring import Ring
+from exo.ring.membership_view import MembershipView
+from exo.ring.router import Router
 from exo.topology import NodeOffer
 
 
@@ -36,25 +37,27 @@ def build_node(settings: NodeSettings) -> Node:
     """
     engine = create_pool(settings.engine, engine_options(settings))
     name = engine_name(settings)
-    ring = Ring(first_offer(settings, name))
+    router = Router(MembershipView(first_offer(settings, name)))
     membership = Membership(cluster=settings.cluster, secret=settings.secret)
     tls = _tls(settings)
     server = GRPCServer(
-        settings.node_id, settings.host, settings.grpc_port, ring, membership, tls=tls
+        settings.node_id, settings.host, settings.grpc_port, router, membership, tls=tls
     )
 
     def connect(node_id: str | None, address: str, port: int) -> PeerHandle:
-        return GRPCPeerHandle(node_id, address, port, handler=ring, membership=membership, tls=tls)
+        return GRPCPeerHandle(
+            node_id, address, port, handler=router, membership=membership, tls=tls
+        )
 
     return Node(
         settings.node_id,
         server,
         engine,
         _discovery(
-            settings, membership, ring.own_offer().incarnation, connect, lambda: server.port
+            settings, membership, router.own_offer().incarnation, connect, lambda: server.port
         ),
         _downloader(settings),
-        ring=ring,
+        router=router,
         read_model=functools.partial(_read, settings, name),
         settings=settings,
     )

@@ -1,9 +1,9 @@
-"""`Node`: the parts of one node as one resource, and the `Backend` and `NodeView` that the API
-works with.
+"""`Node`: the parts of one node, put together and started and closed as one resource.
 
-Its parts start in the order of their dependencies and close in reverse: downloader and engine ->
+The parts start in the order of their dependencies and close in reverse: downloader and engine ->
 model and stage -> server -> discovery -> ring. Closing first stops admission and waits for running
-requests (see `drain`).
+requests (see `drain`). What the HTTP API asks of a node is in `exo.node.backend`; what a node shows
+of itself is in `exo.node.describe`.
 """
 
 from __future__ import annotations
@@ -20,49 +20,47 @@ import numpy as np
 from exo.download import ShardDownloader
 from exo.inference.engines.inference_engine import InferenceEngine
 from exo.inference.engines.memory import free_memory_mib
-from exo.inference.errors import InvalidRequest, NodeDraining, RingUnavailable
+from exo.inference.errors import NodeDraining, RingUnavailable
 from exo.inference.generation import GenerationChunk, GenerationRequest
-from exo.inference.sampling.constraints import JsonConstraint, check_schema, is_available
 from exo.inference.shard import Shard
-from exo.lifecycle import AsyncResource, ResourceDegraded, ResourceGroup, TaskPriority
+from exo.lifecycle import AsyncResource, ResourceDegraded, TaskPriority
 from exo.networking.discovery import Discovery
-from exo.networking.messages import Open
 from exo.networking.peer_handle import PeerHandle
 from exo.networking.server import Server
 from exo.node import describe
+from exo.node.backend import NodeBackend
 from exo.node.model_loader import LocalModel, ReadModel
+from exo.node.parts import Part, ailing, group_of
 from exo.node.settings import NodeSettings
 from exo.pipeline.frontend import Frontend, FrontendLimits
 from exo.pipeline.outboxes import Outboxes
-from exo.pipeline.samplers import SequenceSampler
 from exo.pipeline.scheduler import Limits
 from exo.pipeline.stage import Stage
-from exo.pipeline.text import detokenizer, encode_messages
-from exo.pipeline.transcript import Transcript
 from exo.pipeline.watchdog import PassWatchdog
+from exo.ring.plan_in_force import PlanInForce
 from exo.ring.ring import Ring
+from exo.ring.router import Receivers, Router
 from exo.ring.shard_manager import ShardManager
 from exo.topology import DeviceCapabilities, Topology, device_capabilities
 from exo.utils.health_check import HealthMonitor
 
 log = logging.getLogger(__name__)
 TOPOLOGY_SECONDS = 2.0
-# Nodes that start together find each other within this: planning alone first would load layers
+# Nodes that start together find each other within this. Planning alone first would load layers
 # twice.
 GATHER_SECONDS = 0.5
-# How often each part is asked for its health: a fault is to be seen in readiness within a few
-# seconds.
+# How often each part's health is checked: a fault is to show in readiness within a few seconds.
 CHECK_SECONDS = 1.0
-# What the drain leaves of the time to close the parts in.
+# What a drain leaves of the cleanup time-out to close the parts in.
 CLOSING_SECONDS = 30.0
-# A stage that is stuck says so itself: an entry gives an attempt up only well after that.
+# A stage that is stuck says so itself. An entry node gives an attempt up only well after that.
 STALL_TIMES = 2.0
 # Interpreter, libraries and buffers of a node that holds no model.
 PROCESS_MIB = 200
 
 
 class Node(AsyncResource):
-    """`ring` is the handler that server and discovery were built with; see
+    """router: the handler that `server` and `discovery` were built with; see
     `exo.node.build.build_node`.
     """
 
@@ -76,7 +74,7 @@ class Node(AsyncResource):
         discovery: Discovery,
         shard_downloader: ShardDownloader,
         *,
-        ring: Ring,
+        router: Router,
         read_model: ReadModel,
         settings: NodeSettings,
         limits: Limits | None = None,
@@ -87,112 +85,132 @@ class Node(AsyncResource):
             initialize_timeout=settings.initialize_timeout,
             cleanup_timeout=settings.drain_seconds + CLOSING_SECONDS,
         )
-        self.id = _id
-        self.settings = settings
-        self.server = server
-        self.inference_engine = inference_engine
-        self.discovery = discovery
-        self.shard_downloader = shard_downloader
-        self.ring = ring
-        self.monitor = HealthMonitor()
+        self.id, self.settings = _id, settings
+        self.server, self.discovery = server, discovery
+        self.inference_engine, self.shard_downloader = inference_engine, shard_downloader
+        self.router, self.view = router, router.view
         self.device_capabilities: DeviceCapabilities | None = None
-        self.topology: Topology = ring.view.topology()
-        self.model = LocalModel(settings.model, shard_downloader, inference_engine, read_model)
-        self.links = Outboxes(_id, ring.deliver, ring.undelivered)
-        self.stage = Stage(
-            _id,
-            inference_engine,
-            self.links.post,
-            self._sampler,
-            limits,
-            PassWatchdog(settings.stuck_seconds),
-        )
-        self.entry = Frontend(
-            _id,
-            # An id on the wire has 128 characters at most.
-            f"{_id[:64]}.{ring.own_offer().incarnation:x}",
-            self.links.post,
-            ring,
-            self._transcript,
-            FrontendLimits(
-                max_requests=settings.max_requests,
-                recovery=settings.recovery_seconds,
-                stall=STALL_TIMES * settings.stuck_seconds,
-            ),
-            ring.pace,
-        )
-        ring.attach(self.links, self.stage, self.entry)
+        self.topology: Topology = self.view.topology()
         self._drained_by: float | None = None
         self._forget_peers: Callable[[], None] | None = None
-        self.parts = self._compose()
-        # These come back from ERROR by themselves: the engine with its checkpoint loaded again.
-        recover = (inference_engine, server, discovery)
-        for part in (*self.parts, ring, self):
-            self.monitor.register(part, interval=CHECK_SECONDS, recover=part in recover)
-        self.monitor.add_readiness("ring formed", lambda: ring.reason or None)
-        self.monitor.add_readiness("forward passes", lambda: self.stage.watch.reason or None)
+        self._compose(read_model, limits)
+        self._parts = self._table()
+        self.parts = group_of(_id, self._parts)
+        self.monitor = self._monitor()
 
-    def _compose(self) -> ResourceGroup:
-        parts = ResourceGroup(
-            resource_id=f"parts-{self.id}", display_name=f"Parts of node {self.id}"
+    # -- composition -------------------------------------------------------------------------------
+
+    def _compose(self, read_model: ReadModel, limits: Limits | None) -> None:
+        """Make the parts that this node owns, each whole, and bind the router to them."""
+        engine, router = self.inference_engine, self.router
+        self.model = LocalModel(self.settings.model, self.shard_downloader, engine, read_model)
+        self.outboxes = Outboxes(self.id, router.undelivered)
+        watchdog = PassWatchdog(self.settings.stuck_seconds)
+        self.stage = Stage(self.id, engine, router.send, self.model.sampler, limits, watchdog)
+        shards = ShardManager(
+            self._load,
+            engine.drop_shard,
+            self.model.footprint,
+            several=engine.holds_several,
+            free_mib=free_memory_mib,
         )
-        parts.add(self.shard_downloader, name="downloader")
-        parts.add(self.inference_engine, name="engine")
-        parts.add(self.model, name="model", depends_on=("downloader", "engine"))
-        parts.add(self.links, name="links", depends_on=("engine",))
-        parts.add(self.stage, name="stage", depends_on=("links", "engine"))
-        parts.add(self.server, name="server", depends_on=("stage", "model"))
-        parts.add(self.discovery, name="discovery", depends_on=("server",))
-        return parts
+        in_force = PlanInForce(shards.fault)
+        self.frontend = self._make_frontend(in_force)
+        self.ring = Ring(
+            self.view,
+            self.outboxes,
+            self.stage,
+            self.frontend,
+            shards,
+            in_force,
+            self.model.footprint,
+        )
+        self.backend = NodeBackend(self.model, self.frontend, self._check_usable)
+        router.bind(
+            Receivers(
+                stage=self.stage,
+                frontend=self.frontend,
+                outboxes=self.outboxes,
+                peers=self.ring.peer_events,
+            )
+        )
+
+    def _make_frontend(self, in_force: PlanInForce) -> Frontend:
+        return Frontend(
+            self.id,
+            # An id on the wire has 128 characters at most.
+            f"{self.id[:64]}.{self.view.own_offer().incarnation:x}",
+            self.router.send,
+            in_force,
+            self.model.transcript,
+            FrontendLimits(
+                max_requests=self.settings.max_requests,
+                recovery=self.settings.recovery_seconds,
+                stall=STALL_TIMES * self.settings.stuck_seconds,
+            ),
+            self.view.pace,
+        )
+
+    def _table(self) -> tuple[Part, ...]:
+        """Each part once: this is what starts, closes, is checked and is shown."""
+        return (
+            Part("downloader", self.shard_downloader),
+            # Recovers with its checkpoints loaded again.
+            Part("engine", self.inference_engine, recovers=True),
+            Part("model", self.model, needs=("downloader", "engine")),
+            Part("links", self.outboxes, needs=("engine",)),
+            Part("stage", self.stage, needs=("links", "engine")),
+            Part("server", self.server, needs=("stage", "model"), recovers=True),
+            Part("discovery", self.discovery, needs=("server",), recovers=True),
+        )
+
+    def _monitor(self) -> HealthMonitor:
+        monitor = HealthMonitor()
+        for part in (*self._parts, Part("ring", self.ring), Part("node", self)):
+            monitor.register(part.resource, interval=CHECK_SECONDS, recover=part.recovers)
+        monitor.add_readiness("ring formed", lambda: self.ring.reason or None)
+        monitor.add_readiness("forward passes", lambda: self.stage.watchdog.reason or None)
+        return monitor
 
     # -- life --------------------------------------------------------------------------------------
 
     async def start(self, wait_for_peers: int = 0) -> None:
-        """The seed's name for `initialize`; also waits until that many peers are connected."""
+        """`initialize`, then wait until that many peers are connected."""
         await self.initialize()
         if wait_for_peers > 0:
             await self.update_peers(wait_for_peers)
 
     async def stop(self) -> None:
-        """The seed's name for `cleanup`."""
+        """Another name for `cleanup`."""
         await self.cleanup()
 
     async def _do_initialize(self) -> None:
         self._drained_by = None
         self.ring.begin()
-        self.entry.admit_again()
-        self.device_capabilities = await asyncio.to_thread(
-            device_capabilities, self.settings.memory_mib
-        )
+        self.frontend.admit_again()
+        # Before anything is loaded: what is offered is shared out among all that will be.
+        capabilities = await asyncio.to_thread(device_capabilities, self.settings.memory_mib)
+        self.device_capabilities = capabilities
         await self.monitor.initialize()
         await self.parts.initialize()
-        await self._join_ring()
+        await self._join_ring(capabilities)
         self._task_manager.start_task(
             "periodic_topology_collection",
             lambda: self.periodic_topology_collection(TOPOLOGY_SECONDS),
             priority=TaskPriority.HIGH,
         )
 
-    async def _join_ring(self) -> None:
-        assert self.model.served is not None
-        assert self.device_capabilities is not None
-        self.ring.view.change(
-            memory_mib=offered_mib(self.device_capabilities),
-            cores=self.device_capabilities.cores,
+    async def _join_ring(self, capabilities: DeviceCapabilities) -> None:
+        model = self.model.footprint()
+        # Known only now that the parts are up.
+        self.view.change(
+            memory_mib=offered_mib(capabilities),
+            cores=capabilities.cores,
             grpc_port=self.server.port,
+            model_id=model.model_id,
+            model_hash=model.model_hash,
         )
-        footprint = self.model.served.footprint
-        self.ring.serve(
-            footprint,
-            ShardManager(
-                self._load,
-                self.inference_engine.drop_shard,
-                footprint,
-                several=self.inference_engine.holds_several,
-                free_mib=free_memory_mib,
-            ),
-        )
-        self._forget_peers = self.discovery.on_change(self.ring.on_peers)
+        self._forget_peers = self.discovery.on_change(self.ring.peer_events.on_peers)
         if self.settings.discovery != "none":
             await asyncio.sleep(GATHER_SECONDS)
         await self.update_peers(0)
@@ -204,30 +222,12 @@ class Node(AsyncResource):
     async def _load(self, shard: Shard, *, beside: bool) -> None:
         await self.model.load(shard, beside=beside)
         # `auto` settles on one engine only when it has seen the checkpoint.
-        self.ring.view.change(
-            engine=getattr(self.inference_engine, "active", None) or self.ring.own_offer().engine
-        )
-
-    async def drain(self) -> None:
-        """Admit nothing more, tell the peers, wait for what runs: at most `drain_seconds`. May be
-        called twice.
-        """
-        if self._drained_by is None:
-            self._drained_by = _now() + self.settings.drain_seconds
-            log.info("node %s drains: %d requests run", self.id, self.entry.live)
-            self.entry.stop_admission()
-            self.ring.leave()
-        if not await self.entry.wait_empty(self._drained_by - _now()):
-            log.warning("node %s: %d requests were not over in time", self.id, self.entry.live)
-        if not await self.ring.wait_released(self._drained_by - _now()):
-            log.warning(
-                "node %s: its peers still run %d sequences on it", self.id, self.stage.live()
-            )
+        self.view.change(engine=self.inference_engine.active or self.view.own_offer().engine)
 
     async def _do_cleanup(self) -> None:
         if self.ring.is_initialized:
             await self.drain()
-        self.entry.abort_all(NodeDraining(f"node {self.id!r} is closed"))
+        self.frontend.abort_all(NodeDraining(f"node {self.id!r} is closed"))
         if self._forget_peers is not None:
             self._forget_peers()
             self._forget_peers = None
@@ -235,24 +235,52 @@ class Node(AsyncResource):
         for close in (self.ring.cleanup, self.parts.cleanup, self.monitor.cleanup):
             try:
                 await close()
-            # The rest is closed all the same, and all of it is raised.
+            # The rest is closed all the same, and all errors are raised together.
             except Exception as error:  # noqa: BLE001
                 errors.append(error)
         if errors:
             raise ExceptionGroup(f"node {self.id!r}: cleanup", errors)
 
     async def _do_health_check(self) -> bool:
-        """As healthy as its parts. An ailing part only degrades the node: it recovers or not, the
-        others go on.
+        """As healthy as its parts. An ailing part only degrades the node: that part may recover,
+        and the others go on meanwhile.
         """
-        parts = (self.server, self.discovery, self.inference_engine, self.stage)
-        healthy = await asyncio.gather(*(part.check_health() for part in parts))
-        ailing = [part.resource_id for part, well in zip(parts, healthy, strict=True) if not well]
-        if ailing:
+        if names := await ailing(self._parts):
             raise ResourceDegraded(
-                f"not healthy: {', '.join(ailing)}", resource_id=self.resource_id, state=self.state
+                f"not healthy: {', '.join(names)}", resource_id=self.resource_id, state=self.state
             )
         return True
+
+    # -- draining ----------------------------------------------------------------------------------
+
+    @property
+    def is_draining(self) -> bool:
+        """From the start of a drain to the next life of the node."""
+        return self._drained_by is not None
+
+    async def drain(self) -> None:
+        """Admit nothing more, tell the peers, and wait at most `drain_seconds` for what runs. May
+        be called twice.
+        """
+        if self._drained_by is None:
+            self._drained_by = _now() + self.settings.drain_seconds
+            log.info("node %s drains: %d requests run", self.id, self.frontend.live)
+            self.frontend.stop_admission()
+            self.ring.leave()
+        if not await self.frontend.wait_empty(self._drained_by - _now()):
+            log.warning("node %s: %d requests were not over in time", self.id, self.frontend.live)
+        if not await self.ring.wait_released(self._drained_by - _now()):
+            log.warning(
+                "node %s: its peers still run %d sequences on it", self.id, self.stage.live()
+            )
+
+    def abort_requests(self, reason: str) -> None:
+        """End all requests that came in here, at once: their callers get `NodeDraining`."""
+        self.frontend.abort_all(NodeDraining(reason))
+
+    def _check_usable(self) -> None:
+        if not self.is_usable:
+            raise RingUnavailable(f"node {self.id!r} is {self.state.name.lower()}")
 
     # -- peers and topology ------------------------------------------------------------------------
 
@@ -261,16 +289,17 @@ class Node(AsyncResource):
         return self.discovery.peers()
 
     async def update_peers(self, wait_for_peers: int = 0) -> bool:
-        """Take over who is connected; whether that changed anything."""
-        before = set(self.ring.view.handles)
-        self.ring.on_peers(await self.discovery.discover_peers(wait_for_peers))
-        return before != set(self.ring.view.handles)
+        """Take over which peers are connected. Returns whether that changed anything."""
+        before = set(self.view.handles)
+        self.ring.peer_events.on_peers(await self.discovery.discover_peers(wait_for_peers))
+        return before != set(self.view.handles)
 
     async def collect_topology(self, visited: set[str] | None = None) -> Topology:
-        """From the newest offers: peers send theirs with every heartbeat, so nobody has to be
-        asked.
+        """From the newest offers. Peers send theirs with every heartbeat, so none is asked, and
+        `visited` has no effect.
         """
-        self.topology = self.ring.view.topology()
+        del visited
+        self.topology = self.view.topology()
         return self.topology
 
     async def periodic_topology_collection(self, interval: float) -> None:
@@ -279,52 +308,11 @@ class Node(AsyncResource):
             await self.update_peers(0)
             await self.collect_topology()
 
-    # -- Backend -----------------------------------------------------------------------------------
+    # -- answers -----------------------------------------------------------------------------------
 
-    def models(self) -> list[dict[str, Any]]:
-        served = self.model.served
-        if served is None:
-            return []
-        return [
-            {
-                "id": served.model_id,
-                "object": "model",
-                "created": served.created,
-                "owned_by": "exo",
-                "context_length": served.context_length,
-            }
-        ]
-
-    async def render_chat(
-        self,
-        model_id: str,
-        messages: list[dict[str, Any]],
-        tools: list[dict[str, Any]] | None = None,
-    ) -> tuple[int, ...]:
-        tokenizer = self.model.require(model_id).require_tokenizer()
-        return await asyncio.to_thread(encode_messages, tokenizer, messages, tools)
-
-    async def render_prompt(self, model_id: str, prompt: str) -> tuple[int, ...]:
-        tokenizer = self.model.require(model_id).require_tokenizer()
-        return tuple(await asyncio.to_thread(tokenizer.encode_prompt, prompt))
-
-    def token_bytes(self, model_id: str, token: int) -> bytes:
-        tokenizer = self.model.require(model_id).tokenizer
-        return b"" if tokenizer is None else tokenizer.token_bytes(token, skip_special=False)
-
-    async def process_tokens(
-        self, request: GenerationRequest
-    ) -> AsyncGenerator[GenerationChunk, None]:
-        """See `Backend.process_tokens`."""
-        checked, schema = self._check(request), request.params.json_schema
-        if schema is not None:
-            served = self.model.require(request.model_id)
-            await asyncio.to_thread(
-                check_schema, served.tokenizer, schema, served.ends, served.vocab
-            )
-        async with contextlib.aclosing(self.entry.generate(checked)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+    def process_tokens(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
+        """See `NodeBackend.process_tokens`."""
+        return self.backend.process_tokens(request)
 
     async def process_prompt(
         self,
@@ -333,15 +321,15 @@ class Node(AsyncResource):
         request_id: str | None = None,
         inference_state: dict[str, Any] | None = None,
     ) -> np.ndarray[Any, Any]:
-        """The whole answer as token ids; `inference_state["max_tokens"]` bounds it (128 where it is
-        not given).
+        """The whole answer as token ids. `inference_state["max_tokens"]` bounds it; without it, 128
+        tokens do.
         """
         await self.ensure_ready()
         tokens: list[int] = []
         request = GenerationRequest(
             request_id=request_id or secrets.token_hex(8),
             model_id=base_shard.model_id,
-            prompt_tokens=await self.render_prompt(base_shard.model_id, prompt),
+            prompt_tokens=await self.backend.render_prompt(base_shard.model_id, prompt),
             max_tokens=int((inference_state or {}).get("max_tokens", 128)),
         )
         async with contextlib.aclosing(self.process_tokens(request)) as chunks:
@@ -349,65 +337,30 @@ class Node(AsyncResource):
                 tokens += chunk.tokens
         return np.asarray(tokens, dtype=np.int64)
 
-    def _check(self, request: GenerationRequest) -> GenerationRequest:
-        if self._drained_by is not None:
-            raise NodeDraining(f"node {self.id!r} is leaving: ask another one")
-        if not self.is_usable:
-            raise RingUnavailable(f"node {self.id!r} is {self.state.name.lower()}")
-        served = self.model.require(request.model_id)
-        if not request.prompt_tokens:
-            raise InvalidRequest("the prompt has no tokens", field="prompt")
-        request.check_tokens(served.vocab)
-        return request.fitted(served.context_length)
-
-    def _sampler(self, opened: Open) -> SequenceSampler:
-        """The last stage's, of a sequence of any entry. Raises `InvalidRequest`."""
-        schema, served = opened.params.json_schema, self.model.served
-        if schema is None:
-            return SequenceSampler(opened)
-        if served is None or served.tokenizer is None or not is_available():
-            raise InvalidRequest(
-                "this stage cannot constrain answers to a JSON schema", field="json_schema"
-            )
-        return SequenceSampler(
-            opened, JsonConstraint(served.tokenizer, schema, served.ends, served.vocab)
-        )
-
-    def _transcript(self, request: GenerationRequest) -> Transcript:
-        served = self.model.require(request.model_id)
-        return Transcript(request, detokenizer(served.tokenizer), served.ends)
-
     # -- NodeView ----------------------------------------------------------------------------------
 
     @property
     def node_id(self) -> str:
         return self.id
 
-    @property
-    def is_draining(self) -> bool:
-        return self._drained_by is not None
-
     def describe_topology(self) -> dict[str, Any]:
-        return describe.topology(self.ring)
+        return describe.topology(self.view)
 
     def describe_ring(self) -> dict[str, Any]:
-        served = self.model.served
-        return describe.ring(
-            self.ring, served.model_id if served else "", served.n_layers if served else 0
-        )
+        return describe.ring(self.ring, self.model.served)
 
     def describe_requests(self) -> list[dict[str, Any]]:
-        return self.entry.describe() if self.entry.live else []
+        return self.frontend.describe() if self.frontend.live else []
 
     def describe_progress(self) -> str | None:
-        if self._drained_by is not None:
-            return f"draining: {self.entry.live} requests run"
+        if self.is_draining:
+            return f"draining: {self.frontend.live} requests run"
         return self.model.progress
 
 
 def offered_mib(capabilities: DeviceCapabilities) -> int:
-    """What is left for the model once the process itself has its share; a cap of the user's counts
-    as it is.
+    """What is left for the model once the process itself has its share. A cap that the user set
+    counts as it is.
     """
     most = capabilities.host_memory_mib
     if capabilities.cgroup_limit_mib is not None:

@@ -6,24 +6,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
-from exo.inference.checkpoints.checkpoint import Checkpoint, RawTensor, open_checkpoint
+from exo.inference.checkpoints.checkpoint import Checkpoint
+from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.checkpoints.safetensors import read_json
+from exo.inference.checkpoints.tensors import RawTensor
 from exo.inference.engines import dummy
+from exo.inference.engines.factory import engine_class
 from exo.inference.errors import CheckpointError, InvalidRequest
 from exo.inference.models import ModelConfig, read_config
-from exo.inference.text.tokenizer import Tokenizer, load_tokenizer
+from exo.inference.text.load import load_tokenizer
+from exo.inference.text.tokenizer import Tokenizer
 from exo.topology import ModelFootprint
 
 log = logging.getLogger(__name__)
-# Bytes of memory per weight, by engine: float32; 8 bit with its scales; none.
-WEIGHT_BYTES: Final[Mapping[str, float]] = {"numpy": 4.0, "onnx": 1.2, "dummy": 0.0}
-# KV cache (float32) that the plan sets aside for each layer, in tokens; engines use more where
-# there is room.
+# KV cache that the plan sets aside for each layer, in tokens; engines use more where there is room.
 RESERVED_TOKENS: Final = 2048
 
 
@@ -123,11 +123,12 @@ def made_up_model(model_id: str) -> ServedModel:
 
 
 def footprint(model_id: str, config: ModelConfig, engine: str, model_hash: str) -> ModelFootprint:
-    """From the shape alone: no tensor is read."""
-    per_weight = WEIGHT_BYTES.get(engine, 4.0)
+    """From the shape alone: no tensor is read. Raises `InvalidRequest` for an unknown engine."""
+    runner = engine_class(engine).RUNNER
+    per_weight = runner.WEIGHT_BYTES
     heads = (2 * config.heads + 2 * config.kv_heads) * config.head_dim
     weights = config.hidden * (heads + 3 * config.ffn + 2)
-    token = 2 * config.kv_heads * config.head_dim * 4 if per_weight else 0
+    token = config.kv_values_per_token_and_layer * runner.KV_ITEM_BYTES
     cache = token * min(RESERVED_TOKENS, config.context_length)
     table = int(config.vocab * config.hidden * per_weight)
     return ModelFootprint.uniform(

@@ -1,3 +1,3 @@
-"""The data plane: one request at its entry node, its sequence on each stage, forward passes. Knows
-no plan.
+"""The data plane: a sequence at its entry node, on each stage, and in forward passes. Knows no
+membership; a plan is something it is given.
 """

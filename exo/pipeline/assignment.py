@@ -1,4 +1,4 @@
-"""`Assignment`: what one node does in one epoch. Pure."""
+"""`Assignment`: the part of one node in one epoch. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from exo.topology import RingPlan
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """nodes: the stages' node ids in ring order; `index` is this node's place among them."""
+    """nodes: of the stages, in ring order; index: this node's place among them."""
 
     epoch: str
     shard: Shard

@@ -1,9 +1,14 @@
 """`Frontend`: the sequences that came in at this node. Owns admission, placement on a ring plan,
 replay and the stream.
 
-A sequence whose ring breaks is abandoned everywhere and replayed: prompt and produced tokens go to
-the next plan as one prompt, and the stream goes on behind the last token. Knows stages only by node
-id, through `post`.
+Theory of operation. A sequence runs as a series of attempts, each on one plan. An attempt never
+moves: if its ring breaks, or a newer plan takes its nodes away, it is abandoned on every stage, and
+the next attempt reads the prompt and the tokens produced so far as one prompt. The stream continues
+after its last token, so the caller sees a pause and no more. That is safe because a token counts
+only when it is exactly the next one (`OwnedSequence.accept`), because late messages carry the id of
+an abandoned attempt, and because the same history gives the same next token on any node.
+
+Knows stages only by node id, through `send`.
 """
 
 from __future__ import annotations
@@ -18,7 +23,8 @@ from typing import Any, Protocol
 from exo.inference.errors import ExoError, NodeDraining, Overloaded, RingUnavailable
 from exo.inference.generation import GenerationChunk, GenerationRequest
 from exo.networking.messages import Close, Failed, Message, Token
-from exo.pipeline import timeouts as stall
+from exo.observability.logging import ids
+from exo.pipeline import timeouts
 from exo.pipeline.sequence import OwnedSequence, Phase
 from exo.pipeline.timeouts import Pace
 from exo.pipeline.transcript import Transcript
@@ -38,12 +44,12 @@ class PlanSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontendLimits:
-    """max_requests: live and waiting. first_wait: seconds a new request waits for a ring, recovery:
-    one that runs.
+    """max_requests: live and waiting.
 
-    stall: seconds without a token after which an attempt is given up (a message was lost without
-    anybody noticing), where the stages are quick (see `exo.pipeline.timeouts`); first_stall: the
-    most, and for how long it may wait for memory before its first token.
+    first_wait: seconds a new request waits for a ring; recovery: one that has run already.
+    stall: seconds without a token after which an attempt is given up, on a ring of fast stages (see
+        `exo.pipeline.timeouts`): a message was lost and no node noticed.
+    first_stall: the most, and how long an attempt may wait for memory before its first token.
     """
 
     max_requests: int = 256
@@ -53,31 +59,44 @@ class FrontendLimits:
     first_stall: float = 600.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontendStatistics:
+    """A snapshot. requests: live and waiting; running: of these, on a ring now; mean_seconds: that
+    a request took recently.
+    """
+
+    requests: int
+    running: int
+    is_draining: bool
+    mean_seconds: float
+
+
 class Frontend:
-    """`prefix` makes the keys of this process's sequences unique in the cluster. pace: of a plan's
-    stages, now.
+    """prefix: makes the ids of this process's sequences unique among all nodes: `NODE.INCARNATION`.
+
+    pace: of a plan's stages, now.
     """
 
     def __init__(
         self,
         node_id: str,
         prefix: str,
-        post: Callable[[str, Message], None],
+        send: Callable[[str, Message], None],
         plans: PlanSource,
         transcripts: TranscriptFactory,
         limits: FrontendLimits | None = None,
         pace: Callable[[RingPlan], Pace] = lambda _: Pace(),
     ) -> None:
+        self.prefix = prefix
         self._node_id = node_id
-        self._prefix = prefix
-        self._post = post
+        self._send = send
         self._plans = plans
         self._transcripts = transcripts
         self._limits = limits or FrontendLimits()
         self._pace = pace
         self._numbers = itertools.count(1)
-        self._sequences: dict[str, OwnedSequence] = {}  # by key
-        self._lanes: dict[str, OwnedSequence] = {}  # by the lane id of the attempt that runs
+        self._sequences: dict[str, OwnedSequence] = {}  # by base id
+        self._running: dict[str, OwnedSequence] = {}  # by sequence id: that of the attempt
         self._empty = asyncio.Event()
         self._empty.set()
         self._draining = False
@@ -86,6 +105,14 @@ class Frontend:
     @property
     def live(self) -> int:
         return len(self._sequences)
+
+    def statistics(self) -> FrontendStatistics:
+        return FrontendStatistics(
+            requests=len(self._sequences),
+            running=len(self._running),
+            is_draining=self._draining,
+            mean_seconds=self._mean_seconds,
+        )
 
     # -- requests ----------------------------------------------------------------------------------
 
@@ -100,7 +127,7 @@ class Frontend:
             while True:
                 chunk = transcript.push(await self._next(sequence))
                 if chunk.finish_reason is not None:
-                    # Before the caller sees the end: nothing of it is left by then.
+                    # Before the caller sees the end: by then nothing of it is left on the ring.
                     self._finish(sequence)
                 yield chunk
                 if chunk.finish_reason is not None:
@@ -109,17 +136,15 @@ class Frontend:
             self._finish(sequence)
 
     def _admit(self, request: GenerationRequest, transcript: Transcript) -> OwnedSequence:
-        if self._draining:
-            raise NodeDraining(f"node {self._node_id!r} is leaving: ask another one")
+        self.check_not_draining()
         if len(self._sequences) >= self._limits.max_requests:
             wait = min(30.0, max(1.0, self._mean_seconds))
             raise Overloaded(
                 f"{len(self._sequences)} requests are running or waiting already", retry_after=wait
             )
-        sequence = OwnedSequence(
-            f"{self._prefix}/{next(self._numbers)}", request, transcript.is_end, _now()
-        )
-        self._sequences[sequence.key] = sequence
+        base_id = f"{self.prefix}/{next(self._numbers)}"
+        sequence = OwnedSequence(base_id, request, transcript.is_end, _now())
+        self._sequences[base_id] = sequence
         self._empty.clear()
         return sequence
 
@@ -128,7 +153,7 @@ class Frontend:
             if sequence.error is not None:
                 raise sequence.error
             if sequence.phase is Phase.COMPLETE:
-                # Nothing more comes: better this than silence.
+                # Nothing more will come: an error is better than waiting without end.
                 raise ExoError("the answer ended without a last token")
             if sequence.phase is Phase.WAITING:
                 await self._place(sequence)
@@ -138,11 +163,10 @@ class Frontend:
         return sequence.arrived.popleft()
 
     async def _place(self, sequence: OwnedSequence) -> None:
-        allowed = (
-            self._limits.recovery
-            if sequence.attempt
-            else min(self._limits.first_wait, self._limits.recovery)
-        )
+        """Begin an attempt, as soon as there is a plan for it. Raises `RingUnavailable`."""
+        allowed = self._limits.recovery
+        if not sequence.attempt:
+            allowed = min(self._limits.first_wait, allowed)
         left = sequence.waiting_since + allowed - _now()
         if left <= 0:
             raise RingUnavailable(
@@ -151,13 +175,13 @@ class Frontend:
         if sequence.failures > 1:  # the first replay starts at once
             await asyncio.sleep(min(1.0, left, 0.05 * 2.0 ** min(sequence.failures, 8)))
         plan = await self._plans.wait_plan(left)
-        max_length = len(sequence.request.prompt_tokens) + sequence.request.max_tokens
-        opened = sequence.place(plan, self._node_id, max_length, _now())
-        self._lanes[sequence.lane_id] = sequence
-        self._post(plan.stages[0].node_id, opened)
+        opened = sequence.place(plan, self._node_id, _now())
+        self._running[sequence.sequence_id] = sequence
+        log.debug("sequence placed on epoch %s", plan.epoch, extra=ids(sequence))
+        self._send(plan.stages[0].node_id, opened)
 
     def _finish(self, sequence: OwnedSequence) -> None:
-        if self._sequences.pop(sequence.key, None) is None:
+        if self._sequences.pop(sequence.base_id, None) is None:
             return
         self._release(sequence)
         self._mean_seconds += 0.1 * (_now() - sequence.opened_at - self._mean_seconds)
@@ -165,72 +189,66 @@ class Frontend:
             self._empty.set()
 
     def _release(self, sequence: OwnedSequence) -> None:
-        """Free the attempt's KV on every stage: each is told directly, so that a broken one hides
-        no other.
+        """Free the attempt's KV on every stage. Each is told directly: passed on from stage to
+        stage, the message would end at the first one that is gone.
         """
-        if self._lanes.pop(sequence.lane_id, None) is None or sequence.plan is None:
+        if self._running.pop(sequence.sequence_id, None) is None or sequence.plan is None:
             return
-        message = Close(sequence_id=sequence.lane_id, epoch=sequence.plan.epoch)
-        for stage in sequence.plan.stages:
-            self._post(stage.node_id, message)
+        message = Close(sequence_id=sequence.sequence_id, epoch=sequence.plan.epoch)
+        for node_id in sequence.nodes:
+            self._send(node_id, message)
 
     # -- what the ring says ------------------------------------------------------------------------
 
     def token(self, sender: str, message: Token) -> None:
-        sequence = self._lanes.get(message.sequence_id)
-        if sequence is None or sequence.plan is None or sender != sequence.plan.stages[-1].node_id:
+        """Only the last stage says tokens."""
+        sequence = self._running.get(message.sequence_id)
+        if sequence is None or sequence.plan is None:
+            return
+        if sender != sequence.plan.stages[-1].node_id:
             return
         if message.position > sequence.length:
-            self._replay(
-                sequence, f"token {sequence.length} never came, token {message.position} did"
-            )
+            reason = f"token {sequence.length} never came, token {message.position} did"
+            self._replay(sequence, reason)
         elif sequence.accept(message, _now()) and sequence.phase is Phase.COMPLETE:
             self._release(sequence)
 
     def failed(self, sender: str, message: Failed) -> None:
-        sequence = self._lanes.get(message.sequence_id)
-        if sequence is None or sequence.plan is None:
-            return
-        if sender not in (self._node_id, *(stage.node_id for stage in sequence.plan.stages)):
+        sequence = self._running.get(message.sequence_id)
+        if sequence is None or sender not in (self._node_id, *sequence.nodes):
             return
         if message.retryable:
             self._replay(sequence, f"{message.node}: {message.reason}")
-        else:
-            self._release(sequence)
-            sequence.fail(
-                ExoError(
-                    f"node {message.node!r} could not go on with this request: {message.reason}"
-                )
-            )
+            return
+        log.warning(
+            "a sequence ends: node %s: %s", message.node, message.reason, extra=ids(sequence)
+        )
+        self._release(sequence)
+        problem = f"node {message.node!r} could not go on with this request: {message.reason}"
+        sequence.fail(ExoError(problem))
 
     def replay_on(self, nodes: Iterable[str], reason: str) -> None:
         """Every sequence that runs on one of these nodes goes on elsewhere."""
         gone = set(nodes)
-        for sequence in list(self._lanes.values()):
-            if sequence.plan is not None and any(
-                stage.node_id in gone for stage in sequence.plan.stages
-            ):
+        for sequence in list(self._running.values()):
+            if not gone.isdisjoint(sequence.nodes):
                 self._replay(sequence, reason)
 
     def leave(self, leaving: Collection[str], epoch: str) -> None:
-        """A plan without these nodes is in force: what runs on them moves there now, not when they
+        """A plan without these nodes is in force. What runs on them moves there now, not when they
         go.
         """
-        for sequence in list(self._lanes.values()):
-            plan = sequence.plan
-            if (
-                plan is not None
-                and plan.epoch != epoch
-                and any(each.node_id in leaving for each in plan.stages)
-            ):
+        for sequence in list(self._running.values()):
+            is_older = sequence.plan is not None and sequence.plan.epoch != epoch
+            if is_older and any(node_id in leaving for node_id in sequence.nodes):
                 self._replay(sequence, "a node of its ring is leaving")
 
     def sweep(self) -> None:
-        """Call about once a second: an attempt without progress for too long is given up."""
+        """Call about once a second: gives up attempts without progress for too long."""
         now = _now()
-        # Of each plan, by epoch: worked out once, however many run by it.
+        # Of each plan, by epoch: worked out once, however many sequences run on it.
         paces: dict[str, Pace] = {}
-        for sequence in list(self._lanes.values()):
+        for sequence in list(self._running.values()):
             plan = sequence.plan
             if sequence.phase is not Phase.RUNNING or plan is None:
                 continue
@@ -241,7 +259,7 @@ class Frontend:
     def _give_up_if_stalled(self, sequence: OwnedSequence, pace: Pace, now: float) -> None:
         if sequence.fresh and pace.queued and now - sequence.placed_at <= self._limits.first_stall:
             sequence.progress_at = now  # it may be one of those that wait for memory
-        allowed = stall.allowed(
+        allowed = timeouts.allowed(
             pace,
             fresh=sequence.fresh,
             tokens=sequence.length,
@@ -252,12 +270,9 @@ class Frontend:
             self._replay(sequence, f"no token for {allowed:.3g} s")
 
     def _replay(self, sequence: OwnedSequence, reason: str) -> None:
-        log.info(
-            "sequence %s is replayed after %d tokens: %s",
-            sequence.key,
-            len(sequence.produced),
-            reason,
-        )
+        """End this attempt; the stream's own task begins the next one (see `_next`)."""
+        produced = len(sequence.produced)
+        log.info("sequence is replayed after %d tokens: %s", produced, reason, extra=ids(sequence))
         self._release(sequence)
         sequence.abandon(reason, _now())
 
@@ -265,6 +280,11 @@ class Frontend:
 
     def stop_admission(self) -> None:
         self._draining = True
+
+    def check_not_draining(self) -> None:
+        """Raises `NodeDraining` between `stop_admission` and `admit_again`."""
+        if self._draining:
+            raise NodeDraining(f"node {self._node_id!r} is leaving: ask another one")
 
     def admit_again(self) -> None:
         self._draining = False
@@ -287,21 +307,21 @@ class Frontend:
     def describe(self) -> list[dict[str, Any]]:
         """For `NodeView.describe_requests`."""
         now = _now()
-        return [
-            {
-                "request_id": sequence.request.request_id,
-                "model_id": sequence.request.model_id,
-                "state": sequence.phase.value,
-                "prompt_tokens": len(sequence.request.prompt_tokens),
-                "completion_tokens": len(sequence.produced),
-                "age_seconds": round(now - sequence.opened_at, 3),
-                "tokens_per_second": round(
-                    len(sequence.produced) / max(now - sequence.opened_at, 1e-3), 2
-                ),
-                "attempts": sequence.attempt,
-            }
-            for sequence in self._sequences.values()
-        ]
+        return [_described(sequence, now) for sequence in self._sequences.values()]
+
+
+def _described(sequence: OwnedSequence, now: float) -> dict[str, Any]:
+    age, produced = now - sequence.opened_at, len(sequence.produced)
+    return {
+        "request_id": sequence.request_id,
+        "model_id": sequence.request.model_id,
+        "state": sequence.phase.value,
+        "prompt_tokens": len(sequence.request.prompt_tokens),
+        "completion_tokens": produced,
+        "age_seconds": round(age, 3),
+        "tokens_per_second": round(produced / max(age, 1e-3), 2),
+        "attempts": sequence.attempt,
+    }
 
 
 def _now() -> float:

@@ -1,32 +1,38 @@
 """`Scheduler`: which sequences run in the next forward pass of one stage. Pure: no clock, no
-awaits, no tensors.
+awaits, no arithmetic on tensors.
 
-Theory of operation. Each sequence is a lane with a queue of pieces (a slice of the prompt, or one
-token). A pass takes either one-token pieces of many lanes (decode: one batched matmul) or some
-chunks of longer ones (prefill); where both wait, the kinds alternate, so that a decode step waits
-for at most one chunk. Lanes are served least recently first: nobody starves. A lane is admitted
-while the tokens it may grow to fit the KV budget; the others wait, fair between entry nodes (round
-robin), first come first served within one.
+Theory of operation. Each sequence has a queue of chunks (a slice of the prompt, or one token). A
+pass takes either the single tokens of many sequences (decode: one batched matmul) or chunks of some
+with more to read (prefill). Where both wait, the kinds alternate, so that a decode step waits for
+at most one prefill pass. Within a kind the least recently served sequence comes first, so none
+starves. A sequence is admitted while the tokens it may grow to fit the KV budget. The others wait:
+entry nodes take turns, and within one entry first come is first served.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import Overloaded
+from exo.pipeline.stage_sequence import StageSequence
+
+# What a pass runs: a chunk of each of these sequences.
+Batch = list[tuple[StageSequence, Step]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """capacity_tokens: KV budget; max_lanes: sequences that fit in it at once.
-    chunk_tokens: longest prefill of one lane in a pass; pass_tokens: of all lanes.
-    micro_batch: below this many decoding lanes a pass takes all of them; above, `stages` passes
-    share them, so that every stage of a longer ring has work (a smaller batch costs about as much
-    as a larger one: weights are read once).
-    max_waiting: lanes that wait for memory; max_per_owner: lanes of one entry, so that none takes
-        all the places.
+    """capacity_tokens: the KV budget; max_sequences: how many fit in it at once.
+
+    chunk_tokens: the longest chunk of one prompt in a pass; pass_tokens: of all prompts together.
+    micro_batch: with fewer decoding sequences than twice this, a pass takes all of them. With more,
+        the passes of a longer ring share them, so that every stage has work at the same time. (Two
+        small batches cost more than one large batch: each reads all the weights.)
+    max_waiting: sequences that wait for memory.
+    max_per_entry: sequences of one entry node, so that no entry takes all the places.
     """
 
     capacity_tokens: int = 1 << 20
@@ -35,86 +41,53 @@ class Limits:
     pass_tokens: int = 512
     micro_batch: int = 8
     max_waiting: int = 1024
-    max_per_owner: int = 512
-    max_lanes: int = 1 << 20
+    max_per_entry: int = 512
+    max_sequences: int = 1 << 20
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Piece:
-    """`values` (token ids or hidden rows; whatever has a length and slices) go in from `position`
-    on.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerStatistics:
+    """A snapshot. ready: admitted sequences with a chunk to run; reserved_tokens: of KV."""
 
-    position: int
-    values: Any
-    sample: bool
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Work:
-    """One lane's share of a pass."""
-
-    lane_id: str
-    piece: Piece
-
-
-@dataclass(slots=True, eq=False)
-class _Lane:
-    lane_id: str
-    owner: str
-    group: str
-    reserve: int
-    pieces: deque[Piece] = field(default_factory=deque)
-
-
-def opening_pieces(tokens: tuple[int, ...], prompt_length: int, *, by_step: bool) -> list[Piece]:
-    """What a sequence begins with: all of it as a prompt or, where `by_step`, what it has produced
-    as it was then.
-    """
-    prompt = max(1, prompt_length) if by_step else len(tokens)
-    pieces = [tokens[:prompt], *((token,) for token in tokens[prompt:])]
-    starts = [0, *range(prompt, len(tokens))]
-    return [
-        Piece(start, values, sample=start + len(values) == len(tokens))
-        for start, values in zip(starts, pieces, strict=True)
-    ]
+    sequences: int = 0
+    waiting: int = 0
+    running: int = 0
+    ready: int = 0
+    reserved_tokens: int = 0
 
 
 class Scheduler:
-    """`group`: lanes of different groups (ring epochs) never share a pass."""
+    """Owns the table of the stage's sequences. Those of different epochs never share a pass."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
-        self.reserved = 0
-        self._lanes: dict[str, _Lane] = {}
-        self._owned: Counter[str] = Counter()
-        self._waiting: OrderedDict[str, deque[_Lane]] = OrderedDict()
+        self._reserved = 0
+        self._sequences: dict[str, StageSequence] = {}
+        self._per_entry: Counter[str] = Counter()
+        self._waiting: OrderedDict[str, deque[StageSequence]] = OrderedDict()  # by entry
         self._running: set[str] = set()
-        # Lanes that have a piece and are admitted, least recently served first.
-        self._decoding: OrderedDict[str, _Lane] = OrderedDict()
-        self._prefilling: OrderedDict[str, _Lane] = OrderedDict()
+        # Admitted sequences with a chunk to run, least recently served first.
+        self._decoding: OrderedDict[str, StageSequence] = OrderedDict()
+        self._prefilling: OrderedDict[str, StageSequence] = OrderedDict()
         self._decoded_last = False
-        self._admitted: list[str] = []
+        self._admitted: list[StageSequence] = []
 
-    def __contains__(self, lane_id: str) -> bool:
-        return lane_id in self._lanes
+    # -- what there is -----------------------------------------------------------------------------
 
-    def __len__(self) -> int:
-        return len(self._lanes)
+    def __contains__(self, sequence: StageSequence) -> bool:
+        return self._sequences.get(sequence.sequence_id) is sequence
 
-    def resize(self, capacity_tokens: int, max_lanes: int) -> None:
-        """The engine holds other layers now: its room is another."""
-        self.limits = replace(
-            self.limits, capacity_tokens=max(1, capacity_tokens), max_lanes=max(1, max_lanes)
-        )
-        for lane in (lane for lanes in self._waiting.values() for lane in lanes):
-            # Else it would wait for ever, first in line.
-            lane.reserve = min(lane.reserve, self.limits.capacity_tokens)
-        self._admit_waiting()
+    def __iter__(self) -> Iterator[StageSequence]:
+        """Over a copy: sequences may be closed on the way."""
+        return iter(list(self._sequences.values()))
+
+    def get(self, sequence_id: str) -> StageSequence | None:
+        return self._sequences.get(sequence_id)
 
     @property
     def waiting(self) -> int:
-        return sum(len(lanes) for lanes in self._waiting.values())
+        """Sequences that wait for memory."""
+        return sum(len(sequences) for sequences in self._waiting.values())
 
     @property
     def has_work(self) -> bool:
@@ -127,75 +100,128 @@ class Scheduler:
             len(self._running), self.limits.max_batch
         )
 
-    def is_running(self, lane_id: str) -> bool:
-        return lane_id in self._running
+    def statistics(self) -> SchedulerStatistics:
+        return SchedulerStatistics(
+            sequences=len(self._sequences),
+            waiting=self.waiting,
+            running=len(self._running),
+            ready=len(self._decoding) + len(self._prefilling),
+            reserved_tokens=self._reserved,
+        )
 
-    def open(
-        self, lane_id: str, *, owner: str, group: str, reserve: int, wait: bool = True
-    ) -> None:
-        """A new lane. `wait` False admits it at once (the first stage has admitted it already).
+    # -- admission ---------------------------------------------------------------------------------
 
-        Raises `Overloaded` when too many wait, `ValueError` for a lane that is there already.
+    def open(self, sequence: StageSequence, *, wait: bool = True) -> None:
+        """A new sequence. `wait` False admits it at once (the first stage has admitted it already).
+
+        Raises `Overloaded` when too many wait, `ValueError` for one that is open already.
         """
-        if lane_id in self._lanes:
-            raise ValueError(f"lane {lane_id!r} is open already")
-        if self._owned[owner] >= self.limits.max_per_owner:
-            raise Overloaded(f"{self._owned[owner]} sequences of {owner!r} are here already")
-        # A lane larger than the whole budget runs alone; the engine says what does not fit.
-        lane = _Lane(lane_id, owner, group, min(max(reserve, 1), self.limits.capacity_tokens))
-        if not wait or (not self._waiting and self._fits(lane)):
-            self._enter(lane)
-            self._admit(lane)
+        sequence_id, entry = sequence.sequence_id, sequence.entry
+        if sequence_id in self._sequences:
+            raise ValueError(f"sequence {sequence_id!r} is open already")
+        if self._per_entry[entry] >= self.limits.max_per_entry:
+            raise Overloaded(f"{self._per_entry[entry]} sequences of {entry!r} are here already")
+        # One that is larger than the whole budget runs alone; the engine says what does not fit.
+        sequence.reserve = min(max(sequence.reserve, 1), self.limits.capacity_tokens)
+        if not wait or (not self._waiting and self._fits(sequence)):
+            self._enter(sequence)
+            self._admit(sequence)
             return
         if self.waiting >= self.limits.max_waiting:
             raise Overloaded(f"{self.waiting} sequences wait for memory already")
-        self._enter(lane)
-        self._waiting.setdefault(owner, deque()).append(lane)
+        self._enter(sequence)
+        self._waiting.setdefault(entry, deque()).append(sequence)
 
-    def push(self, lane_id: str, piece: Piece) -> None:
-        """Raises `KeyError` for an unknown lane."""
-        lane = self._lanes[lane_id]
-        lane.pieces.append(piece)
-        if lane_id in self._running and len(lane.pieces) == 1:
-            self._ready(lane)
-
-    def close(self, lane_id: str) -> bool:
-        """Forget a lane and admit those that wait; False for one that is not here."""
-        lane = self._lanes.pop(lane_id, None)
-        if lane is None:
+    def close(self, sequence_id: str) -> bool:
+        """Forget a sequence and admit those that wait; False for one that is not here."""
+        sequence = self._sequences.pop(sequence_id, None)
+        if sequence is None:
             return False
-        self._owned[lane.owner] -= 1
-        if not self._owned[lane.owner]:
-            del self._owned[lane.owner]
-        self._decoding.pop(lane_id, None)
-        self._prefilling.pop(lane_id, None)
-        if lane_id in self._running:
-            self._running.discard(lane_id)
-            self.reserved -= lane.reserve
+        self._per_entry[sequence.entry] -= 1
+        if not self._per_entry[sequence.entry]:
+            del self._per_entry[sequence.entry]
+        self._decoding.pop(sequence_id, None)
+        self._prefilling.pop(sequence_id, None)
+        if sequence_id in self._running:
+            self._running.discard(sequence_id)
+            self._reserved -= sequence.reserve
         else:
-            self._forget_waiting(lane)
+            self._forget_waiting(sequence)
         self._admit_waiting()
         return True
 
-    def take_admitted(self) -> list[str]:
-        """The lanes admitted since this was last asked, those that are closed again left out."""
+    def resize(self, capacity_tokens: int, max_sequences: int) -> None:
+        """The engine holds other layers now, which leave it more or less memory for KV."""
+        self.limits = replace(
+            self.limits,
+            capacity_tokens=max(1, capacity_tokens),
+            max_sequences=max(1, max_sequences),
+        )
+        for sequence in (each for sequences in self._waiting.values() for each in sequences):
+            # Otherwise it would never fit, and everything behind it would wait with it.
+            sequence.reserve = min(sequence.reserve, self.limits.capacity_tokens)
+        self._admit_waiting()
+
+    def take_admitted(self) -> list[StageSequence]:
+        """The sequences admitted since the last call that are still here."""
         admitted, self._admitted = self._admitted, []
-        return [lane_id for lane_id in admitted if lane_id in self._running]
+        return [sequence for sequence in admitted if sequence in self]
 
-    def skip(self, lane_id: str, tokens: int) -> None:
-        """The first `tokens` of a lane that has not run yet need no pass: the engine knows them
-        already.
-        """
-        lane = self._lanes[lane_id]
-        first = lane.pieces[0]
-        lane.pieces[0] = Piece(first.position + tokens, first.values[tokens:], first.sample)
-        self._decoding.pop(lane_id, None)
-        self._prefilling.pop(lane_id, None)
-        self._ready(lane)
+    def _enter(self, sequence: StageSequence) -> None:
+        self._sequences[sequence.sequence_id] = sequence
+        self._per_entry[sequence.entry] += 1
 
-    def next_batch(self, stages: int = 1) -> list[Work]:
-        """What the next pass runs; [] when nothing is ready. `stages`: of the ring, for
-        micro-batches.
+    def _fits(self, sequence: StageSequence) -> bool:
+        return (
+            self._reserved + sequence.reserve <= self.limits.capacity_tokens
+            and len(self._running) < self.limits.max_sequences
+        )
+
+    def _admit(self, sequence: StageSequence) -> None:
+        self._running.add(sequence.sequence_id)
+        self._admitted.append(sequence)
+        self._reserved += sequence.reserve
+        if sequence.steps:
+            self._ready(sequence)
+
+    def _admit_waiting(self) -> None:
+        while self._waiting:
+            entry, sequences = next(iter(self._waiting.items()))
+            if not self._fits(sequences[0]):
+                return  # none overtakes it: a large sequence would starve
+            del self._waiting[entry]
+            sequence = sequences.popleft()
+            if sequences:
+                self._waiting[entry] = sequences  # at the end: it is the other entries' turn
+            self._admit(sequence)
+
+    def _forget_waiting(self, sequence: StageSequence) -> None:
+        sequences = self._waiting[sequence.entry]
+        sequences.remove(sequence)
+        if not sequences:
+            del self._waiting[sequence.entry]
+
+    # -- chunks ------------------------------------------------------------------------------------
+
+    def push(self, sequence: StageSequence, step: Step) -> None:
+        """One more chunk of a sequence that is open."""
+        sequence.steps.append(step)
+        if len(sequence.steps) == 1 and sequence.sequence_id in self._running:
+            self._ready(sequence)
+
+    def skip(self, sequence: StageSequence, tokens: int) -> None:
+        """The engine has the KV of the first `tokens` already. The sequence has not run yet."""
+        first = sequence.steps[0]
+        sequence.steps[0] = replace(
+            first, values=first.values[tokens:], position=first.position + tokens
+        )
+        self._decoding.pop(sequence.sequence_id, None)
+        self._prefilling.pop(sequence.sequence_id, None)
+        self._ready(sequence)
+
+    def next_batch(self, stages: int = 1) -> Batch:
+        """What the next pass runs; empty when nothing is ready. `stages`: passes that share the
+        decoding sequences (see `Limits.micro_batch`).
         """
         if not self.has_work:
             return []
@@ -203,80 +229,51 @@ class Scheduler:
         self._decoded_last = decode
         return self._decode_batch(stages) if decode else self._prefill_batch()
 
-    def _decode_batch(self, stages: int) -> list[Work]:
-        group = next(iter(self._decoding.values())).group
-        lanes = [lane for lane in self._decoding.values() if lane.group == group]
-        for lane in (chosen := lanes[: self._batch_size(len(self._running), stages)]):
-            del self._decoding[lane.lane_id]
-        return [self._take(lane, 1) for lane in chosen]
+    def _decode_batch(self, stages: int) -> Batch:
+        chosen = self._of_one_epoch(self._decoding)[: self._batch_size(stages)]
+        for sequence in chosen:
+            del self._decoding[sequence.sequence_id]
+        return [(sequence, self._take(sequence, 1)) for sequence in chosen]
 
-    def _batch_size(self, live: int, stages: int) -> int:
-        if stages <= 1 or live < 2 * self.limits.micro_batch:
+    def _batch_size(self, stages: int) -> int:
+        running = len(self._running)
+        if stages <= 1 or running < 2 * self.limits.micro_batch:
             return self.limits.max_batch
-        return min(self.limits.max_batch, max(self.limits.micro_batch, -(-live // stages)))
+        return min(self.limits.max_batch, max(self.limits.micro_batch, -(-running // stages)))
 
-    def _prefill_batch(self) -> list[Work]:
-        group = next(iter(self._prefilling.values())).group
+    def _prefill_batch(self) -> Batch:
         left = self.limits.pass_tokens
-        batch: list[Work] = []
-        for lane in [lane for lane in self._prefilling.values() if lane.group == group]:
+        batch: Batch = []
+        for sequence in self._of_one_epoch(self._prefilling):
             if left <= 0 or len(batch) >= self.limits.max_batch:
                 break
-            del self._prefilling[lane.lane_id]
-            work = self._take(lane, min(left, self.limits.chunk_tokens))
-            left -= len(work.piece.values)
-            batch.append(work)
+            del self._prefilling[sequence.sequence_id]
+            step = self._take(sequence, min(left, self.limits.chunk_tokens))
+            left -= len(step.values)
+            batch.append((sequence, step))
         return batch
 
-    def _take(self, lane: _Lane, tokens: int) -> Work:
-        """A rest of one token goes along: alone it would be a step of decoding, which engines may
-        round otherwise.
+    def _of_one_epoch(self, kind: OrderedDict[str, StageSequence]) -> list[StageSequence]:
+        """Those whose epoch is that of the first: a pass runs one shard."""
+        epoch = next(iter(kind.values())).assignment.epoch
+        return [sequence for sequence in kind.values() if sequence.assignment.epoch == epoch]
+
+    def _take(self, sequence: StageSequence, tokens: int) -> Step:
+        """The next chunk, cut to `tokens`.
+
+        A remainder of one token goes along with it. Alone it would run as a decode step, and
+        engines may round that differently.
         """
-        piece = lane.pieces.popleft()
-        tokens = max(tokens, 2) if len(piece.values) > 1 else tokens
-        if len(piece.values) > tokens + 1:
-            lane.pieces.appendleft(
-                Piece(piece.position + tokens, piece.values[tokens:], piece.sample)
-            )
-            piece = Piece(piece.position, piece.values[:tokens], False)
-        if lane.pieces:
-            self._ready(lane)
-        return Work(lane.lane_id, piece)
+        step = sequence.steps.popleft()
+        tokens = max(tokens, 2) if len(step.values) > 1 else tokens
+        if len(step.values) > tokens + 1:
+            rest = replace(step, values=step.values[tokens:], position=step.position + tokens)
+            sequence.steps.appendleft(rest)
+            step = replace(step, values=step.values[:tokens], rows="none")
+        if sequence.steps:
+            self._ready(sequence)
+        return step
 
-    def _ready(self, lane: _Lane) -> None:
-        kind = self._decoding if len(lane.pieces[0].values) == 1 else self._prefilling
-        kind[lane.lane_id] = lane
-
-    def _enter(self, lane: _Lane) -> None:
-        self._lanes[lane.lane_id] = lane
-        self._owned[lane.owner] += 1
-
-    def _fits(self, lane: _Lane) -> bool:
-        return (
-            self.reserved + lane.reserve <= self.limits.capacity_tokens
-            and len(self._running) < self.limits.max_lanes
-        )
-
-    def _admit(self, lane: _Lane) -> None:
-        self._running.add(lane.lane_id)
-        self._admitted.append(lane.lane_id)
-        self.reserved += lane.reserve
-        if lane.pieces:
-            self._ready(lane)
-
-    def _admit_waiting(self) -> None:
-        while self._waiting:
-            owner, lanes = next(iter(self._waiting.items()))
-            if not self._fits(lanes[0]):
-                return  # nobody overtakes: a large one would starve
-            del self._waiting[owner]
-            lane = lanes.popleft()
-            if lanes:
-                self._waiting[owner] = lanes  # to the end: the other owners come first
-            self._admit(lane)
-
-    def _forget_waiting(self, lane: _Lane) -> None:
-        lanes = self._waiting[lane.owner]
-        lanes.remove(lane)
-        if not lanes:
-            del self._waiting[lane.owner]
+    def _ready(self, sequence: StageSequence) -> None:
+        kind = self._decoding if len(sequence.steps[0].values) == 1 else self._prefilling
+        kind[sequence.sequence_id] = sequence

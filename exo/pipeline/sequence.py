@@ -1,5 +1,5 @@
-"""`OwnedSequence`: one request at its entry node: what was produced, where it runs now, and how it
-goes on. No I/O.
+"""`OwnedSequence`: one sequence at its entry node: what it has produced, where it runs now, and how
+it goes on. No I/O.
 """
 
 from __future__ import annotations
@@ -17,20 +17,24 @@ from exo.topology import RingPlan
 class Phase(StrEnum):
     WAITING = "waiting"  # for a ring that can run it
     RUNNING = "running"
-    COMPLETE = "complete"  # all tokens are here; the caller has not taken them all
+    COMPLETE = "complete"  # all tokens are here; the caller has not taken all of them
 
 
 class OwnedSequence:
-    """`key` is unique in the cluster; `lane_id` besides differs for each attempt, so that no stage
-    mixes them up.
+    """base_id: unique among all nodes. `sequence_id` adds the number of the attempt: a late message
+    of an abandoned attempt then belongs to no sequence, instead of to the wrong one.
 
     Times are those of the event loop's clock, in seconds.
     """
 
     def __init__(
-        self, key: str, request: GenerationRequest, is_end: Callable[[int, int], bool], now: float
+        self,
+        base_id: str,
+        request: GenerationRequest,
+        is_end: Callable[[int, int], bool],
+        now: float,
     ) -> None:
-        self.key = key
+        self.base_id = base_id
         self.request = request
         self.opened_at = self.progress_at = self.waiting_since = self.placed_at = now
         self.phase = Phase.WAITING
@@ -46,34 +50,48 @@ class OwnedSequence:
         self._is_end = is_end
 
     @property
-    def lane_id(self) -> str:
-        return f"{self.key}/{self.attempt}"
+    def sequence_id(self) -> str:
+        return f"{self.base_id}/{self.attempt}"
+
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
 
     @property
     def length(self) -> int:
         return len(self.request.prompt_tokens) + len(self.produced)
 
-    def place(self, plan: RingPlan, entry: str, max_length: int, now: float) -> Open:
-        """A new attempt on `plan`; the message that begins it."""
+    @property
+    def nodes(self) -> list[str]:
+        """Of the plan it runs on, in the order of the ring; none while it waits."""
+        return [] if self.plan is None else [stage.node_id for stage in self.plan.stages]
+
+    def place(self, plan: RingPlan, entry: str, now: float) -> Open:
+        """A new attempt on `plan`; the message that begins it.
+
+        What was produced so far follows the prompt, so the ring continues where the last attempt
+        ended. `prompt_length` keeps the two apart, for penalties, constraints and engines
+        that replay by step.
+        """
+        request = self.request
         self.attempt += 1
         self.fresh = True
         self.placed_at = now
         self.plan = plan
         self.phase = Phase.RUNNING
         return Open(
-            sequence_id=self.lane_id,
+            sequence_id=self.sequence_id,
             epoch=plan.epoch,
             entry=entry,
-            tokens=(*self.request.prompt_tokens, *self.produced),
-            prompt_length=len(self.request.prompt_tokens),
-            params=self.request.params,
-            max_length=max_length,
+            tokens=(*request.prompt_tokens, *self.produced),
+            prompt_length=len(request.prompt_tokens),
+            params=request.params,
+            max_length=len(request.prompt_tokens) + request.max_tokens,
+            request_id=request.request_id,
         )
 
     def accept(self, token: Token, now: float) -> bool:
-        """Take the token if it is the next one; False for one that is not (a late one of an
-        abandoned attempt).
-        """
+        """Take the token if it is the next one; False for a duplicate or a late one."""
         if self.phase is not Phase.RUNNING or token.position != self.length:
             return False
         self.produced.append(token.token)
@@ -87,7 +105,7 @@ class OwnedSequence:
         return True
 
     def abandon(self, reason: str, now: float) -> None:
-        """The attempt is over; the next one goes on behind what was produced."""
+        """The attempt is over; the next one continues after what was produced."""
         if self.phase is Phase.RUNNING:
             if self.failures == 0:
                 self.waiting_since = now
@@ -103,11 +121,10 @@ class OwnedSequence:
             self.wake.set()
 
 
-def is_entry_of(node_id: str, lane_id: str) -> bool:
-    """Whether the lane's id was given out by that node: `NODE.INCARNATION/NUMBER/ATTEMPT` (see
-    `Frontend`'s prefix).
+def is_entry_of(node_id: str, sequence_id: str) -> bool:
+    """Whether that node gave out the id: `NODE.INCARNATION/NUMBER/ATTEMPT` (see `Frontend`).
 
-    Ids can be guessed. Without this check a peer could open or close what is another's.
+    Ids can be guessed. Without this check a peer could open or close the sequences of another.
     """
-    key = lane_id.rsplit("/", 2)[0]
-    return key.rpartition(".")[0] == node_id[:64]
+    base = sequence_id.rsplit("/", 2)[0]
+    return base.rpartition(".")[0] == node_id[:64]

@@ -7,16 +7,27 @@ from __future__ import annotations
 from typing import Protocol
 
 from exo.inference.generation import FinishReason, GenerationChunk, GenerationRequest, TokenLogprob
-from exo.inference.text.tokenizer import StopMatcher
+from exo.inference.text.detokenizer import IncrementalDetokenizer, StopMatcher
+from exo.inference.text.tokenizer import Tokenizer
 from exo.networking.messages import Token
 
 
 class Detokenizer(Protocol):
-    """`exo.inference.text.tokenizer.IncrementalDetokenizer` is one."""
+    """`exo.inference.text.detokenizer.IncrementalDetokenizer` is one."""
 
     def push(self, token: int) -> str: ...
 
     def flush(self) -> str: ...
+
+
+class NoText:
+    """The detokenizer of a model without a tokenizer: its answers are token ids only."""
+
+    def push(self, token: int) -> str:
+        return ""
+
+    def flush(self) -> str:
+        return ""
 
 
 class Transcript:
@@ -31,12 +42,19 @@ class Transcript:
         self._ends = frozenset() if request.ignore_eos else ends
         self._count = 0
 
+    @classmethod
+    def of(
+        cls, request: GenerationRequest, tokenizer: Tokenizer | None, ends: frozenset[int]
+    ) -> Transcript:
+        detokenizer = NoText() if tokenizer is None else IncrementalDetokenizer(tokenizer)
+        return cls(request, detokenizer, ends)
+
     def is_end(self, token: int, count: int) -> bool:
         """Whether the answer ends with `token` as its `count`-th, stop strings aside."""
         return token in self._ends or count >= self._request.max_tokens
 
     def push(self, token: Token) -> GenerationChunk:
-        """The next token; its chunk has a `finish_reason` when it is the last one."""
+        """The next token. Its chunk has a `finish_reason` when it is the last one."""
         self._count += 1
         if token.token in self._ends:
             return self._last(FinishReason.STOP)
@@ -61,18 +79,23 @@ class Transcript:
     def _chunk(
         self, text: str, token: Token | None, reason: FinishReason | None
     ) -> GenerationChunk:
-        chosen = (
-            None
-            if token is None or token.logprob is None
-            else TokenLogprob(token=token.token, logprob=token.logprob)
-        )
-        top = token.top_logprobs if token is not None else ()
         return GenerationChunk(
             text=text,
             tokens=() if token is None else (token.token,),
-            logprob=chosen,
-            top_logprobs=tuple(TokenLogprob(token=each, logprob=value) for each, value in top),
+            logprob=_chosen(token),
+            top_logprobs=_top(token),
             finish_reason=reason,
             prompt_tokens=len(self._request.prompt_tokens),
             completion_tokens=self._count,
         )
+
+
+def _chosen(token: Token | None) -> TokenLogprob | None:
+    if token is None or token.logprob is None:
+        return None
+    return TokenLogprob(token=token.token, logprob=token.logprob)
+
+
+def _top(token: Token | None) -> tuple[TokenLogprob, ...]:
+    pairs = () if token is None else token.top_logprobs
+    return tuple(TokenLogprob(token=each, logprob=value) for each, value in pairs)

@@ -1,44 +1,44 @@
-"""`PassWatchdog`: whether the work that a stage has in hand goes on, or hangs. Pure: no clock, no
-engine, time is handed in.
+"""`PassWatchdog`: whether the work of a stage goes on, or hangs. Pure: no clock and no engine; time
+is passed in.
 
-A pass may take what it takes: what it took before, by rows and in all, sets how long one may go
-without a sign of progress. Silence is counted in ticks of the node's own loop, so that a stopped
-process or a stalled loop is never
-taken for a stuck engine. What was stuck counts as well again only after some quiet: a plan is dear
-to change.
+A pass may take as long as passes do on this machine. How long earlier ones took, per row and in
+all, decides how long one may go without a sign of progress. Silence is counted in ticks of the
+node's own loop, so that a stopped process or a blocked loop is never taken for a stuck engine. A
+stage that was stuck counts as working again only after a quiet while: each change means a new plan,
+and plans are expensive to change.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-# Over what passes take, so that a busy machine, a swapped-out page or a cold cache makes nobody
-# stuck.
+# Allowed over what passes usually take: a busy machine, a swapped-out page or a cold cache makes no
+# stage stuck.
 TIMES_USUAL: Final = 10.0
-# Before the first pass nothing is known, and weights may still be on a slow disk: this many times
-# the patience.
+# Before the first pass nothing is known, and weights may still have to come from a slow disk: this
+# many times the patience.
 TIMES_FIRST: Final = 10.0
-# What counts as usual falls by this with each pass: one slow pass is not remembered for ever.
+# What counts as usual shrinks by this with each pass, so that one slow pass is forgotten in time.
 FADE: Final = 0.95
-# A tick that comes later than this (seconds) is our own stall, and counts as no more.
+# Seconds. A tick that comes later than this was delayed by our own loop, and counts as this long.
 LONGEST_TICK: Final = 2.0
 
 
 class PassWatchdog:
     """patience: seconds without a sign of progress, on top of what passes usually take, after which
-    it is stuck.
+    the stage is stuck.
     """
 
     def __init__(self, patience: float = 30.0) -> None:
         self._patience = patience
-        self._rows = 0  # of the pass in hand
+        self._rows = 0  # of the pass that runs
         self._longest = 0.0
         self._per_row = 0.0
         self._silence = self._quiet = 0.0
         self._told_ms = 0
         self._mark: int | None = None
         self._ticked: float | None = None
-        # "" while work goes on. The same for as long as it lasts: peers are told it once.
+        # "" while work goes on. It does not change while it lasts: peers are told once.
         self.reason = ""
 
     @property
@@ -47,13 +47,13 @@ class PassWatchdog:
 
     @property
     def usual(self) -> float:
-        """Seconds of the longest passes of late; 0.0 before the first."""
+        """Seconds that the longest of the recent passes took; 0.0 before the first."""
         return self._longest
 
     @property
     def usual_ms(self) -> int:
-        """The same for others to know: a power of two, and at most four times too high, so that it
-        changes rarely.
+        """`usual` for the offer: a power of two, at most four times too high, so that it changes
+        rarely.
         """
         level = 1 << max(4, (int(1000 * self._longest) - 1).bit_length()) if self._longest else 0
         if level > self._told_ms or 4 * level < self._told_ms:
@@ -62,13 +62,13 @@ class PassWatchdog:
 
     @property
     def allowed(self) -> float:
-        """Seconds that the pass in hand may go without a sign of progress."""
+        """Seconds that the pass that runs may go without a sign of progress."""
         if not self._longest:
             return TIMES_FIRST * self._patience
         return self._patience + TIMES_USUAL * max(self._longest, self._per_row * self._rows)
 
     def forget(self) -> None:
-        """Another life of the stage begins. What passes take is still so."""
+        """The stage starts again. What passes take on this machine stays known."""
         self._rows, self._silence, self._quiet, self.reason = 0, 0.0, 0.0, ""
 
     def begin(self, rows: int) -> None:
@@ -81,7 +81,7 @@ class PassWatchdog:
         self._rows = 0
 
     def tick(self, now: float, *, busy: bool, mark: int) -> None:
-        """busy: there is work in hand or queued. mark: differs whenever anything of it was done."""
+        """busy: a pass runs, or chunks wait for one. mark: changes whenever work gets ahead."""
         passed = 0.0 if self._ticked is None else max(0.0, min(now - self._ticked, LONGEST_TICK))
         self._ticked = now
         moves = not busy or mark != self._mark
@@ -97,6 +97,6 @@ class PassWatchdog:
         usual = (
             f"passes took up to {self.usual:.2g} s before"
             if self.usual
-            else "no pass was over before"
+            else "no pass has ended before"
         )
         return f"a forward pass has made no progress for {self.allowed:.3g} s ({usual})"

@@ -1,10 +1,9 @@
-"""Who plans together: from what a node sees to the members that see each other. Pure.
+"""Which nodes plan together: from what a node sees to the members that see each other. Pure.
 
-Two nodes count as connected when each reports the other. Where a link is cut between some of them
-only, the members are a clique picked greedily by id, so that nodes with the same information pick
-the same one; a node left out finds
-that its ring never forms, and says so. A clique is never two: an epoch serves only when all its
-stages adopted it.
+Two nodes count as connected when each reports the other. Where a connection is cut between some of
+them only, the members are a clique that is picked greedily by id, so that nodes with the same
+information pick the same one. A node that is left out finds that its ring never forms, and says so.
+Two cliques never serve at once: an epoch is in force only when all its stages adopted it.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ from exo.topology import ModelFootprint, NodeOffer, NodeState, NoPlan, RingPlan
 
 
 def members(own_id: str, offers: Mapping[str, NodeOffer]) -> list[NodeOffer]:
-    """offers: newest offer by node id, the own one among them. Sorted by id; always with the own
-    one.
+    """offers: the newest offer of each node, this one's among them, by id.
+
+    The result is sorted by id and always has this node in it.
     """
 
     def linked(one: str, two: str) -> bool:
@@ -24,27 +24,26 @@ def members(own_id: str, offers: Mapping[str, NodeOffer]) -> list[NodeOffer]:
 
     chosen: list[str] = []
     for node_id in sorted(offers):
-        # The own node must be in it: whoever it has no link with is out of its view anyway.
-        beside_me = node_id == own_id or linked(node_id, own_id)
-        if beside_me and all(linked(node_id, other) for other in chosen):
+        # This node has to be in it, so a node that it has no link with cannot be.
+        fits_own = node_id == own_id or linked(node_id, own_id)
+        if fits_own and all(linked(node_id, other) for other in chosen):
             chosen.append(node_id)
     return [offers[node_id] for node_id in chosen]
 
 
 def able(view: list[NodeOffer]) -> list[NodeOffer]:
-    """The view without the nodes that say of themselves that they are stuck: through those nothing
-    comes.
+    """The view without the nodes that say of themselves that they are stuck.
 
-    Nobody else's word counts for this, or a node could put another out of the ring.
+    Only a node's own word counts for this. Otherwise one node could put another out of the ring.
     """
     return [offer for offer in view if not offer.stuck]
 
 
 def without_slow(view: list[NodeOffer]) -> list[NodeOffer]:
-    """The view without the nodes that all others call slow; the same view where that would leave
-    fewer than two.
+    """The view without the nodes that all others call slow; the same view where fewer than two
+    would be left.
 
-    With two nodes nobody can tell which one is slow: both stay.
+    With two nodes it cannot be told which of them is slow, so both stay.
     """
     if len(view) < 3:
         return view
@@ -59,10 +58,9 @@ def _is_slow(node_id: str, view: Iterable[NodeOffer]) -> bool:
 
 
 def without_newcomers(view: list[NodeOffer]) -> list[NodeOffer]:
-    """Where a ring serves already, the view without the nodes that have yet to fetch and load their
-    layers.
-
-    They say that they are ready by being `SERVING`: nobody's stream waits for their download.
+    """Where a ring serves already: the view without the nodes that have yet to fetch and load
+    their layers, so that no stream waits for a download. A newcomer says that it has loaded by
+    becoming `SERVING`.
     """
     if not any(offer.state is NodeState.SERVING for offer in view):
         return view
@@ -78,10 +76,8 @@ def plan_members(
     model: ModelFootprint,
     partition: Callable[[Iterable[NodeOffer], ModelFootprint], RingPlan],
 ) -> RingPlan:
-    """The plan of the view: without newcomers and slow nodes where the rest can hold the model.
-    Raises `NoPlan`.
-
-    Never with nodes that are stuck.
+    """The plan of the view: without newcomers and slow nodes where the rest can hold the model, and
+    never with nodes that are stuck. Raises `NoPlan`.
     """
     stuck = [f"node {offer.node_id!r} is stuck: {offer.stuck}" for offer in view if offer.stuck]
     try:
@@ -103,12 +99,12 @@ def _plan_able(
             try:
                 return partition(fewer, model)
             except NoPlan:
-                continue  # better slow than not at all
+                continue  # a slow ring is better than none
     return partition(view, model)
 
 
 def unconfirmed(plan: RingPlan, offers: Mapping[str, NodeOffer]) -> list[str]:
-    """The stages that have not adopted this plan's epoch (as far as their newest offers tell), in
+    """The stages that have not adopted this plan's epoch, as far as their newest offers tell, in
     ring order.
     """
     return [

@@ -1,12 +1,20 @@
-"""`Rollout`: how this node gets from the view to the plan it serves, and to the plan in force.
-Knows no messages.
+"""`Rollout`: how this node gets from the membership view to the plan it has adopted, and from there
+to the plan in force. It knows no messages.
 
-Theory of operation. A step plans (pure, the same on every node), makes the engine hold this node's
-layers, serves the plan's epoch and says so in the offer: the plan is *adopted*. It is *in force*
-here once every stage says that it has adopted it. New layers are loaded beside the old ones where
-both fit, and until the new plan is in force everything goes on by the old one; sequences that run
-on it then end there. Where they do not fit the old epochs end first: their sequences wait for the
-load and are replayed.
+Theory of operation. A step makes a plan (a pure function of the view, so every node makes the same
+one), makes the engine hold this node's layers, starts to serve the plan's epoch, and says so in
+this node's offer: now the plan is *adopted* here. It is *in force* here once the offers of all its
+stages say that they adopted it. No node decides that for another, and no message is needed beyond
+the heartbeats.
+
+New layers are loaded beside the old ones where both fit. Until the new plan is in force, everything
+goes on by the old one, and sequences that run on the old one end there. Where both do not fit, the
+old epochs end first: their sequences wait for the load and are replayed.
+
+A load can take minutes, and the view can change meanwhile. So a step that waits for a load also
+watches for changes of the view. When the changed view asks for other layers, the load is of no use
+and is cancelled: the step is *superseded*, and the next one starts from the new view. See
+`Rollout._load`.
 """
 
 from __future__ import annotations
@@ -22,12 +30,13 @@ from exo.pipeline.frontend import Frontend
 from exo.pipeline.stage import Stage
 from exo.ring import membership
 from exo.ring.membership_view import MembershipView
+from exo.ring.plan_in_force import PlanInForce
 from exo.ring.shard_manager import ShardManager
 from exo.topology import ModelFootprint, NodeOffer, NodeState, NoPlan, RingPlan
 
 log = logging.getLogger(__name__)
-# Changes come in bursts (three nodes start at once): wait this long for the next before planning.
-# Seconds.
+# Changes come in bursts (three nodes start at once): wait this many seconds for the next one before
+# planning.
 SETTLE = 0.05
 Partition = Callable[[Iterable[NodeOffer], ModelFootprint], RingPlan]
 
@@ -37,65 +46,57 @@ class CannotHold(Exception):
 
 
 class _Superseded(Exception):
-    """While it loaded, the view changed: other layers are asked for now."""
+    """The view changed while layers were loading, and it asks for other layers now."""
 
 
 class Rollout:
-    """changed: set whenever the view has changed. change_offer: changes the own offer and tells the
-    peers.
+    """model: the footprint of the model served; asked once the node has found its model.
+    changed: set whenever something has changed that the plan depends on.
+    change_offer: changes fields of this node's offer and announces it to the peers.
     """
 
     def __init__(
         self,
         view: MembershipView,
         stage: Stage,
-        entry: Frontend,
-        model: ModelFootprint,
-        holder: ShardManager,
+        frontend: Frontend,
+        shards: ShardManager,
+        in_force: PlanInForce,
         *,
+        model: Callable[[], ModelFootprint],
         partition: Partition,
         changed: asyncio.Event,
         change_offer: Callable[..., None],
     ) -> None:
-        self._view, self._stage, self._entry = view, stage, entry
-        self.model = model
-        self.holder = holder
+        self._view, self._stage, self._frontend = view, stage, frontend
+        self._shards = shards
+        self._in_force = in_force
+        self._model = model
         self._partition = partition
         self._changed = changed
         self._change_offer = change_offer
         self._idle: set[str] = set()
-        self._reason = "the node has not started"
         self.adopted: RingPlan | None = None
-        self.plan: RingPlan | None = None  # in force
-
-    @property
-    def reason(self) -> str:
-        """Why there is no plan in force; "" while there is one."""
-        return "" if self.plan is not None else self.holder.fault or self._reason
 
     def close(self) -> None:
-        self.plan = self.adopted = None
-        self.holder.forget()
-        self._reason = "the node is closed"
-
-    def hinder(self, error: Exception) -> None:
-        """A step failed: until the next one this is why there is no plan."""
-        self._reason = f"the plan could not be adopted: {error}"
+        self.adopted = None
+        self._idle.clear()
+        self._shards.forget()
+        self._in_force.withdraw("the node is closed")
 
     # -- steps -------------------------------------------------------------------------------------
 
     async def step(self) -> bool:
-        """Follow the view; whether that came to an end before the view asked for something else.
-
-        Raises `CannotHold`.
+        """Follow the view. Returns False where the view asked for something else before this was
+        done. Raises `CannotHold`.
         """
         try:
-            plan, newcomer = self._wanted()
+            plan, is_newcomer = self._plan()
         except NoPlan as error:
-            self._without_plan(str(error))
+            self._go_on_without_plan(str(error))
             return True
         try:
-            if newcomer:
+            if is_newcomer:
                 await self._prepare(plan)
             else:
                 await self._follow(plan)
@@ -105,26 +106,27 @@ class Rollout:
         await self._drop_unused()
         return True
 
-    def _wanted(self) -> tuple[RingPlan, bool]:
-        """What the view asks for; whether this node is to be counted in only once it is loaded.
-        Raises `NoPlan`.
+    def _plan(self) -> tuple[RingPlan, bool]:
+        """The plan that the view asks for, and whether this node only prepares for it: then the
+        others count this node in when it has loaded. Raises `NoPlan`.
         """
         seen = membership.members(self._view.own_id, self._view.all_offers())
-        plan = membership.plan_members(seen, self.model, self._partition)
+        model = self._model()
+        plan = membership.plan_members(seen, model, self._partition)
         if membership.is_newcomer(self._view.own_offer()) and not is_member(
             plan, self._view.own_id
         ):
-            return self._partition(membership.without_slow(membership.able(seen)), self.model), True
+            return self._partition(membership.without_slow(membership.able(seen)), model), True
         return plan, False
 
     async def _prepare(self, plan: RingPlan) -> None:
-        """The others serve already: load what will be this node's share, then tell them to count it
-        in.
+        """The others serve already: load what will be this node's share, then say that it can be
+        counted in.
         """
         assignment = Assignment.of(plan, self._view.own_id)
         if assignment is not None:
             await self._hold(assignment.shard)
-        self._reason = "joining the ring"
+        self._in_force.explain("joining the ring")
         self._change_offer(state=NodeState.SERVING)
         self._changed.set()
 
@@ -137,23 +139,26 @@ class Rollout:
         assignment = Assignment.of(plan, self._view.own_id)
         if assignment is not None:
             await self._hold(assignment.shard)
-            here = [self._view.is_local(node_id) for node_id in assignment.nodes]
-            self._stage.serve(assignment, together=all(here))
+            on_this_machine = [self._view.is_local(node_id) for node_id in assignment.nodes]
+            self._stage.serve(assignment, together=all(on_this_machine))
         self.adopted = plan
         self._change_offer(epoch=plan.epoch)
         log.info("adopted epoch %s: %s", plan.epoch, ", ".join(map(str, plan.stages)))
 
-    def _without_plan(self, reason: str) -> None:
+    def _go_on_without_plan(self, reason: str) -> None:
         """An adopted plan goes on while all its stages are there (all of them may be leaving)."""
         if not self._is_whole(self.adopted):
             self.adopted = None
             self._change_offer(epoch="")
-        if self.plan is not None and not self._is_whole(self.plan):
-            self.plan = None
-        self._reason = reason
+        if self._is_whole(self._in_force.plan):
+            self._in_force.explain(reason)
+        else:
+            self._in_force.withdraw(reason)
 
     def _is_whole(self, plan: RingPlan | None) -> bool:
-        """Whether each stage is there and not stuck, and hears this node as this node hears it."""
+        """Whether each stage is there and not stuck, and is connected to this node in both
+        directions.
+        """
         offers, own = self._view.all_offers(), self._view.own_id
         nodes = [] if plan is None else [stage.node_id for stage in plan.stages]
         return plan is not None and all(
@@ -166,34 +171,37 @@ class Rollout:
     # -- layers ------------------------------------------------------------------------------------
 
     async def _hold(self, shard: Shard) -> None:
-        """Make the engine hold the shard: beside what it holds if it can, else in place of that."""
-        if shard in self.holder.held:
+        """Make the engine hold the shard: beside what it holds where it can, else in its place."""
+        if shard in self._shards.held:
             return
         lack = await self._make_room(shard)
         if lack:
             self._stop_serving(shard, lack)
-        elif self.plan is None:
-            self._reason = f"loading layers {_span(shard)}"
+        else:
+            self._in_force.explain(f"loading layers {_span(shard)}")
         try:
-            await self._load(shard, beside=bool(self.holder.held) and not lack)
+            await self._load(shard, beside=bool(self._shards.held) and not lack)
         except _Superseded:
             raise
         except Exception as error:
             raise CannotHold(f"layers {_span(shard)}: {error}") from error
 
     async def _make_room(self, shard: Shard) -> str:
-        """Why the shard does not fit beside what is held, once earlier epochs have made room; ""
-        where it does.
+        """Let earlier epochs end until the shard fits beside what is held. Returns why it does not
+        fit even then, or "".
 
-        Their sequences are replayed on the plan in force, which has its layers here: a prefill, no
-        load.
+        Their sequences are replayed on the plan in force, whose layers are here: that costs them a
+        prefill, but no load.
         """
         await self._drop_unused()
+        in_force = self._in_force.plan
         earlier = [
-            epoch for epoch in self._stage.epochs if self.plan is None or epoch != self.plan.epoch
+            epoch for epoch in self._stage.epochs if in_force is None or epoch != in_force.epoch
         ]
         offered = self._view.own_offer().memory_mib
-        while self.holder.held and (lack := self.holder.lack(shard, offered, self._stage.reserved)):
+        while self._shards.held and (
+            lack := self._shards.lack(shard, offered, self._stage.reserved)
+        ):
             if not earlier:
                 return lack
             self._stage.retire(earlier.pop(0), "its layers make room for newer ones")
@@ -201,35 +209,45 @@ class Rollout:
         return ""
 
     def _stop_serving(self, shard: Shard, lack: str) -> None:
-        old = ", ".join(_span(held) for held in self.holder.held)
-        self._reason = f"loading layers {_span(shard)} in place of {old}: {lack}"
-        log.warning("streams wait: %s", self._reason)
+        old = ", ".join(_span(held) for held in self._shards.held)
+        reason = f"loading layers {_span(shard)} in place of {old}: {lack}"
+        log.warning("streams wait: %s", reason)
         for epoch in self._stage.epochs:
             self._stage.retire(epoch, f"node {self._view.own_id!r} loads other layers")
-        self.plan = self.adopted = None
+        self.adopted = None
+        self._in_force.withdraw(reason)
         self._change_offer(epoch="")
 
     async def _load(self, shard: Shard, *, beside: bool) -> None:
-        """Raises `_Superseded` as soon as the view asks for another shard: nobody is to wait for
-        this one then.
+        """Load, and watch the view meanwhile. Raises `_Superseded` as soon as the view asks for
+        another shard.
+
+        Two things must not go wrong here. A load must never be left running: the engine would hold
+        layers that the shard manager does not know. So on every way out, the load has ended before
+        this returns. And no change of the view may be lost: `changed` is cleared to wait for the
+        *next* change, and the step that called this has planned before that. So `changed` is set
+        again at the end, and one more step follows. That step mostly finds nothing to do.
+
+        An engine that holds one shard at a time has given up its old layers already. It is left to
+        finish: cancelling would leave the node with no layers at all.
         """
-        loading = asyncio.ensure_future(self.holder.hold(shard, beside=beside))
-        seen = False
+        loading = asyncio.ensure_future(self._shards.hold(shard, beside=beside))
+        view_changed = False
         try:
             while not await self._is_over(loading):
-                seen = True
-                if self.holder.several and self._is_superseded(shard):
+                view_changed = True
+                if self._shards.several and self._is_superseded(shard):
                     raise _Superseded
             await loading
         finally:
             if not loading.done():
                 loading.cancel()
                 await asyncio.wait({loading})
-            if seen:
-                self._changed.set()  # what this took notice of has yet to be followed
+            if view_changed:
+                self._changed.set()
 
     async def _is_over(self, loading: asyncio.Future[None]) -> bool:
-        """Wait for the load, or for a change of the view."""
+        """Wait until the load ends (True) or the view changes and has settled (False)."""
         change = asyncio.ensure_future(self._changed.wait())
         either: set[asyncio.Future[Any]] = {loading, change}
         try:
@@ -244,15 +262,17 @@ class Rollout:
 
     def _is_superseded(self, shard: Shard) -> bool:
         try:
-            assignment = Assignment.of(self._wanted()[0], self._view.own_id)
+            assignment = Assignment.of(self._plan()[0], self._view.own_id)
         except NoPlan:
-            return False  # whoever is missing may be back: these layers are as good a guess as any
+            return False  # a missing node may come back: these layers are as good a guess as any
         return assignment is None or assignment.shard != shard
 
     async def _drop_unused(self) -> None:
-        """Without any epoch the newest stay: a newcomer's layers belong to none yet."""
+        """Give back the shards that no epoch uses. Where there is no epoch, the newest shard stays:
+        it may be a newcomer's, and belong to none yet.
+        """
         used = {assignment.shard for assignment in self._stage.epochs.values()}
-        if await self.holder.keep(used or self.holder.held[-1:]):
+        if await self._shards.keep(used or self._shards.held[-1:]):
             self._stage.fit()
 
     # -- in force ----------------------------------------------------------------------------------
@@ -261,45 +281,49 @@ class Rollout:
         offers = self._view.all_offers()
         missing = membership.unconfirmed(plan, offers)
         if missing:
-            self.look_again()
-            self._reason = f"waiting for {', '.join(missing)} to adopt the plan"
+            self.check_plan_in_force()
+            self._in_force.explain(f"waiting for {', '.join(missing)} to adopt the plan")
             return
         if self._view.own_offer().state is NodeState.JOINING:
             self._change_offer(state=NodeState.SERVING)
-        if self.plan is None or self.plan.epoch != plan.epoch:
-            self.plan = plan
+        current = self._in_force.plan
+        if current is None or current.epoch != plan.epoch:
+            self._in_force.put(plan)
             log.info("epoch %s is in force", plan.epoch)
         outsiders = {node_id for node_id in offers if not is_member(plan, node_id)}
-        self._entry.leave(membership.leaving_nodes(offers) | outsiders, plan.epoch)
+        self._frontend.leave(membership.leaving_nodes(offers) | outsiders, plan.epoch)
 
-    def look_again(self) -> None:
-        """The plan in force is so no more once a stage is gone, or says that it serves nothing."""
-        if self.plan is None:
+    def check_plan_in_force(self) -> None:
+        """Withdraw the plan in force once one of its stages is gone or says that it serves
+        nothing.
+        """
+        plan = self._in_force.plan
+        if plan is None:
             return
         offers = self._view.all_offers()
         idle = [
-            each.node_id
-            for each in self.plan.stages
-            if each.node_id not in offers or not offers[each.node_id].epoch
+            stage.node_id
+            for stage in plan.stages
+            if stage.node_id not in offers or not offers[stage.node_id].epoch
         ]
         if idle:
-            self.plan = None
-            self._reason = f"waiting for {', '.join(idle)} to load other layers"
+            self._in_force.withdraw(f"waiting for {', '.join(idle)} to load other layers")
 
     def lose(self, node_id: str, reason: str, *, how: str = "lost") -> None:
-        """how: "lost" or "stuck"."""
-        if self.plan is not None and any(stage.node_id == node_id for stage in self.plan.stages):
-            self.plan = None
-            self._reason = f"node {node_id!r} is {how} ({reason}); planning anew"
+        """A node is "lost" or "stuck": a plan in force with a stage there is withdrawn."""
+        if self._in_force.has_stage_on(node_id):
+            self._in_force.withdraw(f"node {node_id!r} is {how} ({reason}); planning again")
 
     def retire_idle(self) -> None:
-        """Call about once a second. Earlier epochs that nobody used since the last call end.
+        """Call about once a second. Ends earlier epochs that had no sequences at the last call
+        either.
 
-        Entries that have not heard of the newer plan meanwhile are refused and ask again.
+        An entry node that has not heard of the newer plan by then is refused, and asks again.
         """
-        if self.plan is None:
+        in_force = self._in_force.plan
+        if in_force is None:
             return
-        keep = {plan.epoch for plan in (self.plan, self.adopted) if plan is not None}
+        keep = {plan.epoch for plan in (in_force, self.adopted) if plan is not None}
         idle = {
             epoch
             for epoch in self._stage.epochs
@@ -307,7 +331,7 @@ class Rollout:
         }
         for epoch in idle & self._idle:
             self._stage.retire(epoch, "a newer plan is in force")
-            self._changed.set()  # a step gives the layers back
+            self._changed.set()  # the next step gives the layers back
         self._idle = idle
 
 

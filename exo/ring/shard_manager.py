@@ -18,20 +18,22 @@ MIB = 1024 * 1024
 
 class Load(Protocol):
     def __call__(self, shard: Shard, /, *, beside: bool) -> Awaitable[None]:
-        """Make the engine hold a shard, in place of what it holds or beside it."""
+        """Make the engine hold a shard: beside what it holds, or in place of it."""
         ...
 
 
 class ShardManager:
-    """drop: give a shard back. free_mib: what this process may still take. several: whether
-    `beside` works at all.
+    """load, drop: make the engine hold a shard, and give one back.
+    model: the footprint of the model served; asked once the node has found its model.
+    several: whether the engine can hold more than one shard, so that loading `beside` works.
+    free_mib: memory that this process may still take.
     """
 
     def __init__(
         self,
         load: Load,
         drop: Callable[[Shard], Awaitable[None]],
-        model: ModelFootprint,
+        model: Callable[[], ModelFootprint],
         *,
         several: bool,
         free_mib: Callable[[], int],
@@ -42,21 +44,25 @@ class ShardManager:
         self._free_mib = free_mib
         self.several = several
         self.held: tuple[Shard, ...] = ()  # the newest last
-        # Of the last load, None where that worked.
+        # Of the last load; None where that worked.
         self.error: Exception | None = None
 
     def lack(self, shard: Shard, offered_mib: int, tokens: int) -> str:
         """Why the shard cannot be loaded beside what is held; "" where it can.
 
-        tokens: which the sequences that run on what is held may grow to.
+        tokens: what the sequences that run on the held shards may still grow to.
         """
         if not self.several:
             return "this engine holds one range of layers at a time"
-        missing = missing_mib(self._model, self.held, shard, offered_mib, self._free_mib(), tokens)
+        missing = missing_mib(
+            self._model(), self.held, shard, offered_mib, self._free_mib(), tokens
+        )
         return f"both at once need {missing} MiB more" if missing > 0 else ""
 
     async def hold(self, shard: Shard, *, beside: bool) -> None:
-        """Raises what loading raises: then what was held still is where `beside`, else nothing."""
+        """Raises what loading raises. What was held is still held then where `beside`, else nothing
+        is.
+        """
         if not beside:
             self.held = ()
         try:
@@ -67,16 +73,15 @@ class ShardManager:
         self.held, self.error = (*self.held, shard), None
 
     async def keep(self, wanted: Collection[Shard]) -> bool:
-        """Give all others back; whether there were any."""
+        """Give all other shards back. Returns whether there were any."""
         others = [shard for shard in self.held if shard not in wanted]
         self.held = tuple(shard for shard in self.held if shard in wanted)
         for shard in others:
             await self._drop(shard)
         return bool(others)
 
-    @property
     def fault(self) -> str:
-        """ "" while nothing is wrong."""
+        """Why this node cannot load its layers; "" while it can."""
         return "" if self.error is None else f"cannot load its layers: {self.error}"
 
     def forget(self) -> None:
@@ -91,10 +96,10 @@ def missing_mib(
     free_mib: int,
     tokens: int = 0,
 ) -> int:
-    """MiB that are missing to load `new` beside `held`; 0 or less: it fits.
+    """MiB that are missing to load `new` beside `held`; 0 or less means that it fits.
 
-    An engine takes up to half of what is free for its KV: the new one leaves the old ones'
-    sequences room to grow in where that is at most the other half.
+    An engine takes up to half of what is free for its KV cache. So the new shard leaves the
+    sequences of the old ones room to grow in as long as they need at most the other half.
     """
     own = _bytes(model, new)
     planned = own + sum(_bytes(model, shard) for shard in held)

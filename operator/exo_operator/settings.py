@@ -11,15 +11,15 @@ import kopf
 
 from exo import contract
 from exo_operator.api import names
-from exo_operator.controller import watches as handlers
-from exo_operator.exonode import objects as render
+from exo_operator.exonode.context import Defaults
+from exo_operator.kube import kinds
 
 PREFIX = f"operator.{contract.GROUP}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What `python -m exo_operator` was asked to be."""
+    """What the command line and the environment say."""
 
     namespaces: tuple[str, ...] = ()
     port: int = contract.OPERATOR_PORT
@@ -31,15 +31,24 @@ class Settings:
     resync_s: float = 60.0
     log_level: str = "info"
     log_format: str = "json"
-    defaults: render.Defaults = field(default_factory=render.Defaults)
+    defaults: Defaults = field(default_factory=Defaults)
 
 
 def parse(argv: list[str]) -> Settings:
-    """Read flags; each can also be given as EXO_OPERATOR_<FLAG>.
-    Exits with code 2 on a wrong one.
+    """Read the flags. Each can also be given as EXO_OPERATOR_<FLAG>. A wrong one exits with code
+    2.
     """
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        return _settings(options)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m exo_operator", description="Turns ExoNodes into pods."
+        prog="python -m exo_operator", description="Turns ExoNodes and ExoClusters into pods."
     )
 
     def add(flag: str, default: str, text: str) -> None:
@@ -48,40 +57,39 @@ def parse(argv: list[str]) -> Settings:
             f"--{flag}", default=os.environ.get(variable, default), help=f"{text} (env {variable})"
         )
 
-    add("namespaces", "", "comma-separated namespaces to serve; all where empty")
+    add("namespaces", "", "comma-separated namespaces to serve; all if empty")
     add("port", str(contract.OPERATOR_PORT), "port of /metrics, /healthz and /readyz")
-    add("node-image", render.Defaults().image, "image of nodes whose spec names none")
+    add("node-image", Defaults().image, "image of nodes whose spec names none")
     add("network-policy", "false", "whether nodes get a NetworkPolicy by default")
-    add("leader-election", "true", "whether to lead by a Lease")
+    add("leader-election", "true", "whether a Lease decides which replica acts")
     add("lease-namespace", own_namespace(), "namespace of the Lease")
     add("lease-name", names.MANAGED_BY, "name of the Lease")
     add("workers", "16", "reconciles at once")
-    add("resync-seconds", "60", "time between two full comparisons with the API server")
+    add("resync-seconds", "60", "seconds between two full comparisons with the API server")
     add("log-level", "info", "debug, info, warning or error")
     add("log-format", "json", "json or console")
-    options = parser.parse_args(argv)
-    try:
-        return Settings(
-            namespaces=tuple(
-                name.strip() for name in options.namespaces.split(",") if name.strip()
-            ),
-            port=int(options.port),
-            leader_election=_flag(options.leader_election),
-            lease_namespace=options.lease_namespace,
-            lease_name=options.lease_name,
-            identity=socket.gethostname(),
-            workers=int(options.workers),
-            resync_s=float(options.resync_seconds),
-            log_level=options.log_level,
-            log_format=options.log_format,
-            defaults=render.Defaults(
-                image=options.node_image,
-                network_policy=_flag(options.network_policy),
-                operator_namespace=own_namespace(""),
-            ),
-        )
-    except ValueError as error:
-        parser.error(str(error))
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """Raises ValueError if a value is not readable."""
+    return Settings(
+        namespaces=tuple(name.strip() for name in options.namespaces.split(",") if name.strip()),
+        port=int(options.port),
+        leader_election=_flag(options.leader_election),
+        lease_namespace=options.lease_namespace,
+        lease_name=options.lease_name,
+        identity=socket.gethostname(),
+        workers=int(options.workers),
+        resync_s=float(options.resync_seconds),
+        log_level=options.log_level,
+        log_format=options.log_format,
+        defaults=Defaults(
+            image=options.node_image,
+            network_policy=_flag(options.network_policy),
+            operator_namespace=own_namespace(""),
+        ),
+    )
 
 
 def _flag(text: str) -> bool:
@@ -91,7 +99,7 @@ def _flag(text: str) -> bool:
 
 
 def own_namespace(default: str = "default") -> str:
-    """The namespace of the pod we run in."""
+    """The namespace of the pod that the operator runs in."""
     path = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
@@ -100,9 +108,7 @@ def own_namespace(default: str = "default") -> str:
 
 
 def for_kopf() -> kopf.OperatorSettings:
-    """kopf's settings: nothing left on objects, bounded requests, no peering, no scanning of CRDs
-    and namespaces.
-    """
+    """kopf's settings: nothing left on objects, bounded requests, no scans of CRDs, namespaces."""
     settings = kopf.OperatorSettings()
     settings.peering.standalone = True
     settings.scanning.disabled = True
@@ -116,7 +122,8 @@ def for_kopf() -> kopf.OperatorSettings:
     settings.persistence.finalizer = f"{PREFIX}/finalizer"
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=PREFIX)
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=PREFIX)
-    for group, version, plural in handlers.WATCHED:
-        if group != contract.GROUP:
-            settings.watching.label_selectors[group, version, plural] = names.MANAGED_SELECTOR
+    for kind in kinds.WATCHED:
+        if kind.selector:
+            resource = (kind.group, kind.version, kind.plural)
+            settings.watching.label_selectors[resource] = kind.selector
     return settings

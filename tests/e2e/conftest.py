@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kube import SYSTEM, Kube, install
+from installation import SYSTEM, install
+from kube import Kube
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from kube import Kube, chat, client, content, post
+from kube import Kube
+from questions import chat, client, content, post
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

@@ -8,7 +8,8 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from kube import Kube, chat, on_node, post
+from kube import Kube, on_node
+from questions import chat, post
 
 FAULTS = "/tmp/faults"
 

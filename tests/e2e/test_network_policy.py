@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kube import Kube, chat, client_manifest, content, install, post
+from installation import install
+from kube import Kube
+from questions import chat, client_manifest, content, post
 
 TRY = """
 import socket, sys

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kube import Kube, chat, client_manifest, content, post, verb
+from kube import Kube, verb
+from questions import chat, client_manifest, content, post
 from streamed import Stream
 
 NAME = "trio"

@@ -7,7 +7,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from kube import SYSTEM, Kube, on_node
+from installation import SYSTEM
+from kube import Kube, on_node
 from streamed import Stream
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from kube import RELEASE, SYSTEM, Kube, helm, install
+from installation import RELEASE, SYSTEM, helm, install
+from kube import Kube
 
 
 def node(name: str) -> dict[str, object]:

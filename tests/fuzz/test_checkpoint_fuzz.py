@@ -17,13 +17,13 @@ import pytest
 from golden_data import DATA
 from tiny_checkpoint import CONFIG, tensors, write_folder, write_gguf, write_tokenizer
 
-from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.errors import CheckpointError
 from exo.inference.models import read_config
-from exo.inference.text.tokenizer import load_tokenizer
+from exo.inference.text.load import load_tokenizer
 
 HERE = Path(__file__).parent
-FUZZER = HERE.parent / "support" / "checkpoint_fuzz.py"
+FUZZER = HERE.parent / "support" / "checkpoints" / "checkpoint_fuzz.py"
 
 
 def tokenizer_beside(folder: Path) -> Path:

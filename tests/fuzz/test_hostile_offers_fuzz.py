@@ -73,7 +73,7 @@ async def test_the_streams_of_the_others_run_on_and_no_epoch_is_left_behind(seed
             ]
             for _ in range(150):
                 for node in nodes:
-                    node.ring.on_offer(net.rings["evil"].own_offer())
+                    node.router.on_offer(net.routers["evil"].own_offer())
                 await asyncio.sleep(0.01)
             async with asyncio.timeout(10):
                 assert await asyncio.gather(*clients) == [expected] * 8

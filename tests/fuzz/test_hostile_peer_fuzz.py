@@ -9,7 +9,8 @@ import random
 
 import numpy as np
 import pytest
-from ring_nodes import RecordingHandler, eventually, make_handle
+from ring_nodes import RecordingHandler, make_handle
+from waiting import eventually
 
 from exo.inference.generation import GenerationRequest
 from exo.inference.sampling.params import SamplingParams
@@ -108,8 +109,8 @@ async def test_the_requests_of_others_are_untouched_and_nothing_is_left_behind(s
     async with node:
         expected = await answer(node, 0)
         assert len(expected) == 60
-        epoch = node.ring.own_offer().epoch
-        prefix = node.entry._prefix
+        epoch = node.view.own_offer().epoch
+        prefix = node.frontend.prefix
         told = RecordingHandler("evil", model_id="dummy")
         evil = make_handle(told, node.server.port, membership=MEMBERSHIP)
         async with evil:

@@ -15,7 +15,8 @@ import grpc
 import psutil
 import pytest
 from ports import free_ports
-from ring_nodes import MEMBERSHIP, RecordingHandler, eventually, make_handle, make_server
+from ring_nodes import MEMBERSHIP, RecordingHandler, make_handle, make_server
+from waiting import eventually
 
 from exo.networking.grpc.handshake import offer_hello, read_frame
 from exo.networking.grpc.options import CLIENT_OPTIONS, SERVICE

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from golden_data import Case, folder_cases
 
-from exo.inference.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from exo.inference.checkpoints.checkpoint import Checkpoint
+from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.engines.inference_engine import Step
 from exo.inference.models import ModelConfig, read_config
 from exo.inference.numpy.engine import NumpyEngine

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from golden_data import Case, all_cases, folder_cases
 
-from exo.inference.checkpoints.checkpoint import open_checkpoint
-from exo.inference.engines.inference_engine import Array, Step
+from exo.inference.arrays import Array
+from exo.inference.checkpoints.open import open_checkpoint
+from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import SequenceLost
 from exo.inference.models import read_config
 from exo.inference.numpy.engine import NumpyEngine
@@ -57,7 +58,9 @@ async def engines(case: Case, *cuts: int) -> AsyncIterator[list[tuple[NumpyEngin
 async def through(stages: list[tuple[NumpyEngine, Shard]], steps: list[Step]) -> list[Array]:
     for engine, shard in stages[:-1]:
         out = await engine.infer_batch(shard, steps)
-        steps = [Step(s.request_id, x, s.position, s.rows) for s, x in zip(steps, out, strict=True)]
+        steps = [
+            Step(s.sequence_id, x, s.position, s.rows) for s, x in zip(steps, out, strict=True)
+        ]
     engine, shard = stages[-1]
     return await engine.infer_batch(shard, steps)
 

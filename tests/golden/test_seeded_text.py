@@ -43,7 +43,7 @@ async def generate(
         steps += [Step(name, rng.integers(3, 320, n), held[name]) for name, n in lengths.items()]
         logits = (await stages.infer(steps))[0][-1]
         for step in steps:
-            held[step.request_id] += len(step.values)
+            held[step.sequence_id] += len(step.values)
         tokens.append(sample(logits, params, tokens, len(PROMPT), len(tokens))[0])
     for name in held:
         await stages.release(name)

@@ -13,11 +13,13 @@ import pytest
 from golden_data import DATA
 
 from exo.inference.checkpoints.catalog import resolve_model
-from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.sampling.params import SamplingParams
 from exo.inference.sampling.sampling import distribution, sample
 from exo.inference.text.chat_template import encode_chat, render_chat
-from exo.inference.text.tokenizer import IncrementalDetokenizer, Tokenizer, load_tokenizer
+from exo.inference.text.detokenizer import IncrementalDetokenizer
+from exo.inference.text.load import load_tokenizer
+from exo.inference.text.tokenizer import Tokenizer
 
 CASES: dict[str, Any] = json.loads((DATA / "smollm2" / "tokenizer_cases.json").read_text())
 PROMPTS: list[dict[str, Any]] = json.loads(

@@ -19,14 +19,18 @@ import pytest
 from tiny_checkpoint import write_folder
 
 import exo
-from exo.inference.engines.fallback import FallbackEngine
-from exo.inference.numpy.engine import NumpyEngine
+from exo.inference.engines.engine import Engine
+from exo.inference.engines.fallback import FallbackRunner
+from exo.inference.engines.options import EngineOptions
+from exo.inference.numpy.engine import NumpyEngine, NumpyRunner
 from exo.inference.shard import Shard
 from exo.lifecycle import AsyncResource, ResourceGroup
 from exo.lifecycle.testing.conformance import check_resource
 from exo.node.build import build_node
 from exo.node.served_model import made_up_model
 from exo.node.settings import NodeSettings
+from exo.ring.plan_in_force import PlanInForce
+from exo.ring.ring import Ring
 from exo.ring.shard_manager import ShardManager
 from exo.utils.health_check import HealthMonitor
 
@@ -51,12 +55,11 @@ def group() -> AsyncResource:
 
 
 def ring() -> AsyncResource:
-    """Attached to a node's parts, which stay closed, and serving a model that takes no time to
-    load.
-    """
+    """With a node's parts, which stay closed, and a model that takes no time to load."""
     node = build_node(
         NodeSettings(node_id="n", engine="dummy", model="dummy", host="127.0.0.1", grpc_port=0)
     )
+    footprint = made_up_model("dummy").footprint
 
     async def load(shard: Shard, *, beside: bool) -> None:
         await asyncio.sleep(0)
@@ -64,11 +67,16 @@ def ring() -> AsyncResource:
     async def drop(shard: Shard) -> None:
         await asyncio.sleep(0)
 
-    footprint = made_up_model("dummy").footprint
-    node.ring.serve(
-        footprint, ShardManager(load, drop, footprint, several=True, free_mib=lambda: 1000)
+    shards = ShardManager(load, drop, lambda: footprint, several=True, free_mib=lambda: 1000)
+    return Ring(
+        node.view,
+        node.outboxes,
+        node.stage,
+        node.frontend,
+        shards,
+        PlanInForce(shards.fault),
+        lambda: footprint,
     )
-    return node.ring
 
 
 HERE: dict[str, Callable[[], AsyncResource]] = {
@@ -83,8 +91,8 @@ MADE_BY = {"ApiServer": "server(", "GRPCPeerHandle": "make_handle(", "GRPCServer
 ELSEWHERE = {
     "ApiServer": "unit/api/test_server.py",
     "DnsDiscovery": "unit/networking/test_conformance.py",
-    "DummyEngine": "unit/inference/test_dummy.py",
-    "EnginePool": "unit/inference/test_engine_shelf.py",
+    "DummyEngine": "unit/inference/engines/test_dummy.py",
+    "EnginePool": "unit/inference/engines/test_engine_pool.py",
     "GRPCPeerHandle": "unit/networking/test_conformance.py",
     "GRPCServer": "unit/networking/test_conformance.py",
     "HealthServer": "unit/networking/test_conformance.py",
@@ -95,7 +103,7 @@ ELSEWHERE = {
     "ManualDiscovery": "unit/networking/test_conformance.py",
     "NoDiscovery": "unit/networking/test_conformance.py",
     "Node": "unit/node/test_conformance.py",
-    "NumpyEngine": "unit/inference/test_numpy_engine.py",
+    "NumpyEngine": "unit/inference/engines/test_numpy_engine.py",
     "OnnxEngine": "unit/onnx/test_onnx_conformance.py",
     "Stage": "unit/node/test_conformance.py",
     "UDPDiscovery": "unit/networking/test_conformance.py",
@@ -107,13 +115,18 @@ async def test_it_conforms(name: str) -> None:
     await check_resource(HERE[name])
 
 
-class LoadingFallback(FallbackEngine):
+class LoadingFallback(Engine):
     """With a checkpoint loaded in its init hook, so that there is something to lose; the first
     engine cannot run it.
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__({"broken": Unable, "numpy": lambda: NumpyEngine(kv_budget=1 << 20)})
+        options = EngineOptions(kv_budget=1 << 20)
+        super().__init__(
+            FallbackRunner(
+                {"broken": lambda: Unable(options), "numpy": lambda: NumpyRunner(options)}
+            )
+        )
         self.folder = folder
 
     async def _do_initialize(self) -> None:
@@ -121,8 +134,8 @@ class LoadingFallback(FallbackEngine):
         await self._load_checkpoint(Shard(self.folder.name, 0, 2, 3), self.folder)
 
 
-class Unable(NumpyEngine):
-    def _load(self, *arguments: object) -> None:
+class Unable(NumpyRunner):
+    def load(self, *arguments: object) -> None:
         raise RuntimeError("this engine cannot run it")
 
 
@@ -166,7 +179,7 @@ def concrete() -> set[str]:
 
 
 def test_no_resource_is_forgotten() -> None:
-    assert concrete() == {*HERE, *ELSEWHERE, "FallbackEngine"}
+    assert concrete() == {*HERE, *ELSEWHERE, "Engine"}
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from golden_data import Case, folder_cases
 
-from exo.inference.checkpoints.checkpoint import open_checkpoint
-from exo.inference.engines.checkpoint_engine import CheckpointEngine
+from exo.inference.checkpoints.open import open_checkpoint
+from exo.inference.engines.engine import Engine
 from exo.inference.engines.factory import create_engine
 from exo.inference.engines.inference_engine import Step
+from exo.inference.engines.options import EngineOptions
 from exo.inference.errors import Overloaded, SequenceLost
 from exo.inference.models import read_config
 from exo.inference.numpy.engine import NumpyEngine
@@ -32,7 +33,7 @@ class Storm:
     """
 
     def __init__(
-        self, engine: CheckpointEngine, oracle: NumpyEngine, shard: Shard, vocab: int, seed: int
+        self, engine: Engine, oracle: NumpyEngine, shard: Shard, vocab: int, seed: int
     ) -> None:
         self.rnd, self.engine, self.oracle, self.shard, self.vocab = (
             random.Random(seed),
@@ -81,7 +82,7 @@ class Storm:
             answers = await self.engine.infer_batch(self.shard, steps)
         except SequenceLost as error:
             self.lost += 1
-            self.live[error.request_id] = (self.live[error.request_id][0], 0)
+            self.live[error.sequence_id] = (self.live[error.sequence_id][0], 0)
             return
         except Overloaded:
             await self.end(self.rnd.choice(list(self.live)))
@@ -100,9 +101,9 @@ class Storm:
         )
 
     async def check(self, step: Step, answer: Any) -> None:
-        tokens, _ = self.live[step.request_id]
+        tokens, _ = self.live[step.sequence_id]
         held = step.position + len(step.values)
-        self.live[step.request_id] = (tokens, held)
+        self.live[step.sequence_id] = (tokens, held)
         assert len(answer) == (len(step.values) if step.rows == "all" else 1)
         self.checked += 1
         (want,) = await self.oracle.infer_batch(
@@ -110,7 +111,7 @@ class Storm:
         )
         np.testing.assert_allclose(answer, want[-len(answer) :], atol=1e-4, rtol=0)
         if len(tokens) > 100:
-            await self.end(step.request_id)
+            await self.end(step.sequence_id)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
@@ -122,13 +123,15 @@ async def test_every_logit_is_right_in_a_storm_of_evictions(
         config = read_config(checkpoint)
     shard = Shard.whole("m", config.n_layers)
     options: dict[str, Any] = {
-        "kv_budget": ROOM * config.kv_bytes_per_token_and_layer * config.n_layers
+        "kv_budget": ROOM * 4 * config.kv_values_per_token_and_layer * config.n_layers
     }
     if name == "onnx":
         # Its heads are padded, so a token takes more.
         options = {"kv_budget": 2 * options["kv_budget"], "cache_dir": tmp_path, "max_sequences": 4}
-    async with create_engine(name, **options) as engine, NumpyEngine(kv_budget=64 << 20) as oracle:
-        assert isinstance(engine, CheckpointEngine)
+    async with (
+        create_engine(name, EngineOptions(**options)) as engine,
+        NumpyEngine(kv_budget=64 << 20) as oracle,
+    ):
         for one in (engine, oracle):
             await one.load_checkpoint(shard, case.checkpoint)
         storm = Storm(engine, oracle, shard, config.vocab, seed=7)

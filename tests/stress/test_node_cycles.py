@@ -26,7 +26,7 @@ async def test_a_hundred_lives_of_a_node_on_the_same_ports_leak_no_task_socket_t
         node_id="n0", engine="dummy", model="dummy", host="127.0.0.1", grpc_port=grpc
     )
     node = build_node(settings)
-    server = ApiServer(node, node, node.monitor, ApiSettings(host="127.0.0.1", port=api))
+    server = ApiServer(node.backend, node, node.monitor, ApiSettings(host="127.0.0.1", port=api))
     group = compose(node, server, health)
     begun = time.monotonic()
     before: Holdings | None = None

@@ -26,6 +26,7 @@ from exo.inference.sampling.params import SamplingParams
 from exo.node.build import build_node
 from exo.node.node import Node
 from exo.node.settings import NodeSettings
+from exo.pipeline.scheduler import SchedulerStatistics
 
 COUNT = int(os.environ.get("EXO_STRESS_REQUESTS", "1000"))
 AT_ONCE = 24
@@ -140,10 +141,6 @@ async def test_a_thousand_mixed_requests_leave_nothing_behind(tmp_path: Path) ->
         assert grown < 8 * 2**20 + 500 * COUNT // 10, f"{grown / 2**20:.1f} MiB more"
         for node in nodes:
             assert node.describe_requests() == []
-            assert (
-                len(node.stage._lanes)
-                == len(node.stage._scheduler)
-                == node.stage._scheduler.reserved
-                == 0
-            )
-            assert node.stage._to_release == []
+            left = node.stage.statistics()
+            assert left.scheduler == SchedulerStatistics()
+            assert left.unreleased == 0

@@ -22,6 +22,7 @@ from exo.inference.errors import NodeDraining, RingUnavailable
 from exo.inference.shard import Shard
 from exo.lifecycle import ResourceError
 from exo.node.node import Node
+from exo.pipeline.scheduler import SchedulerStatistics
 
 STORMS = int(os.environ.get("EXO_STRESS_STORMS", "3"))
 FIRST_SEED = int(os.environ.get("EXO_STRESS_SEED", "1"))
@@ -173,7 +174,7 @@ class Storm:
                 task.cancel()
             await asyncio.gather(*clients, *self.background, return_exceptions=True)
             for node in (*self.up.values(), *self.dead):
-                node.entry.abort_all(RingUnavailable("the storm is over"))
+                node.frontend.abort_all(RingUnavailable("the storm is over"))
                 await node.cleanup()
 
     def seen(self) -> str:
@@ -187,9 +188,7 @@ class Storm:
             lines.append(
                 f"{node.id} {node.state.name}: {node.ring.reason!r} {node.ring.plan} {offers}"
             )
-            lines += [
-                f"  {each}" for each in (*node.describe_requests(), *node.stage._lanes.values())
-            ]
+            lines += [f"  {each}" for each in (*node.describe_requests(), node.stage.statistics())]
         return "\n".join(lines)
 
     async def calm(self, clients: list[asyncio.Task[None]], over: asyncio.Event) -> None:
@@ -205,7 +204,7 @@ class Storm:
         await formed(nodes, len(nodes), timeout=20)
         over.set()
         for node in self.dead:  # their clients' connections broke
-            node.entry.abort_all(RingUnavailable("it was killed"))
+            node.frontend.abort_all(RingUnavailable("it was killed"))
         async with asyncio.timeout(40):
             await asyncio.gather(*clients)
         for node in nodes:
@@ -217,12 +216,7 @@ class Storm:
             shelf = node.inference_engine
             assert isinstance(shelf, EnginePool)
             await until(lambda shelf=shelf: len(shelf.shards) == 1)
-            assert (
-                len(node.stage._lanes)
-                == len(node.stage._scheduler)
-                == node.stage._scheduler.reserved
-                == 0
-            )
+            assert node.stage.statistics().scheduler == SchedulerStatistics()
 
 
 @pytest.mark.timeout(60 + 60 * STORMS)

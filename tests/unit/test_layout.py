@@ -52,15 +52,6 @@ def test_no_package_marker_lies_under_tests() -> None:
     assert tracked("tests/**/__init__.py") == []
 
 
-def test_every_module_is_at_most_400_lines_long() -> None:
-    long = {
-        str(p.relative_to(ROOT)): n
-        for p in modules()
-        if (n := len(p.read_text().splitlines())) > 400
-    }
-    assert long == {}
-
-
 def test_every_module_of_the_packages_says_what_it_owns() -> None:
     packages = [p for p in modules() if p.relative_to(ROOT).parts[0] in ("exo", "operator")]
     silent = [
@@ -123,18 +114,13 @@ def test_no_file_names(what: str, pattern: str) -> None:
     assert found == [], what
 
 
-def test_every_file_that_the_architecture_page_names_exists() -> None:
+def test_the_architecture_page_has_every_room() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    rows = [
-        cells
-        for line in text.splitlines()
-        if line.startswith("| ") and (cells := line.split("|")[2])
+    houses = ("exo", "exo/inference", "operator/exo_operator")
+    rooms = [
+        f"{house}/{marker.parent.name}"
+        for house in houses
+        for marker in sorted((ROOT / house).glob("*/__init__.py"))
     ]
-    missing = []
-    for name in re.findall(r"`((?:exo|operator|charts|tests|examples)/[^`]*)`", "\n".join(rows)):
-        stem, _, rest = name.partition("{")
-        choices = [
-            stem + choice + rest.partition("}")[2] for choice in rest.partition("}")[0].split(",")
-        ]
-        missing += [choice for choice in choices if not (ROOT / choice).exists()]
-    assert missing == []
+    re_exports = {"exo/orchestration"}
+    assert [room for room in rooms if f"`{room}`" not in text and room not in re_exports] == []

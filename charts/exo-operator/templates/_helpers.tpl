@@ -39,33 +39,13 @@ capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
+{{- /* What the operator may do. The file follows the table of kinds in operator/exo_operator/kube/kinds.py. */ -}}
 {{- define "exo.rules" -}}
-- apiGroups: [exo.dev]
-  resources: [exonodes]
-  verbs: [get, list, watch, create, patch, delete]
+{{ .Files.Get "files/rules.yaml" | trim }}
+{{- if .Values.drain.enabled }}
+# The drain before an uninstall deletes them.
 - apiGroups: [exo.dev]
   resources: [exoclusters]
-  verbs: [get, list, watch{{ if .Values.drain.enabled }}, delete{{ end }}]
-- apiGroups: [exo.dev]
-  resources: [exonodes/status, exoclusters/status]
-  verbs: [patch]
-- apiGroups: [""]
-  resources: [pods, services, persistentvolumeclaims]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [""]
-  resources: [pods/status]
-  verbs: [patch]
-# The secret that the nodes of a ring share is made and never read.
-- apiGroups: [""]
-  resources: [secrets]
-  verbs: [create]
-- apiGroups: [networking.k8s.io]
-  resources: [networkpolicies]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [policy]
-  resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [events.k8s.io]
-  resources: [events]
-  verbs: [create]
+  verbs: [delete]
+{{- end }}
 {{- end }}

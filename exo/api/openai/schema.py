@@ -189,7 +189,7 @@ def _as_tool_choice(value: Any) -> str | None:
 
 
 class _Sampling(_Body):
-    """What both kinds of completion share. A parameter of `SamplingParams` has the same name here."""
+    """What both kinds of completion share. Fields of `SamplingParams` have the same names here."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
     stream: bool | None = None

@@ -12,14 +12,14 @@ import numpy as np
 
 from exo.cli.failures import USAGE, Failure, explain
 from exo.cli.loading import loaded_engine
-from exo.inference.engines.checkpoint_engine import CheckpointEngine
+from exo.inference.engines.engine import Engine
 from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import ContextExceeded, SequenceLost
 from exo.inference.sampling.params import SamplingParams
 from exo.inference.sampling.sampling import sample
 from exo.inference.shard import Shard
 from exo.inference.text.chat_template import encode_chat
-from exo.inference.text.tokenizer import IncrementalDetokenizer
+from exo.inference.text.detokenizer import IncrementalDetokenizer
 
 _ID = "run"
 
@@ -66,7 +66,7 @@ async def _answer(ask: Ask) -> None:
     sys.stdout.flush()
 
 
-async def generate(engine: CheckpointEngine, shard: Shard, ask: Ask) -> AsyncIterator[str]:
+async def generate(engine: Engine, shard: Shard, ask: Ask) -> AsyncIterator[str]:
     """The text of the answer, token by token; half a character waits for its other half."""
     tokenizer, config = engine.require_tokenizer(), engine.config
     assert config is not None  # it is loaded

@@ -24,7 +24,6 @@ from exo.cli.settings import defaults
 from exo.cli.settings.environment import misspelt
 from exo.cli.settings.records import ServeSettings, check_files, serve_settings
 from exo.cli.startup import LateStderr, startup_bar
-from exo.inference.errors import NodeDraining
 from exo.lifecycle import ResourceGroup
 from exo.lifecycle.faults import use_folder as use_fault_folder
 from exo.networking.grpc.health_server import HealthServer
@@ -60,7 +59,7 @@ async def _serve(settings: ServeSettings) -> int:
     stop = Stop()
     stop.listen()
     node = build_node(settings.node)
-    server = ApiServer(node, node, node.monitor, settings.api)
+    server = ApiServer(node.backend, node, node.monitor, settings.api)
     group = compose(node, server, settings.process.health_port)
     starting = asyncio.create_task(group.initialize(), name="start")
     stopping = asyncio.create_task(stop.asked.wait(), name="wait for a signal")
@@ -121,7 +120,7 @@ async def _close_or_hurry(group: ResourceGroup, node: Node, stop: Stop) -> None:
     await asyncio.wait({closing, again}, return_when=asyncio.FIRST_COMPLETED)
     if not closing.done():
         _log.warning("drain cut short", reason=stop.reason)
-        node.entry.abort_all(NodeDraining("this node was told to stop at once"))
+        node.abort_requests("this node was told to stop at once")
     again.cancel()
     await asyncio.gather(closing, again, return_exceptions=True)
 
@@ -162,7 +161,7 @@ class Stop:
             signal.signal(number, lambda *_: None)
 
     def ignore(self) -> None:
-        """Ignore signals from now on: all is closed, and a late signal must not spoil exit code 0."""
+        """Ignore signals from now on: all is closed, a late signal must not spoil exit code 0."""
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)

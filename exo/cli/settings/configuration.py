@@ -27,8 +27,8 @@ def show(values: Mapping[str, tuple[Any, str]], settings: Mapping[str, Setting])
 
 
 def lines(values: Mapping[str, tuple[Any, str]], settings: Mapping[str, Setting]) -> list[str]:
-    """TOML that `--config` accepts. What has no value, or is secret, is a comment. values: with their
-    origins.
+    """TOML that `--config` accepts; what has no value, or is secret, is a comment. `values`: with
+    their origins.
     """
     out = []
     for key, (value, origin) in values.items():

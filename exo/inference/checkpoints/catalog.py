@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from exo import contract
-from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.errors import CheckpointError, ModelNotFound
 from exo.inference.models import read_config
 

@@ -10,40 +10,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.checkpoints.dequantize import to_float32
+from exo.inference.checkpoints.tensors import RawTensor, TensorInfo
 from exo.inference.errors import CheckpointError
-
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """What the header says of a tensor: row-major shape, stored type (`F32`, `BF16`, `Q4_1`, ...),
-    bytes on disk.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    n_bytes: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RawTensor:
-    """A tensor as stored. `data` is uint8 (rows, bytes per row), read-only, possibly a view of the
-    mapped file.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: Array
 
 
 class Checkpoint(ABC):
@@ -118,33 +94,3 @@ class Checkpoint(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a GGUF file, a folder with one GGUF file, or a folder with config.json and safetensors.
-
-    Raises `CheckpointError`: not there, not readable, another format, truncated, inconsistent.
-    """
-    from exo.inference.checkpoints.gguf import GGUFCheckpoint
-    from exo.inference.checkpoints.safetensors import SafetensorsCheckpoint, check_inside
-
-    path = Path(path)
-    try:
-        if not path.is_dir():
-            return GGUFCheckpoint(path)
-        if (path / "config.json").is_file():
-            return SafetensorsCheckpoint(path)
-        found = sorted(path.glob("*.gguf"))
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot be read: {error.strerror or error}", path=str(path)
-        ) from error
-    if len(found) == 1:
-        check_inside(found[0])
-        return GGUFCheckpoint(found[0])
-    what = (
-        "several .gguf files; name one of them"
-        if found
-        else "neither a config.json nor a .gguf file in this folder"
-    )
-    raise CheckpointError(what, path=str(path))

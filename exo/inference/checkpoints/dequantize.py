@@ -4,14 +4,12 @@ package.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from exo.inference.checkpoints.checkpoint import RawTensor
-
-Array = np.ndarray[Any, Any]
+from exo.inference.arrays import Array
+from exo.inference.checkpoints.tensors import RawTensor
 
 # Types stored value by value; all others are ggml block formats.
 PLAIN: Final[dict[str, str]] = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}

@@ -18,8 +18,9 @@ from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 
-from exo.inference.checkpoints.checkpoint import Checkpoint, RawTensor, TensorInfo
+from exo.inference.checkpoints.checkpoint import Checkpoint
 from exo.inference.checkpoints.dequantize import block_layout
+from exo.inference.checkpoints.tensors import RawTensor, TensorInfo
 from exo.inference.errors import CheckpointError
 
 MAGIC: Final = b"GGUF"

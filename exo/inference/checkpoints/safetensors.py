@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Final, Literal
 import ml_dtypes  # noqa: F401  registers "bfloat16" with numpy, which safetensors looks up by name
 import numpy as np
 
-from exo.inference.checkpoints.checkpoint import Checkpoint, RawTensor, TensorInfo
+from exo.inference.checkpoints.checkpoint import Checkpoint
+from exo.inference.checkpoints.tensors import RawTensor, TensorInfo
 from exo.inference.errors import CheckpointError
 
 INDEX: Final = "model.safetensors.index.json"

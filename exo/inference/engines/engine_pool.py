@@ -1,8 +1,8 @@
-"""`EnginePool`: an engine that holds several shards at once, each in an engine of its own with its
-own worker.
+"""`EnginePool`: an engine that holds several shards at once, each in an engine with a worker of its
+own.
 
-So new layers load while the old ones go on to work. It decides nothing: who holds what, and whether
-the memory is there, is the ring's business.
+In this way new layers load while the old ones go on working. The pool decides nothing: which shards
+are held, and whether there is memory for them, is for the ring to say.
 """
 
 from __future__ import annotations
@@ -12,26 +12,25 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from exo.inference.engines.checkpoint_engine import CheckpointEngine, LoadProgress
-from exo.inference.engines.inference_engine import Array, InferenceEngine, Step
+from exo.inference.arrays import Array
+from exo.inference.engines.inference_engine import EngineFigures, InferenceEngine, Step
 from exo.inference.shard import Shard
 from exo.lifecycle import ResourceDegraded, ResourceState, ResourceUnavailable
 
 
 class EnginePool(InferenceEngine):
-    """make: an engine for one shard. It lives from its load to its drop, and is `PART_TYPE` in logs
-    and metrics.
+    """make: an engine for one shard, which lives from its load to its drop. In logs and metrics its
+    resource type is `PART_TYPE`.
     """
 
     PART_TYPE: Final = "shard_engine"
 
-    def __init__(self, make: Callable[[], CheckpointEngine], **options: Any) -> None:
+    def __init__(self, make: Callable[[], InferenceEngine], **options: Any) -> None:
         super().__init__(**{"initialize_timeout": 600.0, **options})
         self._make = make
-        self._engines: dict[Shard, CheckpointEngine] = {}
-        self._loading: set[CheckpointEngine] = set()
-        self._wanted: dict[Shard, Path] = {}  # what a recovery is to load again
-        self.on_progress: Callable[[LoadProgress], None] | None = None
+        self._engines: dict[Shard, InferenceEngine] = {}
+        self._loading: set[InferenceEngine] = set()
+        self._wanted: dict[Shard, Path] = {}  # what a recovery loads again
 
     # -- what it holds -----------------------------------------------------------------------------
 
@@ -45,36 +44,26 @@ class EnginePool(InferenceEngine):
 
     @property
     def active(self) -> str | None:
-        """Which engine `auto` has settled on, for the newest shard."""
         newest = next(reversed(self._engines.values()), None)
-        return getattr(newest, "active", None)
+        return None if newest is None else newest.active
 
     @property
-    def kv_tokens_total(self) -> int | None:
-        """Of the shard with the least room: all sequences are counted against it, which is on the
-        safe side.
+    def figures(self) -> EngineFigures:
+        """The room is that of the shard with the least. All sequences are counted against it,
+        which errs on the safe side.
         """
-        return _least(engine.kv_tokens_total for engine in self._engines.values())
-
-    @property
-    def kv_tokens_free(self) -> int | None:
-        return _least(engine.kv_tokens_free for engine in self._engines.values())
-
-    @property
-    def sequences(self) -> int:
-        return sum(engine.sequences for engine in self._engines.values())
-
-    @property
-    def max_sequences(self) -> int | None:
-        return _least(engine.max_sequences for engine in self._engines.values())
+        each = [engine.figures for engine in self._engines.values()]
+        return EngineFigures(
+            kv_tokens_total=_least(f.kv_tokens_total for f in each),
+            kv_tokens_free=_least(f.kv_tokens_free for f in each),
+            sequences=sum(f.sequences for f in each),
+            max_sequences=_least(f.max_sequences for f in each),
+            replays_by_step=any(f.replays_by_step for f in each),
+        )
 
     @property
     def marks(self) -> int:
         return sum(engine.marks for engine in self._engines.values())
-
-    @property
-    def replays_by_step(self) -> bool:
-        return any(engine.replays_by_step for engine in self._engines.values())
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -138,30 +127,16 @@ class EnginePool(InferenceEngine):
     async def _infer_batch(self, shard: Shard, steps: Sequence[Step]) -> list[Array]:
         return await self._of(shard).infer_batch(shard, steps)
 
-    async def _reuse_prefix(self, request_id: str, tokens: Sequence[int], limit: int) -> int:
-        """Of the engine with all layers: stages of a longer ring do not ask."""
+    async def _reuse_prefix(self, sequence_id: str, tokens: Sequence[int], limit: int) -> int:
+        """Asks the engine with all layers; stages of a longer ring do not use this."""
         for shard, engine in self._engines.items():
             if shard.is_first_layer() and shard.is_last_layer():
-                return await engine.reuse_prefix(request_id, tokens, limit)
+                return await engine.reuse_prefix(sequence_id, tokens, limit)
         return 0
 
-    async def _release(self, request_id: str) -> None:
+    async def _release(self, sequence_id: str) -> None:
         for engine in list(self._engines.values()):
-            await engine.release(request_id)
-
-    async def _infer_prompt(
-        self, request_id: str, shard: Shard, prompt: str, inference_state: dict[str, Any] | None
-    ) -> tuple[Array, dict[str, Any] | None]:
-        return await self._of(shard).infer_prompt(request_id, shard, prompt, inference_state)
-
-    async def _infer_tensor(
-        self,
-        request_id: str,
-        shard: Shard,
-        input_data: Array,
-        inference_state: dict[str, Any] | None,
-    ) -> tuple[Array, dict[str, Any] | None]:
-        return await self._of(shard).infer_tensor(request_id, shard, input_data, inference_state)
+            await engine.release(sequence_id)
 
     async def _encode(self, shard: Shard, prompt: str) -> Array:
         return await self._of(shard).encode(shard, prompt)
@@ -169,12 +144,12 @@ class EnginePool(InferenceEngine):
     async def _decode(self, shard: Shard, tokens: Array) -> str:
         return await self._of(shard).decode(shard, tokens)
 
-    def _of(self, shard: Shard) -> CheckpointEngine:
+    def _of(self, shard: Shard) -> InferenceEngine:
         engine = self._engines.get(shard)
         if engine is None:
             held = ", ".join(map(str, self._engines)) or "nothing"
-            # It may have been a moment ago, and be again: to the sequence this is a loss, not a
-            # wrong request.
+            # It may have been held a moment ago and be held again soon: the sequence has lost its
+            # place, and the request is not wrong.
             message = f"{shard} was asked for, {held} is loaded"
             raise ResourceUnavailable(message, resource_id=self.resource_id, state=self.state)
         return engine

@@ -1,19 +1,24 @@
 """`create_engine`: an engine by name. `auto`: onnx where onnxruntime is installed, and numpy for
 the models that it cannot run.
+
+A new engine needs its runner and class, a line in `CLASSES` here, and its name in
+`exo.contract.EngineName`.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, Final
 
 from exo.contract import ENGINES
-from exo.inference.engines.checkpoint_engine import CheckpointEngine
+from exo.inference.engines.engine import Engine
 from exo.inference.engines.engine_pool import EnginePool
+from exo.inference.engines.fallback import FallbackRunner
 from exo.inference.engines.options import EngineOptions
+from exo.inference.engines.runner import ModelRunner
 from exo.inference.errors import InvalidRequest
 
 DEFAULTS: Final = EngineOptions()
@@ -27,58 +32,64 @@ def create_pool(name: str = "auto", options: EngineOptions = DEFAULTS) -> Engine
     )
 
 
-def create_engine(
-    name: str = "auto", options: EngineOptions = DEFAULTS, **more: Any
-) -> CheckpointEngine:
+def create_engine(name: str = "auto", options: EngineOptions = DEFAULTS, **more: Any) -> Engine:
     """`more`: what the engine's constructor takes besides, such as `resource_id`.
 
     Raises `InvalidRequest` for a name that is not in `ENGINES`.
     """
-    makers: dict[str, Callable[..., CheckpointEngine]] = {
-        "onnx": _onnx,
-        "numpy": _numpy,
-        "dummy": _dummy,
-    }
-    if name in makers:
-        return makers[name](options, **more)
     if name != "auto":
+        chosen = {each.name: getattr(options, each.name) for each in fields(options)}
+        return engine_class(name)(**(chosen | more))
+    if not has_onnxruntime():
+        return create_engine("numpy", options, **more)
+    best_first = ("onnx", "numpy")
+    return Engine(
+        FallbackRunner({each: functools.partial(_runner, each, options) for each in best_first}),
+        **more,
+    )
+
+
+def engine_class(name: str) -> type[Engine]:
+    """Imported when it is first asked for. Raises `InvalidRequest`; `auto` has none of its own."""
+    if name not in CLASSES:
         raise InvalidRequest(
             f"engine {name!r} is unknown; there are: {', '.join(ENGINES)}", field="engine"
         )
-    if not has_onnxruntime():
-        return _numpy(options, **more)
-    from exo.inference.engines.fallback import FallbackEngine
-
-    return FallbackEngine(
-        {"onnx": lambda: _onnx(options), "numpy": lambda: _numpy(options)}, **more
-    )
+    return CLASSES[name]()
 
 
 def has_onnxruntime() -> bool:
     return importlib.util.find_spec("onnxruntime") is not None
 
 
-def _numpy(options: EngineOptions, **more: Any) -> CheckpointEngine:
+def _runner(name: str, options: EngineOptions) -> ModelRunner:
+    return CLASSES[name]().RUNNER(options)
+
+
+def _numpy() -> type[Engine]:
     from exo.inference.numpy.engine import NumpyEngine
 
-    return NumpyEngine(**_chosen(options) | more)
+    return NumpyEngine
 
 
-def _onnx(options: EngineOptions, **more: Any) -> CheckpointEngine:
+def _onnx() -> type[Engine]:
     if not has_onnxruntime():
         raise InvalidRequest(
             "engine 'onnx' needs onnxruntime, which is not installed", field="engine"
         )
     from exo.inference.onnx.engine import OnnxEngine
 
-    return OnnxEngine(**_chosen(options) | more)
+    return OnnxEngine
 
 
-def _dummy(options: EngineOptions, **more: Any) -> CheckpointEngine:
+def _dummy() -> type[Engine]:
     from exo.inference.engines.dummy import DummyEngine
 
-    return DummyEngine(**more)
+    return DummyEngine
 
 
-def _chosen(options: EngineOptions) -> dict[str, Any]:
-    return {each.name: getattr(options, each.name) for each in fields(options)}
+CLASSES: Final[Mapping[str, Callable[[], type[Engine]]]] = {
+    "onnx": _onnx,
+    "numpy": _numpy,
+    "dummy": _dummy,
+}

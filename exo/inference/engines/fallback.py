@@ -1,85 +1,66 @@
-"""`FallbackEngine`: the fast engine where it can run the model, else the next one, and it says so.
+"""`FallbackRunner`: the best of several runners that can load the model.
 
-A fault of the checkpoint itself fails in every engine and is raised as the last one tells it.
+A fault of the checkpoint itself fails in every runner and is raised as the last one words it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
-from exo.inference.engines.checkpoint_engine import Cancel, CheckpointEngine, PassCancelled
-from exo.inference.engines.inference_engine import Array, Step
+from exo.inference.arrays import Array
+from exo.inference.engines.inference_engine import EngineFigures, Step
+from exo.inference.engines.options import EngineOptions
+from exo.inference.engines.runner import Cancel, ModelRunner, PassCancelled
 from exo.inference.models import Weights
 from exo.inference.shard import Shard
-from exo.utils.error_handling import degrade, restore
 
-# What the degradation is called in state, metrics and logs.
-DEGRADATION: Final = "engine"
 logger = logging.getLogger(__name__)
 
 
-class FallbackEngine(CheckpointEngine):
-    """candidates: engine name -> how to make one, best first. The one in use is `active`.
+class FallbackRunner(ModelRunner):
+    """candidates: engine name -> how to make its runner, best first."""
 
-    The candidates are never initialized themselves: their hooks run on this engine's worker thread.
-    """
+    NAME: ClassVar[str] = "auto"
+    # Which candidate it will be is known only when a checkpoint has been read: those of numpy.
+    WEIGHT_BYTES: ClassVar[float] = 4.0
+    KV_ITEM_BYTES: ClassVar[int] = 4
 
-    def __init__(
-        self, candidates: dict[str, Callable[[], CheckpointEngine]], **options: Any
-    ) -> None:
-        super().__init__(**options)
+    def __init__(self, candidates: Mapping[str, Callable[[], ModelRunner]]) -> None:
         if not candidates:
-            raise ValueError("candidates: at least one engine is needed")
+            raise ValueError("candidates: at least one runner is needed")
+        super().__init__(EngineOptions())
         self._candidates = candidates
-        self._inner: CheckpointEngine | None = None
-        # Name of the engine in use; None before a checkpoint is loaded.
-        self.active: str | None = None
-        # Why the best candidate is not in use; None when it is.
-        self.degraded_reason: str | None = None
+        self._chosen: ModelRunner | None = None
+        self._name = self.NAME
+        self._reason: str | None = None
 
     @property
-    def kv_tokens_total(self) -> int | None:
-        return self._inner.kv_tokens_total if self._inner else 0
+    def active(self) -> str:
+        return self._name
 
     @property
-    def kv_tokens_free(self) -> int | None:
-        return self._inner.kv_tokens_free if self._inner else 0
+    def degraded_reason(self) -> str | None:
+        return self._reason
 
     @property
-    def sequences(self) -> int:
-        return self._inner.sequences if self._inner else 0
+    def figures(self) -> EngineFigures:
+        if self._chosen is None:
+            return EngineFigures(kv_tokens_total=0, kv_tokens_free=0)
+        return self._chosen.figures
 
-    @property
-    def max_sequences(self) -> int | None:
-        return self._inner.max_sequences if self._inner else None
-
-    @property
-    def replays_by_step(self) -> bool:
-        return self._inner is not None and self._inner.replays_by_step
-
-    async def _load_checkpoint(self, shard: Shard, path: Path) -> None:
-        await super()._load_checkpoint(shard, path)
-        if self.degraded_reason is None:
-            restore(DEGRADATION, resource=self)
-        else:
-            degrade(DEGRADATION, to=str(self.active), reason=self.degraded_reason, resource=self)
-
-    def _load(self, weights: Weights, shard: Shard, advance: Callable[[int], None]) -> None:
+    def load(self, weights: Weights, shard: Shard, advance: Callable[[int], None]) -> None:
         reason: str | None = None
         for name, make in self._candidates.items():
-            inner = make()
-            # What its hooks ask about what is loaded.
-            inner.config, inner.shard, inner.path = weights.config, shard, weights.checkpoint.path
+            runner = make()
             try:
-                inner._load(weights, shard, advance)
+                runner.load(weights, shard, advance)
             except PassCancelled:
-                inner._unload()
+                runner.unload()
                 raise
             except Exception as error:
-                inner._unload()
+                runner.unload()
                 if name == list(self._candidates)[-1]:
                     raise
                 reason = f"{name}: {error}"
@@ -87,22 +68,22 @@ class FallbackEngine(CheckpointEngine):
                     "engine %s cannot run %s, trying the next one: %s", name, shard.model_id, error
                 )
                 continue
-            self._inner, self.active, self.degraded_reason = inner, name, reason
+            self._chosen, self._name, self._reason = runner, name, reason
             return
 
-    def _forward(self, steps: Sequence[Step], cancel: Cancel) -> list[Array]:
-        assert self._inner is not None  # _check_shard has passed
-        return self._inner._forward(steps, cancel)
+    def forward(self, steps: Sequence[Step], cancel: Cancel) -> list[Array]:
+        assert self._chosen is not None  # the engine has checked that the shard is loaded
+        return self._chosen.forward(steps, cancel)
 
-    def _drop(self, request_id: str) -> None:
-        if self._inner is not None:
-            self._inner._drop(request_id)
+    def release(self, sequence_id: str) -> None:
+        if self._chosen is not None:
+            self._chosen.release(sequence_id)
 
-    def _reuse(self, request_id: str, tokens: Sequence[int], limit: int) -> int:
-        assert self._inner is not None
-        return self._inner._reuse(request_id, tokens, limit)
+    def reuse_prefix(self, sequence_id: str, tokens: Sequence[int], limit: int) -> int:
+        assert self._chosen is not None
+        return self._chosen.reuse_prefix(sequence_id, tokens, limit)
 
-    def _unload(self) -> None:
-        inner, self._inner, self.active = self._inner, None, None
-        if inner is not None:
-            inner._unload()
+    def unload(self) -> None:
+        chosen, self._chosen, self._name = self._chosen, None, self.NAME
+        if chosen is not None:
+            chosen.unload()

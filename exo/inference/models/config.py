@@ -130,6 +130,6 @@ class ModelConfig:
         return self.query_scale or self.head_dim**-0.5
 
     @property
-    def kv_bytes_per_token_and_layer(self) -> int:
-        """With float32 keys and values."""
-        return 2 * self.kv_heads * self.head_dim * 4
+    def kv_values_per_token_and_layer(self) -> int:
+        """Numbers in the keys and values of one token."""
+        return 2 * self.kv_heads * self.head_dim

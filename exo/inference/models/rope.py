@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.models.config import RopeConfig, size
 
-Array = np.ndarray[Any, Any]
 SUPPORTED = ("default", "linear", "llama3", "yarn", "longrope")
 
 

@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from exo.inference.checkpoints.checkpoint import Checkpoint, RawTensor, TensorInfo
+from exo.inference.arrays import Array
+from exo.inference.checkpoints.checkpoint import Checkpoint
+from exo.inference.checkpoints.tensors import RawTensor, TensorInfo
 from exo.inference.errors import CheckpointError
 from exo.inference.models.config import ModelConfig
 from exo.inference.models.registry import Family, family_of, read_config
 from exo.inference.shard import Shard
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)

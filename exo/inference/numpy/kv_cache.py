@@ -11,18 +11,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from exo.inference.arrays import Array
+from exo.inference.engines.prefixes import SHORTEST_PREFIX, common_length
 from exo.inference.errors import Overloaded, SequenceLost
 
-Array = np.ndarray[Any, Any]
 # Room is given in whole blocks, and grows by half, so that a long answer copies its cache only a
 # few times.
 BLOCK: Final = 64
-# A shorter common beginning is not worth a copy.
-SHORTEST_PREFIX: Final = 16
+# The type of keys and values.
+DTYPE: Final = np.float32
 
 
 class Sequence:
@@ -39,13 +40,13 @@ class Sequence:
         self.capacity = 0
         self.tokens = np.empty(0, dtype=np.int64)
         self.long = False
-        self.keys = [np.empty((kv_heads, 0, head_dim), np.float32) for _ in range(n_layers)]
-        self.values = [np.empty((kv_heads, 0, head_dim), np.float32) for _ in range(n_layers)]
+        self.keys = [np.empty((kv_heads, 0, head_dim), DTYPE) for _ in range(n_layers)]
+        self.values = [np.empty((kv_heads, 0, head_dim), DTYPE) for _ in range(n_layers)]
 
     def grow(self, capacity: int) -> None:
         for arrays in (self.keys, self.values):
             for i, old in enumerate(arrays):
-                new = np.empty((old.shape[0], capacity, old.shape[2]), np.float32)
+                new = np.empty((old.shape[0], capacity, old.shape[2]), DTYPE)
                 new[:, : self.length] = old[:, : self.length]
                 arrays[i] = new
         self.capacity = capacity
@@ -75,7 +76,7 @@ class KVStore:
     ) -> None:
         self._shape = (n_layers, kv_heads, head_dim)
         self.prefix_budget = budget if prefix_budget is None else prefix_budget
-        self.bytes_per_token = n_layers * 2 * kv_heads * head_dim * 4
+        self.bytes_per_token = n_layers * 2 * kv_heads * head_dim * DTYPE().itemsize
         self.budget = budget
         self.context_length = context_length
         self.used = 0
@@ -99,28 +100,33 @@ class KVStore:
     def __len__(self) -> int:
         return len(self._live)
 
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._live
+    def __contains__(self, sequence_id: str) -> bool:
+        return sequence_id in self._live
 
-    def at(self, request_id: str, position: int) -> Sequence:
+    def at(self, sequence_id: str, position: int) -> Sequence:
         """The sequence to be continued at `position`; 0 begins it anew. Raises `SequenceLost`."""
-        sequence = self._live.get(request_id)
+        sequence = self._live.get(sequence_id)
         # One that holds nothing yet is kept: its tokens may be known already.
         if position == 0 and (sequence is None or sequence.length):
-            self._forget(request_id)
-            sequence = self._live[request_id] = Sequence(*self._shape)
+            self._forget(sequence_id)
+            sequence = self._live[sequence_id] = Sequence(*self._shape)
         if sequence is None or sequence.length != position:
             held = None if sequence is None else sequence.length
-            raise SequenceLost(request_id, expected=position, held=held)
-        self._live.move_to_end(request_id)
+            raise SequenceLost(sequence_id, expected=position, held=held)
+        self._live.move_to_end(sequence_id)
         return sequence
 
-    def check(self, request_id: str, position: int) -> None:
+    def is_long(self, sequence_id: str) -> bool:
+        """Whether the keys of a live sequence were rotated with the factors for long ones."""
+        sequence = self._live.get(sequence_id)
+        return sequence is not None and sequence.long
+
+    def check(self, sequence_id: str, position: int) -> None:
         """Raise `SequenceLost` as `at` would, changing nothing."""
-        sequence = self._live.get(request_id)
+        sequence = self._live.get(sequence_id)
         if position and (sequence is None or sequence.length != position):
             raise SequenceLost(
-                request_id, expected=position, held=None if sequence is None else sequence.length
+                sequence_id, expected=position, held=None if sequence is None else sequence.length
             )
 
     def reserve(self, sequence: Sequence, length: int, keep: Collection[str]) -> None:
@@ -146,9 +152,9 @@ class KVStore:
         )
         raise Overloaded(message)
 
-    def release(self, request_id: str) -> None:
+    def release(self, sequence_id: str) -> None:
         """The sequence is over; it stays as a prefix if it may serve another."""
-        sequence = self._live.pop(request_id, None)
+        sequence = self._live.pop(sequence_id, None)
         if sequence is None:
             return
         sequence.tokens = sequence.tokens[: sequence.length]
@@ -174,7 +180,7 @@ class KVStore:
         for key, other in [*self._prefixes.items(), *((None, s) for s in self._live.values())]:
             if other is sequence or other.long != sequence.long:
                 continue
-            shared = min(_common(other.tokens[: other.length], tokens), limit)
+            shared = min(common_length(other.tokens[: other.length], tokens), limit)
             if shared > common:
                 best, common = (key, other), shared
         if best is None or common - sequence.length < SHORTEST_PREFIX:
@@ -197,7 +203,7 @@ class KVStore:
         """Another prefix has all of it (the same request again); it is the fresher one now."""
         for key, other in self._prefixes.items():
             if (
-                _common(other.tokens, sequence.tokens) == len(sequence.tokens)
+                common_length(other.tokens, sequence.tokens) == len(sequence.tokens)
                 and other.long == sequence.long
             ):
                 self._prefixes.move_to_end(key)
@@ -211,17 +217,17 @@ class KVStore:
             self._discard(self._prefixes.popitem(last=False)[1])
         if not evict_live:
             return self.used + extra <= self.budget
-        for request_id in [
+        for sequence_id in [
             i for i, s in self._live.items() if i not in keep and s is not sequence and s.capacity
         ]:
             if self.used + extra <= self.budget:
                 break
             self.evictions += 1
-            self._discard(self._live.pop(request_id))
+            self._discard(self._live.pop(sequence_id))
         return self.used + extra <= self.budget
 
-    def _forget(self, request_id: str) -> None:
-        sequence = self._live.pop(request_id, None)
+    def _forget(self, sequence_id: str) -> None:
+        sequence = self._live.pop(sequence_id, None)
         if sequence is not None:
             self._discard(sequence)
 
@@ -230,10 +236,3 @@ class KVStore:
         sequence.capacity = sequence.length = 0
         sequence.keys.clear()
         sequence.values.clear()
-
-
-def _common(a: Array, b: Array) -> int:
-    """Length of the common beginning."""
-    n = min(len(a), len(b))
-    different = np.flatnonzero(a[:n] != b[:n])
-    return int(different[0]) if len(different) else n

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.models import ModelConfig, Weights
 from exo.inference.models.rope import cos_sin
 from exo.inference.numpy import kv_cache
 from exo.inference.numpy.ops import activate, attend, rms_norm, rotate
 from exo.inference.shard import Shard
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

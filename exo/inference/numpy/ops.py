@@ -6,11 +6,12 @@ N rows (tokens of all sequences of a pass), H heads, G key-value heads, D head s
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from exo.inference.arrays import Array
+
 # Queries are taken in blocks, so that scores above the diagonal are mostly never computed.
 QUERY_BLOCK: Final = 128
 SQRT_2_OVER_PI: Final = np.float32(0.7978845608028654)

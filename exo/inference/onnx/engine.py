@@ -1,5 +1,5 @@
-"""`OnnxEngine`: converts a shard once, then runs it with ONNX Runtime. All of it is on the worker
-thread.
+"""`OnnxRunner`: converts a shard once, then runs it with ONNX Runtime; `OnnxEngine` gives it a
+life.
 """
 
 from __future__ import annotations
@@ -9,20 +9,24 @@ import gc
 import logging
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import onnxruntime
 
-from exo.inference.engines.checkpoint_engine import Cancel, CheckpointEngine
-from exo.inference.engines.inference_engine import Array, Step
+from exo.inference.arrays import Array
+from exo.inference.engines.engine import Engine
+from exo.inference.engines.inference_engine import EngineFigures, Step
 from exo.inference.engines.memory import default_kv_budget
 from exo.inference.engines.options import EngineOptions, WeightFormat
-from exo.inference.errors import CheckpointError, UnsupportedModel
+from exo.inference.engines.runner import Cancel, ModelRunner
+from exo.inference.errors import UnsupportedModel
 from exo.inference.models import Weights, supported_families
 from exo.inference.onnx.conversion_cache import ConversionCache
 from exo.inference.onnx.graph.decoder import DecoderGraph, DecoderSpec
+from exo.inference.onnx.graph.layout import KV_DTYPE
 from exo.inference.onnx.graph.shard_weights import ShardWeights, decoder_spec
 from exo.inference.onnx.memory_trimming import forget_code, forget_mapped_pages, trim_heap
 from exo.inference.onnx.run.embedding import Embedding, write_embedding
@@ -38,69 +42,64 @@ logger = logging.getLogger(__name__)
 CONVERSION: Final = 7
 
 
-class OnnxEngine(CheckpointEngine):
-    """`fields`: those of `EngineOptions`, and what every `AsyncResource` takes."""
+class OnnxRunner(ModelRunner):
+    """Converts a shard on its first load, and takes the converted files on later ones."""
 
-    def __init__(self, **fields: Any) -> None:
-        self.options, life = EngineOptions.split(fields)
-        super().__init__(**life)
-        self._format = self.options.weight_format
-        self._sequences: Sequences | None = None
+    NAME: ClassVar[str] = "onnx"
+    # 8 bit with its scales; other formats are near enough for planning.
+    WEIGHT_BYTES: ClassVar[float] = 1.2
+    KV_ITEM_BYTES: ClassVar[int] = KV_DTYPE().itemsize
 
-    @property
-    def kv_tokens_total(self) -> int:
-        """Tokens of KV that the budget allows; 0 before a checkpoint is loaded."""
-        return self._sequences.table.budget if self._sequences else 0
+    def __init__(self, options: EngineOptions) -> None:
+        super().__init__(options)
+        self.sequences: Sequences | None = None
 
     @property
-    def kv_tokens_free(self) -> int:
-        """What is kept for reuse counts as free."""
-        if self._sequences is None:
-            return 0
-        table = self._sequences.table
-        return max(0, table.budget - table.tokens_used(live_only=True))
-
-    @property
-    def sequences(self) -> int:
-        """Live sequences."""
-        return self._sequences.table.n_live if self._sequences else 0
-
-    @property
-    def max_sequences(self) -> int:
-        return self.options.max_sequences
-
-    @property
-    def replays_by_step(self) -> bool:
-        """Prompts and steps take other kernels; see decision 0005."""
-        return True
+    def figures(self) -> EngineFigures:
+        figures = EngineFigures(
+            kv_tokens_total=0,
+            kv_tokens_free=0,
+            max_sequences=self.options.max_sequences,
+            replays_by_step=True,  # prompts and steps take different kernels (decision 0005)
+        )
+        sequences = self.sequences  # asked once: the worker thread may change it meanwhile
+        if sequences is None:
+            return figures
+        table = sequences.table
+        return replace(
+            figures,
+            kv_tokens_total=table.budget,
+            kv_tokens_free=max(0, table.budget - table.tokens_used(live_only=True)),
+            sequences=table.n_live,
+        )
 
     @property
     def evictions(self) -> int:
         """Live sequences whose KV had to go since the checkpoint was loaded."""
-        return self._sequences.table.evictions if self._sequences else 0
+        return self.sequences.table.evictions if self.sequences else 0
 
-    def _load(self, weights: Weights, shard: Shard, advance: Callable[[int], None]) -> None:
+    def load(self, weights: Weights, shard: Shard, advance: Callable[[int], None]) -> None:
+        options = self.options
         spec = decoder_spec(weights.config, shard)
-        cache = ConversionCache(self.options.conversions, self.options.cache_bytes)
+        cache = ConversionCache(options.conversions, options.cache_bytes)
 
         def build(folder: Path) -> None:
-            convert(weights, shard, spec, self._format, folder, advance)
+            convert(weights, shard, spec, options.weight_format, folder, advance)
 
         gc.collect()
         trim_heap()  # what reading the header and building the tokenizer left
         forget_code()
         try:
-            key = f"{weights.checkpoint.content_hash()}-{conversion_key(shard, self._format)}"
+            key = f"{weights.checkpoint.content_hash()}-" + conversion_key(
+                shard, options.weight_format
+            )
             session = self._open(cache, key, build, spec, weights)
         finally:
             # What the session maps stays readable after the files are gone.
             cache.close()
             forget_code()
-        wanted = self.options.kv_budget
-        budget = default_kv_budget() if wanted is None else wanted
-        self._sequences = Sequences(
-            session, spec, weights.config, self.options.max_sequences, budget
-        )
+        budget = default_kv_budget() if options.kv_budget is None else options.kv_budget
+        self.sequences = Sequences(session, spec, weights.config, options.max_sequences, budget)
 
     def _open(
         self,
@@ -127,25 +126,34 @@ class OnnxEngine(CheckpointEngine):
                     ) from error
         raise AssertionError("unreachable: the second round returns or raises")
 
-    def _forward(self, steps: Sequence[Step], cancel: Cancel) -> list[Array]:
-        return self._loaded().forward(steps, cancel)
+    def forward(self, steps: Sequence[Step], cancel: Cancel) -> list[Array]:
+        return self._require().forward(steps, cancel)
 
-    def _reuse(self, request_id: str, tokens: Sequence[int], limit: int) -> int:
-        return self._loaded().reuse(request_id, np.asarray(tokens, np.int64), limit)
+    def reuse_prefix(self, sequence_id: str, tokens: Sequence[int], limit: int) -> int:
+        return self._require().reuse(sequence_id, np.asarray(tokens, np.int64), limit)
 
-    def _drop(self, request_id: str) -> None:
-        if self._sequences is not None:
-            self._sequences.release(request_id)
+    def release(self, sequence_id: str) -> None:
+        if self.sequences is not None:
+            self.sequences.release(sequence_id)
 
-    def _unload(self) -> None:
-        if self._sequences is not None:
-            self._sequences.close()
-            self._sequences = None
+    def unload(self) -> None:
+        if self.sequences is not None:
+            self.sequences.close()
+            self.sequences = None
 
-    def _loaded(self) -> Sequences:
-        if self._sequences is None:
-            raise CheckpointError("no checkpoint is loaded", path=str(self.path))
-        return self._sequences
+    def _require(self) -> Sequences:
+        assert self.sequences is not None  # the engine has checked that the shard is loaded
+        return self.sequences
+
+
+class OnnxEngine(Engine):
+    """`fields`: those of `EngineOptions`, and what every `AsyncResource` takes."""
+
+    RUNNER: ClassVar[type[ModelRunner]] = OnnxRunner
+
+    def __init__(self, **fields: Any) -> None:
+        options, life = EngineOptions.split(fields)
+        super().__init__(OnnxRunner(options), **life)
 
 
 def conversion_key(shard: Shard, weight_format: WeightFormat) -> str:

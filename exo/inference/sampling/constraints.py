@@ -16,10 +16,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.errors import InvalidRequest
 from exo.inference.text.tokenizer import Tokenizer
 
-Array = np.ndarray[Any, Any]
 ANY_OBJECT: Final = {"type": "object"}
 # Small models love to go on with spaces for ever; this is room enough for indented JSON.
 OPTIONS: Final = {"whitespace_pattern": r"[ \n]{0,12}"}

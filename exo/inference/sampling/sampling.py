@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.errors import ExoError
 from exo.inference.sampling.params import SamplingParams
 
-Array = np.ndarray[Any, Any]
 # Tokens less likely than the best by more than this factor's logarithm are looked at only where
 # need be,
 NEAR: Final = 8.0

@@ -1,6 +1,4 @@
-"""Test tools for resources: the conformance check, leak detection, interrupted hooks. For tests
-only.
-"""
+"""Tools for the tests of resources: the conformance suite, leak detection, interrupted hooks."""
 
 from exo.lifecycle.testing.conformance import ConformanceError, check_resource
 

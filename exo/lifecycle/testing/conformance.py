@@ -1,8 +1,8 @@
 """`check_resource`: the conformance suite that every AsyncResource passes. For tests.
 
-Started twice, stopped twice, restarted, failed and cancelled at each await of its hooks; after each
-of these nothing
-may be left: no task, no socket, no file, no thread.
+It starts a resource twice, stops it twice, starts it again, and fails and cancels it at each await
+of its hooks. After each of these nothing may be left: no task, thread, open descriptor of any sort,
+child process, shared memory or temporary file.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeAlias
+from pathlib import Path
+from typing import Final, TypeAlias
 
 from exo.lifecycle.errors import ResourceClosed, ResourceInitializationError
 from exo.lifecycle.resource import AsyncResource
 from exo.lifecycle.states import USABLE, ResourceState
-from exo.lifecycle.testing.interruption import InjectedFailure, Interrupted
-from exo.lifecycle.testing.leaks import Holdings, gained_since
+from exo.lifecycle.testing.holdings import Holdings, private_temporary_folder
+from exo.lifecycle.testing.interruption import HookProbe
+from exo.lifecycle.testing.leaks import LeakDetector
 
 Factory: TypeAlias = "Callable[[], AsyncResource | Awaitable[AsyncResource]]"
 
@@ -27,7 +29,7 @@ _S: Final = ResourceState
 
 
 class ConformanceError(AssertionError):
-    """What a resource does wrong; `violations` has one sentence each."""
+    """A resource breaks the contract. `violations` has one sentence for each way."""
 
     def __init__(self, name: str, violations: list[str]) -> None:
         super().__init__(
@@ -44,18 +46,25 @@ async def check_resource(
     health: bool = True,
     stop_at_first: bool = False,
 ) -> None:
-    """Run the whole suite on fresh resources made by `factory` (no arguments; may be async, must
-    open nothing).
+    """Run the whole suite on fresh resources. Raises `ConformanceError` that lists every violation.
 
+    factory: makes one resource; takes no arguments, may be async, must open nothing.
     points: at how many awaits of each hook to fail and to cancel, evenly spread when there are
         more.
-    patience: seconds given to sockets and threads to go away. health: whether a started one must be
-        healthy.
+    patience: at most how many seconds sockets and threads get to go away, once in the whole suite.
+    health: whether a started resource must be healthy.
     stop_at_first: skip the rest of the suite once a scenario fails.
-    Raises `ConformanceError` that lists every violation.
     """
-    suite = _Suite(factory, patience, health, stop_at_first)
+    suite = _Suite(factory, LeakDetector(patience), health, stop_at_first)
+    # Before the temporary folder is replaced: what a library keeps for the process stays there.
     await suite.warm_up()
+    with private_temporary_folder() as suite.folder:
+        await _run_scenarios(suite, points)
+    if suite.violations:
+        raise ConformanceError(suite.name, suite.violations)
+
+
+async def _run_scenarios(suite: _Suite, points: int) -> None:
     await suite.run("never started", suite.never_started)
     await suite.run("started and stopped twice", suite.twice)
     await suite.run("started again after it was closed", suite.again)
@@ -69,8 +78,6 @@ async def check_resource(
         await suite.run(f"closed at await {point} of its start", partial(suite.close_start, point))
     for point in stops:
         await suite.run(f"stop cancelled at await {point}", partial(suite.cancel_stop, point))
-    if suite.violations:
-        raise ConformanceError(suite.name, suite.violations)
 
 
 def _spread(waits: int, points: int) -> list[int]:
@@ -88,49 +95,13 @@ def _named(what: str, point: int, waits: int) -> str:
 
 
 @dataclass
-class _Probe:
-    """Puts itself between a resource and one of its hooks."""
-
-    runs: int = 0
-    waits: int = 0
-    swallowed: bool = False
-    fail_at: int | None = None
-    call_at: int | None = None
-    call: Callable[[], object] = lambda: None
-
-    def install(self, resource: AsyncResource, hook: str) -> _Probe:
-        inner = getattr(resource, hook)
-
-        async def run() -> Any:
-            self.runs += 1
-            first = self.runs == 1
-            step = Interrupted(
-                inner(),
-                fail_at=self.fail_at if first else None,
-                call_at=self.call_at if first else None,
-                call=self.call,
-            )
-            try:
-                result = await step
-            finally:
-                self.waits = max(self.waits, step.suspensions)
-            task = asyncio.current_task()
-            self.swallowed = self.swallowed or (task is not None and task.cancelling() > 0)
-            if first and self.fail_at is not None and self.fail_at > step.suspensions:
-                raise InjectedFailure("at the end")
-            return result
-
-        setattr(resource, hook, run)
-        return self
-
-
-@dataclass
 class _Suite:
     factory: Factory
-    patience: float
+    leaks: LeakDetector
     health: bool
     stop_at_first: bool
     name: str = "resource"
+    folder: Path | None = None
     start_waits: int = 0
     stop_waits: int = 0
     violations: list[str] = field(default_factory=list)
@@ -147,14 +118,14 @@ class _Suite:
             self.violations.append(f"{self._scenario}: {otherwise}")
 
     async def warm_up(self) -> None:
-        """One plain life: counts the awaits, and lets libraries open what they keep for the
-        process.
+        """Start and stop one resource: counts the awaits, and lets libraries open what they keep
+        for the whole process.
         """
         resource = await self.make()
         self.name = repr(type(resource).__name__)
         start, stop = (
-            _Probe().install(resource, "_do_initialize"),
-            _Probe().install(resource, "_do_cleanup"),
+            HookProbe().install(resource, "_do_initialize"),
+            HookProbe().install(resource, "_do_cleanup"),
         )
         self._scenario = "plain life"
         await self._quietly(resource.initialize())
@@ -164,13 +135,13 @@ class _Suite:
         self.start_waits, self.stop_waits = start.waits, stop.waits
 
     async def run(self, scenario: str, check: Callable[[AsyncResource], Awaitable[None]]) -> None:
-        """One scenario on a fresh resource, closed at the end; then nothing may be left."""
+        """Run one scenario on a fresh resource and close it; then nothing may be left."""
         self._scenario = scenario
-        before = Holdings.now()
+        before = Holdings.now(self.folder)
         resource = await self.make()
         try:
             await check(resource)
-        except Exception as error:  # noqa: BLE001  # whatever goes wrong is the finding
+        except Exception as error:  # noqa: BLE001  # whatever goes wrong is a finding
             self.expect(False, f"unexpected {error!r}")
         try:
             await resource.cleanup()
@@ -186,21 +157,21 @@ class _Suite:
             raise ConformanceError(self.name, self.violations)
 
     async def nothing_left(self, before: Holdings, when: str) -> None:
-        for gained in await gained_since(before, self.patience):
-            self.expect(False, f"{when}, {gained}")
+        for leak in await self.leaks.leaks_since(before):
+            self.expect(False, f"{when}, {leak}")
 
     # -- scenarios
 
     async def never_started(self, resource: AsyncResource) -> None:
         self.expect(resource.state is _S.UNINITIALIZED, f"is made {resource.state.name}")
-        stop = _Probe().install(resource, "_do_cleanup")
+        stop = HookProbe().install(resource, "_do_cleanup")
         await resource.cleanup()
         self.expect(stop.runs == 0, "runs its cleanup hook although it was never started")
 
     async def twice(self, resource: AsyncResource) -> None:
         start, stop = (
-            _Probe().install(resource, "_do_initialize"),
-            _Probe().install(resource, "_do_cleanup"),
+            HookProbe().install(resource, "_do_initialize"),
+            HookProbe().install(resource, "_do_cleanup"),
         )
         await asyncio.gather(resource.initialize(), resource.initialize(), resource.ensure_ready())
         await resource.initialize()
@@ -235,12 +206,12 @@ class _Suite:
             )
 
     async def fail_start(self, point: int, resource: AsyncResource) -> None:
-        before = Holdings.now()
-        _Probe(fail_at=point).install(resource, "_do_initialize")
+        before = Holdings.now(self.folder)
+        HookProbe(fail_at=point).install(resource, "_do_initialize")
         try:
             await resource.initialize()
         except ResourceInitializationError as error:
-            self._look_at_notes(error)
+            self._check_notes(error)
             self.expect(
                 resource.state is _S.ERROR,
                 f"is {resource.state.name} after a failed start, not ERROR",
@@ -252,10 +223,11 @@ class _Suite:
         )
 
     async def cancel_start(self, point: int, resource: AsyncResource) -> None:
-        before = Holdings.now()
+        before = Holdings.now(self.folder)
         cancelled = await self._cancel_at(resource, "_do_initialize", point, resource.initialize)
         if not cancelled:
-            return  # it was through already
+            # The hook had finished already.
+            return
         self.expect(resource.state in (_S.ERROR, _S.READY), f"is left {resource.state.name}")
         if resource.state is _S.ERROR:
             await self.nothing_left(before, "after the roll-back")
@@ -272,7 +244,7 @@ class _Suite:
         def close() -> None:
             closing.append(loop.create_task(resource.cleanup(), context=outside))
 
-        probe = _Probe(call_at=point, call=close).install(resource, "_do_initialize")
+        probe = HookProbe(call_at=point, call=close).install(resource, "_do_initialize")
         try:
             await resource.initialize()
         except (ResourceClosed, ResourceInitializationError):
@@ -301,14 +273,15 @@ class _Suite:
         point: int,
         operation: Callable[[], Awaitable[object]],
     ) -> bool:
-        """Cancel the caller of `operation` while the hook waits for the n-th time; whether that was
-        in time.
+        """Cancel the caller of `operation` while the hook waits for the n-th time.
+
+        Returns whether that was in time.
         """
         loop = asyncio.get_running_loop()
         caller: list[asyncio.Task[object]] = []
-        # Not from inside the hook's own step: the caller is cancelled between two turns of the
-        # loop, as in life.
-        probe = _Probe(call_at=point, call=lambda: loop.call_soon(caller[0].cancel))
+        # Not inside the hook's own step: in real use a caller is cancelled between two turns of
+        # the loop.
+        probe = HookProbe(call_at=point, call=lambda: loop.call_soon(caller[0].cancel))
         probe.install(resource, hook)
         caller.append(asyncio.ensure_future(_wait(operation)))
         await asyncio.wait(caller)
@@ -326,7 +299,7 @@ class _Suite:
         except Exception as error:  # noqa: BLE001
             self.expect(False, f"unexpected {error!r}")
 
-    def _look_at_notes(self, error: BaseException) -> None:
+    def _check_notes(self, error: BaseException) -> None:
         for note in getattr(error, "__notes__", ()):
             self.expect("roll-back failed" not in note, note)
 
@@ -334,7 +307,7 @@ class _Suite:
 
 
 def _serves(resource: AsyncResource) -> bool:
-    """Its last check passed; a declared degradation is no failed check."""
+    """Whether its last check passed. A declared degradation is not a failed check."""
     return resource.is_usable and resource.statistics().consecutive_health_failures == 0
 
 

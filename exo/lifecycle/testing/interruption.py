@@ -1,24 +1,23 @@
-"""Interrupts a coroutine at its n-th suspension: counts them, fails there, or calls something
-there. For tests.
-"""
+"""Interrupts a coroutine, or a hook of a resource, at its n-th suspension. For tests."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
+from dataclasses import dataclass
 from typing import Any
 
 
 class InjectedFailure(Exception):
-    """The failure that a test put in."""
+    """The failure that a test asked for."""
 
 
 class Interrupted:
     """Awaits `coroutine`; `suspensions` counts how often it had to wait.
 
-    fail_at: at that suspension `InjectedFailure` is raised inside it in place of the waiting; 0:
-        before its first step.
-    call_at: at that suspension `call` is called, and the waiting goes on.
+    fail_at: at that suspension `InjectedFailure` is raised inside the coroutine, which does not
+        wait; 0: before its first step.
+    call_at: at that suspension `call` is called, and the coroutine waits as usual.
     """
 
     def __init__(
@@ -59,10 +58,47 @@ class Interrupted:
                 self._call()
             try:
                 yield waits_for
-            except BaseException as error:  # noqa: BLE001  # handed on to the coroutine as it is
+            except BaseException as error:  # noqa: BLE001  # passed on to the coroutine as it is
                 resume = _thrower(self._coroutine, error)
             else:
                 resume = lambda: self._coroutine.send(None)  # noqa: E731
+
+
+@dataclass
+class HookProbe:
+    """Wraps one hook of a resource: counts its runs and waits, fails it or calls something."""
+
+    runs: int = 0
+    waits: int = 0
+    swallowed: bool = False
+    fail_at: int | None = None
+    call_at: int | None = None
+    call: Callable[[], object] = lambda: None
+
+    def install(self, resource: Any, hook: str) -> HookProbe:
+        inner = getattr(resource, hook)
+
+        async def run() -> Any:
+            self.runs += 1
+            first = self.runs == 1
+            step = Interrupted(
+                inner(),
+                fail_at=self.fail_at if first else None,
+                call_at=self.call_at if first else None,
+                call=self.call,
+            )
+            try:
+                result = await step
+            finally:
+                self.waits = max(self.waits, step.suspensions)
+            task = asyncio.current_task()
+            self.swallowed = self.swallowed or (task is not None and task.cancelling() > 0)
+            if first and self.fail_at is not None and self.fail_at > step.suspensions:
+                raise InjectedFailure("at the end")
+            return result
+
+        setattr(resource, hook, run)
+        return self
 
 
 def _thrower(coroutine: Coroutine[Any, Any, Any], error: BaseException) -> Callable[[], Any]:

@@ -24,23 +24,25 @@ from exo.networking.grpc.connection import Connection
 from exo.networking.grpc.handshake import read_frame
 from exo.networking.grpc.status import is_retryable
 from exo.networking.grpc.wire import control_codec as wire
-from exo.networking.grpc.wire.codec import bundle, encode
+from exo.networking.grpc.wire.codec import MAX_BUNDLE, Parts, bundle, decode, encode_parts
 from exo.networking.hello import Membership
 from exo.networking.liveness import Liveness, Timings
-from exo.networking.messages import Failed, Forward, Message
+from exo.networking.messages import Failed, Message
 from exo.networking.peer_handle import PeerHandle
-from exo.networking.send_queue import SendQueue
+from exo.networking.send_queue import MAX_BYTES, SendQueue
 from exo.networking.server import RingHandler
 from exo.topology.offer import NodeOffer
 
 log = logging.getLogger(__name__)
 
-# Small messages that wait together travel together; a large tensor goes alone and is not copied for
-# it.
+# Small messages that wait together travel together. A large tensor goes alone, as a bundle would
+# copy it once more.
 BUNDLE_BYTES = 256 * 1024
 
 
 class GRPCPeerHandle(PeerHandle):
+    """queue_bytes: how much may wait for a peer that is behind."""
+
     def __init__(
         self,
         node_id: str | None,
@@ -51,8 +53,10 @@ class GRPCPeerHandle(PeerHandle):
         membership: Membership,
         tls: tls_files.TlsFiles | None = None,
         timings: Timings | None = None,
+        queue_bytes: int = MAX_BYTES,
     ) -> None:
         super().__init__(node_id, address, port)
+        self._queue_bytes = queue_bytes
         self._expected_id = node_id
         self._handler = handler
         self._membership = membership
@@ -62,7 +66,8 @@ class GRPCPeerHandle(PeerHandle):
         self._connection: Connection | None = None
         self._offer: NodeOffer | None = None
         self._lost: PeerLost | None = None
-        self._queue: SendQueue | None = None
+        self._queue: SendQueue[Parts] | None = None
+        self._unsent: list[Parts] = []
         self._listeners: list[Callable[[str, str], None]] = []
         self._beats = 0
         self._beat_now = asyncio.Event()
@@ -85,8 +90,13 @@ class GRPCPeerHandle(PeerHandle):
         return self._lost
 
     def queued(self) -> int:
-        """Messages accepted by `send` and not yet given to the transport."""
         return 0 if self._queue is None else len(self._queue)
+
+    def take_unsent(self) -> list[Message]:
+        unsent, self._unsent = self._unsent, []
+        if self._queue is not None:
+            unsent += self._queue.clear()
+        return [decode(b"".join(parts)) for parts in unsent]
 
     def on_lost(self, callback: Callable[[str, str], None]) -> Callable[[], None]:
         self._listeners.append(callback)
@@ -115,7 +125,7 @@ class GRPCPeerHandle(PeerHandle):
             kind = PeerStuck if await self._port_answers(self._timings.probe_timeout) else PeerLost
             raise kind(self.id(), f"no answer from {self.addr()} to the hello") from error
         self._peer_id = offer.node_id
-        self._queue = SendQueue()
+        self._queue, self._unsent = SendQueue(_size, max_bytes=self._queue_bytes), []
         self._heard_offer(offer)
         for name, factory in (
             ("beat", self._beat),
@@ -131,7 +141,7 @@ class GRPCPeerHandle(PeerHandle):
     async def _do_cleanup(self) -> None:
         queue, self._queue = self._queue, None
         if queue is not None:
-            queue.close(PeerLost(self.id(), "this node closed the connection"))
+            self._unsent += queue.close(PeerLost(self.id(), "this node closed the connection"))
         for answer in self._answers.values():
             answer.cancel()
         self._answers.clear()
@@ -148,17 +158,15 @@ class GRPCPeerHandle(PeerHandle):
         return self.is_connected()
 
     async def _send(self, message: Message) -> None:
-        data = encode(message)
-        if self._queue is None:
-            raise self._lost or PeerLost(self.id(), "the connection is closed")
-        await self._queue.put(data)
+        await self._open_queue().put(encode_parts(message))
 
     def _send_now(self, message: Message) -> bool:
-        if self._queue is None or (
-            isinstance(message, Forward) and message.values.nbytes > BUNDLE_BYTES
-        ):
-            return False  # a large one is encoded when it is its turn, and not in vain
-        return self._queue.put_now(encode(message))
+        return self._open_queue().put_now(encode_parts(message))
+
+    def _open_queue(self) -> SendQueue[Parts]:
+        if self._queue is None:
+            raise self._lost or PeerLost(self.id(), "the connection is closed")
+        return self._queue
 
     async def _hello(self) -> NodeOffer:
         if self._lost is not None:
@@ -205,7 +213,7 @@ class GRPCPeerHandle(PeerHandle):
         if self._lost is not None or self._queue is None:
             return
         self._lost = kind(self.id(), reason, state=self.state)
-        self._queue.close(self._lost)
+        self._unsent += self._queue.close(self._lost)
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(self._lost)
@@ -250,10 +258,10 @@ class GRPCPeerHandle(PeerHandle):
         self._handler.on_offer(offer)
 
     async def _write(self, connection: Connection) -> None:
-        assert self._queue is not None
-        queue = self._queue
+        queue = self._open_queue()
         while True:
-            await connection.data.write(bundle(await queue.get_together(BUNDLE_BYTES)))
+            together = await queue.get_together(max_items=MAX_BUNDLE, max_bytes=BUNDLE_BYTES)
+            await connection.data.write(bundle([b"".join(parts) for parts in together]))
 
     async def _read_refusals(self, connection: Connection) -> None:
         while (data := await read_frame(connection.data)) is not None:
@@ -306,6 +314,10 @@ class GRPCPeerHandle(PeerHandle):
             return False
         writer.close()
         return True
+
+
+def _size(parts: Parts) -> int:
+    return sum(map(len, parts))
 
 
 def _reason(error: BaseException) -> str:

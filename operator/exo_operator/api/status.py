@@ -1,18 +1,19 @@
-"""Typed models of the custom resources' status; the status schema of the CRDs is generated from
-them.
+"""Typed models of the custom resources' status. The status schema of the CRDs is generated from
+them, and every status that is written is one of them, so that both always agree.
 
-What goes into them is decided in `status.py` and `status_cluster.py`.
+What goes into them is decided in `exonode/status.py` and `exocluster/status.py`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, WithJsonSchema
+from pydantic import Field, ValidationError
 
-from exo_operator.api.spec import Model
-
-Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+from exo_operator.api import names
+from exo_operator.api.fields import Model, Timestamp
 
 
 class Condition(Model):
@@ -21,9 +22,9 @@ class Condition(Model):
     type: str = Field(description="What the condition is about.", max_length=316)
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     reason: str = Field(description="Why, in one CamelCase word.", max_length=1024)
-    message: str = Field(default="", description="Why, for people.", max_length=32_768)
+    message: str = Field(default="", description="Why, in a sentence.", max_length=32_768)
     observed_generation: int | None = Field(
-        default=None, description="The generation this was seen for."
+        default=None, description="The generation that this is about."
     )
     last_transition_time: Timestamp = Field(description="When the status last changed.")
 
@@ -43,6 +44,45 @@ class ConditionedStatus(Model):
         default=None, description="When a failed reconcile is tried again."
     )
 
+    def condition(self, type_: str) -> Condition | None:
+        """The condition of this type, if there is one."""
+        return next((each for each in self.conditions if each.type == type_), None)
+
+    def holds(self, type_: str) -> bool:
+        """Whether the condition of this type is True."""
+        condition = self.condition(type_)
+        return condition is not None and condition.status == "True"
+
+    def with_conditions(
+        self, conditions: Sequence[Condition], generation: int, retry: datetime | None
+    ) -> Self:
+        """This status with other conditions and everything else as it was."""
+        changes: dict[str, Any] = {
+            "conditions": list(conditions),
+            "observed_generation": generation,
+        }
+        if retry is not None:
+            changes["next_retry_time"] = retry
+        return self.model_copy(update=changes)
+
+    def to_wire(self) -> dict[str, Any]:
+        """The status as the API server takes it: without what is unknown."""
+        return self.model_dump(by_alias=True, mode="json", exclude_unset=True, exclude_none=True)
+
+
+S = TypeVar("S", bound=ConditionedStatus)
+
+
+def read_status(model: type[S], written: object) -> S:
+    """A status as the API server returned it; an empty one if it is absent or unreadable.
+
+    Everything in a status can be found out again, so an unreadable one is not an error.
+    """
+    try:
+        return model.model_validate(written or {})
+    except ValidationError:
+        return model()
+
 
 class LayerRange(Model):
     """The slice of the model that a node holds."""
@@ -50,17 +90,23 @@ class LayerRange(Model):
     start: int = Field(description="First layer, counted from 0.")
     end: int = Field(description="Last layer, inclusive.")
     total: int | None = Field(default=None, description="Layers of the whole model.")
-    text: str = Field(description="The range for people, like 0-14.")
+    text: str = Field(description="The range as people write it, like 0-14.")
 
 
 class Memory(Model):
     """Memory of a node in MiB."""
 
     planned_mib: int | None = Field(
-        default=None, alias="plannedMiB", description="Planned for the node's layers."
+        default=None,
+        validation_alias="plannedMiB",
+        serialization_alias="plannedMiB",
+        description="Planned for the node's layers.",
     )
     used_mib: int | None = Field(
-        default=None, alias="usedMiB", description="Resident memory of the process."
+        default=None,
+        validation_alias="usedMiB",
+        serialization_alias="usedMiB",
+        description="Resident memory of the process.",
     )
 
 
@@ -93,16 +139,21 @@ class ExoNodeStatus(ConditionedStatus):
 
     model: str | None = Field(default=None, description="The model in one word.")
     pod_name: str | None = Field(default=None, description="The node's pod.")
-    pod_ip: str | None = Field(default=None, alias="podIP", description="Address of the pod.")
-    node_name: str | None = Field(default=None, description="The machine the pod runs on.")
+    pod_ip: str | None = Field(
+        default=None,
+        validation_alias="podIP",
+        serialization_alias="podIP",
+        description="Address of the pod.",
+    )
+    node_name: str | None = Field(default=None, description="The machine that the pod runs on.")
     url: str | None = Field(default=None, description="Address of the API inside the cluster.")
     restarts: int | None = Field(default=None, description="Restarts of the pod's container.")
     layers: LayerRange | None = Field(default=None, description="The layers that this node holds.")
     memory: Memory | None = Field(default=None, description="Planned and used memory.")
     ring_epoch: str | None = Field(default=None, description="Epoch of the ring's plan.")
     ring_size: int | None = Field(default=None, description="Nodes in the ring.")
-    resources: list[ResourceHealth] = Field(
-        default_factory=list,
+    resources: list[ResourceHealth] | None = Field(
+        default=None,
         description="The health of every resource of the node.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
@@ -110,20 +161,17 @@ class ExoNodeStatus(ConditionedStatus):
 
 
 class Member(Model):
-    """One node of a ring."""
+    """One node of an ExoCluster."""
 
-    model_config = ConfigDict(frozen=True)
     name: str = Field(description="Name of the ExoNode.")
     ready: bool = Field(description="Whether it is Ready.")
-    layers: str | None = Field(default=None, description="The layers it holds, like 0-14.")
+    layers: str | None = Field(default=None, description="The layers that it holds, like 0-14.")
     reason: str | None = Field(default=None, description="Why it is not Ready.")
-    node_name: str | None = Field(
-        default=None, alias="nodeName", description="The machine it runs on."
-    )
+    node_name: str | None = Field(default=None, description="The machine that it runs on.")
 
 
 class ExoClusterStatus(ConditionedStatus):
-    """The observed state of a ring."""
+    """The observed state of an ExoCluster."""
 
     nodes: int | None = Field(default=None, description="ExoNodes that exist.")
     ready_nodes: int | None = Field(default=None, description="ExoNodes that are Ready.")
@@ -148,3 +196,10 @@ class ExoClusterStatus(ConditionedStatus):
         description="The nodes with their layers.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
+
+
+# Kind -> the model of its status.
+STATUS_MODELS: dict[str, type[ConditionedStatus]] = {
+    names.KIND_NODE: ExoNodeStatus,
+    names.KIND_CLUSTER: ExoClusterStatus,
+}

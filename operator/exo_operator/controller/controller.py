@@ -1,5 +1,5 @@
-"""Feeds the queue: objects seen by the watches, and a periodic comparison with the API server that
-also proves that the watches are alive.
+"""Feeds the queue: with objects that the watches bring, and by a periodic comparison with the API
+server, which also proves that the watches are alive.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ import structlog
 from exo import contract
 from exo_operator.api import names
 from exo_operator.api.names import Key
-from exo_operator.controller.metrics import Health
+from exo_operator.controller.health import Health
 from exo_operator.controller.reconcile import Reconciler
-from exo_operator.exocluster import plan as plan_ring
-from exo_operator.kube.client import ClusterError, NotFound
-from exo_operator.kube.store import Raw, Ref, ref_of, version_of
+from exo_operator.kube import kinds
+from exo_operator.kube.client import KubeError, NotFound
+from exo_operator.kube.custom import NodeView
+from exo_operator.kube.objects import Meta, Raw, Ref, ref_of, version_of
 
 log = structlog.get_logger("exo_operator.controller.controller")
 
-OWN_KINDS = (names.KIND_CLUSTER, names.KIND_NODE)
-OWNED_KINDS = ("Pod", "Service", "PersistentVolumeClaim", "NetworkPolicy", "PodDisruptionBudget")
-# A change that a watch has not delivered this long after a list saw it is missing.
+# A change that a list saw and a watch has not delivered after this long is missing.
 WATCH_GRACE_S = 15.0
 
 
 class Controller:
-    """Which keys an object concerns, and when all of them are looked at again."""
+    """Decides which custom resources an object concerns, and when all of them are reconciled."""
 
     def __init__(
         self, reconciler: Reconciler, health: Health, namespaces: tuple[str, ...] = ()
@@ -37,8 +36,8 @@ class Controller:
         self._store = reconciler.store
         self._health = health
         self._namespaces = namespaces or ("",)
-        # What of each custom resource was last acted upon: all but its status, which is our own
-        # word.
+        # What each custom resource last asked for: everything but its status, which the operator
+        # itself writes.
         self._asked: dict[Ref, Any] = {}
 
     def seen(self, obj: Raw) -> None:
@@ -52,7 +51,7 @@ class Controller:
         self._count(obj)
         self._store.remove(obj)
         if obj["kind"] == "Pod":
-            self._reconciler.forget_pod(str(obj["metadata"].get("uid")))
+            self._reconciler.forget_pod(Meta(obj).uid)
         self._enqueue(obj)
         self._asked.pop(ref_of(obj), None)
 
@@ -66,81 +65,92 @@ class Controller:
         self._reconciler.metrics.queue.set(len(self._reconciler.queue))
 
     def keys(self, obj: Raw) -> Iterator[Key]:
-        """The custom resources that an object concerns: itself, its owners, and the rest of its
-        ring.
+        """The custom resources that an object concerns: itself, its owners, and the other nodes of
+        its ring.
 
-        Itself only where more than its status changed: else each status that we write would wake us
-        up again, past any back-off.
+        It concerns itself only if more than its status changed. Otherwise each status that the
+        operator writes would wake it up again, past any back-off.
         """
-        metadata = obj["metadata"]
-        namespace = metadata.get("namespace", "")
-        if obj["kind"] in OWN_KINDS and self._is_new_wish(obj):
-            yield Key(obj["kind"], namespace, metadata["name"])
-        for owner in metadata.get("ownerReferences") or ():
-            if owner.get("kind") in OWN_KINDS and str(owner.get("apiVersion", "")).startswith(
-                f"{contract.GROUP}/"
-            ):
-                yield Key(owner["kind"], namespace, owner["name"])
-        cluster = (obj.get("spec") or {}).get("cluster") if obj["kind"] == names.KIND_NODE else None
-        # A new or gone member changes the owners of the shared headless Service.
-        new_or_gone = "status" not in obj or "deletionTimestamp" in metadata
-        if cluster and new_or_gone:
-            for member in self._store.nodes_of_cluster(namespace, cluster):
-                yield Key(names.KIND_NODE, namespace, member["metadata"]["name"])
+        meta, kind = Meta(obj), obj["kind"]
+        if kind in kinds.CUSTOM and self._has_changed(obj):
+            yield Key(kind, meta.namespace, meta.name)
+        for owner in meta.owners:
+            group = str(owner.get("apiVersion", "")).split("/")[0]
+            if owner.get("kind") in kinds.CUSTOM and group == contract.GROUP:
+                yield Key(owner["kind"], meta.namespace, owner["name"])
+        if kind == names.KIND_NODE:
+            yield from self._ring_keys(obj)
 
-    def _is_new_wish(self, obj: Raw) -> bool:
-        metadata = obj["metadata"]
+    def _ring_keys(self, node: Raw) -> Iterator[Key]:
+        """The nodes of a ring that gets a new member or loses one: that changes the owners of the
+        headless Service that they share.
+        """
+        ring = (node.get("spec") or {}).get("cluster")
+        meta = Meta(node)
+        if ring and ("status" not in node or meta.is_deleting):
+            for member in self._store.nodes_of_ring(meta.namespace, ring):
+                yield Key(names.KIND_NODE, meta.namespace, Meta(member).name)
+
+    def _has_changed(self, obj: Raw) -> bool:
+        """Whether a custom resource asks for something else than when it was last seen."""
         parts = ("uid", "generation", "labels", "annotations", "deletionTimestamp")
-        wish = [metadata.get(part) for part in parts]
-        if self._asked.get(ref_of(obj)) == wish:
+        asks = [Meta(obj).raw.get(part) for part in parts]
+        if self._asked.get(ref_of(obj)) == asks:
             return False
-        self._asked[ref_of(obj)] = wish
+        self._asked[ref_of(obj)] = asks
         return True
 
-    async def resync_for_ever(self, every: float) -> None:
+    async def resync_forever(self, every: float) -> None:
         """Compare with the API server every so often. A failure is logged and tried again."""
         while True:
             try:
                 await self.resync()
-            except (ClusterError, OSError, TimeoutError) as error:
+            except (KubeError, OSError, TimeoutError) as error:
                 log.warning("resync failed", error=repr(error))
             await asyncio.sleep(every)
 
     async def resync(self) -> None:
-        """Take in what a watch missed, and say so when it still misses it a while later."""
-        late = await self.prime()
+        """Take in what a watch missed, and report it if the watch still misses it a while later."""
+        late = await self.sync()
         await asyncio.sleep(WATCH_GRACE_S)
         self._judge_watches(late)
 
-    async def prime(self) -> dict[Ref, int]:
-        """List everything: take it in, forget what is gone, look at every object. Returns what no
-        watch has shown.
+    async def sync(self) -> dict[Ref, int]:
+        """List everything: take it in, forget what is gone, and reconcile every custom resource.
+        Returns the versions that no watch has shown.
         """
         late: dict[Ref, int] = {}
-        for kind in (*OWN_KINDS, *OWNED_KINDS):
-            selector = "" if kind in OWN_KINDS else names.MANAGED_SELECTOR
-            known = {ref_of(obj) for obj in self._store.of_kind(kind)}
-            for namespace in self._namespaces:
-                async for obj in self._reconciler.cluster.list_all(kind, namespace, selector):
-                    known.discard(ref_of(obj))
-                    if self._store.watched_version(ref_of(obj)) < version_of(obj):
-                        late[ref_of(obj)] = version_of(obj)
-                    self._store.put(obj)
-            await self._forget_gone(known)
-        for kind in OWN_KINDS:
-            for obj in self._store.of_kind(kind):
-                key = Key(kind, obj["metadata"]["namespace"], obj["metadata"]["name"])
-                # One that backs off is looked at when its time has come.
+        for kind in kinds.WATCHED:
+            late |= await self._sync_kind(kind)
+        for name in kinds.CUSTOM:
+            for obj in self._store.of_kind(name):
+                key = Key(name, Meta(obj).namespace, Meta(obj).name)
+                # One that backs off is reconciled when its time has come.
                 if not self._reconciler.backoff.failures(key):
                     self._reconciler.queue.add(key)
         self._count_nodes()
         self._health.synced = True
         return late
 
+    async def _sync_kind(self, kind: kinds.Kind) -> dict[Ref, int]:
+        late: dict[Ref, int] = {}
+        unlisted = {ref_of(obj) for obj in self._store.of_kind(kind.name)}
+        for namespace in self._namespaces:
+            listed = self._reconciler.client.list_all(kind.name, namespace, kind.selector)
+            async for obj in listed:
+                ref, version = ref_of(obj), version_of(obj)
+                unlisted.discard(ref)
+                if self._store.watched_version(ref) < version:
+                    late[ref] = version
+                self._store.put(obj)
+        await self._forget_gone(unlisted)
+        return late
+
     def _count_nodes(self) -> None:
-        ready = [plan_ring.is_ready(node) for node in self._store.of_kind(names.KIND_NODE)]
-        self._reconciler.metrics.nodes.labels("true").set(sum(ready))
-        self._reconciler.metrics.nodes.labels("false").set(len(ready) - sum(ready))
+        nodes = [NodeView.of(node) for node in self._store.of_kind(names.KIND_NODE)]
+        ready = sum(node.is_ready for node in nodes)
+        self._reconciler.metrics.nodes.labels("true").set(ready)
+        self._reconciler.metrics.nodes.labels("false").set(len(nodes) - ready)
 
     async def _forget_gone(self, refs: set[Ref]) -> None:
         for ref in refs:
@@ -148,12 +158,12 @@ class Controller:
             if obj is None:
                 continue
             try:
-                await self._reconciler.cluster.get(*ref)
+                await self._reconciler.client.get(*ref)
             except NotFound:
                 self.deleted(obj)
 
     def _judge_watches(self, late: dict[Ref, int]) -> None:
-        """Unhealthy when a watch still has not delivered what the list saw."""
+        """Unhealthy if a watch still has not delivered what the list saw."""
         stale = [
             ref
             for ref, version in late.items()

@@ -1,7 +1,7 @@
-"""The keyed work queue: one run per key at a time, many keys at once, back-off per key, a limit on
-the total rate.
+"""The keyed work queue: one run per key at a time, many keys at once, back-off per key, and a limit
+on the total rate.
 
-Knows nothing of Kubernetes. Time and chance are injected, so that tests need neither.
+It knows nothing about Kubernetes. Time and chance are injected, so tests need neither.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Backoff(Generic[K]):
-    """Exponential back-off per key with full jitter over the upper half: 0.5 s, 1 s,
-    2 s … 5 min.
+    """Exponential back-off per key, from 0.5 s to 5 min, with jitter over the upper half of each
+    step.
     """
 
     def __init__(
@@ -56,9 +56,7 @@ class TokenBucket:
         self._at = clock()
 
     def take(self) -> float:
-        """Take one token, on credit where none is left; returns the seconds to wait before using
-        it.
-        """
+        """Take one token, on credit if none is left. Returns the seconds to wait before its use."""
         now = self._clock()
         self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
         self._at = now
@@ -69,8 +67,8 @@ class TokenBucket:
 class WorkQueue(Generic[K]):
     """Keys waiting to be worked on.
 
-    Invariants: a key is worked on by one worker at a time; a key added while it is worked on runs
-    once more after; a key has at most one pending time, the earliest asked for.
+    Invariants: a key is worked on by one worker at a time; a key added meanwhile runs once more
+    afterwards; a key has at most one pending time, the earliest that was asked for.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -82,7 +80,7 @@ class WorkQueue(Generic[K]):
         self._changed = asyncio.Event()
 
     def add(self, key: K, delay: float = 0.0) -> None:
-        """Ask for a run of `key` in `delay` seconds; an earlier run that was asked for stays."""
+        """Ask for a run of `key` in `delay` seconds, unless an earlier one is pending."""
         due = self._clock() + delay
         if key in self._due and self._due[key] <= due:
             return
@@ -128,8 +126,8 @@ class WorkQueue(Generic[K]):
                 continue
 
     def _next_wait(self) -> float | None:
-        """Seconds until an idle key is due; None when there is none: a finished or an added key
-        wakes the taker.
+        """Seconds until an idle key is due; None if there is none, since a key that is finished or
+        added wakes the taker.
         """
         waiting = [due for key, due in self._due.items() if key not in self._active]
         return max(0.0, min(waiting) - self._clock()) if waiting else None
@@ -143,7 +141,7 @@ class WorkQueue(Generic[K]):
         return len(self._due)
 
     async def work(self, run: Callable[[K], Awaitable[None]]) -> None:
-        """A worker: runs keys for ever. `run` must not raise."""
+        """A worker: run keys forever. `run` must not raise."""
         while True:
             key = await self.take()
             try:

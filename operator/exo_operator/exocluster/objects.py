@@ -4,107 +4,95 @@ PodDisruptionBudget. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from exo import contract
 from exo_operator.api import names
-from exo_operator.api.spec import ExoClusterSpec
-from exo_operator.exonode.objects import Manifest
+from exo_operator.exocluster.context import ClusterRef
+from exo_operator.kube.objects import Raw, Ref, owner_reference
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RingRef:
-    """An ExoCluster to render for: the object as read, and its parsed spec."""
-
-    raw: Manifest
-    spec: ExoClusterSpec
-
-    @property
-    def name(self) -> str:
-        return str(self.raw["metadata"]["name"])
-
-    @property
-    def namespace(self) -> str:
-        return str(self.raw["metadata"]["namespace"])
-
-    @property
-    def uid(self) -> str:
-        return str(self.raw["metadata"]["uid"])
+def service_ref(exocluster: ClusterRef) -> Ref:
+    """Where its Service is."""
+    return Ref("Service", exocluster.namespace, exocluster.name)
 
 
-def selector(ring: RingRef) -> dict[str, str]:
-    """Selects the pods of the ring."""
-    return {contract.LABEL_CLUSTER: ring.name}
+def budget_ref(exocluster: ClusterRef) -> Ref:
+    """Where its PodDisruptionBudget is, if it has one."""
+    return Ref("PodDisruptionBudget", exocluster.namespace, exocluster.name)
 
 
-def _metadata(ring: RingRef, name: str, component: str) -> dict[str, Any]:
+def node_refs(exocluster: ClusterRef) -> list[Ref]:
+    """Where its ExoNodes are, by index."""
+    return [
+        Ref(names.KIND_NODE, exocluster.namespace, names.child_node(exocluster.name, index))
+        for index in range(exocluster.spec.nodes)
+    ]
+
+
+def _object(
+    api_version: str, kind: str, exocluster: ClusterRef, name: str, component: str, spec: Raw
+) -> Raw:
     return {
-        "name": name,
-        "namespace": ring.namespace,
-        "labels": names.labels(component, ring.name) | selector(ring),
-        "ownerReferences": [names.owner_reference(ring.raw)],
-    }
-
-
-def node(ring: RingRef, index: int, *, stopped: bool) -> Manifest:
-    """The ExoNode with this index. Fields at their defaults are left out: the API server fills them
-    in.
-    """
-    metadata = _metadata(ring, names.child_node(ring.name, index), "node")
-    metadata["labels"][names.LABEL_INDEX] = str(index)
-    spec: dict[str, Any] = ring.spec.template.model_dump(
-        by_alias=True, exclude_defaults=True, mode="json"
-    )
-    spec["model"] = ring.spec.model.model_dump(by_alias=True, exclude_defaults=True, mode="json")
-    spec["cluster"] = ring.name
-    if stopped:
-        spec["suspend"] = True
-    return {
-        "apiVersion": names.API_VERSION,
-        "kind": names.KIND_NODE,
-        "metadata": metadata,
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {
+            "name": name,
+            "namespace": exocluster.namespace,
+            "labels": names.labels(component, exocluster.name) | exocluster.selector,
+            "ownerReferences": [owner_reference(exocluster.raw)],
+        },
         "spec": spec,
     }
 
 
-def service(ring: RingRef) -> Manifest:
-    """The Service in front of the ring: any Ready node takes a request."""
+def node_spec(exocluster: ClusterRef, *, stopped: bool) -> Raw:
+    """The spec of its ExoNodes, the same for each. Fields at their defaults are left out, because
+    the API server fills them in.
+    """
+    wanted = exocluster.spec
+    spec: Raw = wanted.template.model_dump(by_alias=True, exclude_defaults=True, mode="json")
+    spec["model"] = wanted.model.model_dump(by_alias=True, exclude_defaults=True, mode="json")
+    spec["cluster"] = exocluster.name
+    if stopped:
+        spec["suspend"] = True
+    return spec
+
+
+def node(exocluster: ClusterRef, index: int, *, stopped: bool) -> Raw:
+    """The ExoNode with this index."""
+    name = names.child_node(exocluster.name, index)
+    spec = node_spec(exocluster, stopped=stopped)
+    manifest = _object(names.API_VERSION, names.KIND_NODE, exocluster, name, "node", spec)
+    manifest["metadata"]["labels"][names.LABEL_INDEX] = str(index)
+    return manifest
+
+
+def service(exocluster: ClusterRef) -> Raw:
+    """The Service in front of its nodes. Any node that is Ready takes a request."""
     port = {
         "name": "http",
         "port": contract.API_PORT,
         "targetPort": contract.API_PORT,
         "protocol": "TCP",
+        "appProtocol": "http",
     }
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": _metadata(ring, ring.name, "api"),
-        "spec": {
-            "type": "ClusterIP",
-            "selector": selector(ring),
-            "ports": [port | {"appProtocol": "http"}],
-        },
-    }
+    spec = {"type": "ClusterIP", "selector": exocluster.selector, "ports": [port]}
+    return _object("v1", "Service", exocluster, exocluster.name, "api", spec)
 
 
-def disruption_budget(ring: RingRef, *, stopped: bool) -> Manifest | None:
-    """The PodDisruptionBudget; none where it would allow everything, so that it never blocks a
-    drain for nothing.
+def disruption_budget(exocluster: ClusterRef, *, stopped: bool) -> Raw | None:
+    """The PodDisruptionBudget. There is none if it would allow every eviction, so that it never
+    holds up draining a machine without a reason.
 
-    By `minAvailable`: Kubernetes counts by `maxUnavailable` only for pods whose controller has a
-    scale subresource.
+    It uses `minAvailable`, because Kubernetes counts by `maxUnavailable` only for pods whose
+    controller has a scale subresource.
     """
-    least = ring.spec.nodes - ring.spec.disruption.max_unavailable
+    least = exocluster.spec.nodes - exocluster.spec.disruption.max_unavailable
     if stopped or least <= 0:
         return None
-    return {
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": _metadata(ring, ring.name, "budget"),
-        "spec": {
-            "minAvailable": least,
-            "unhealthyPodEvictionPolicy": "AlwaysAllow",
-            "selector": {"matchLabels": selector(ring)},
-        },
+    spec = {
+        "minAvailable": least,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": {"matchLabels": exocluster.selector},
     }
+    name = exocluster.name
+    return _object("policy/v1", "PodDisruptionBudget", exocluster, name, "budget", spec)

@@ -1,190 +1,116 @@
-"""Decides what to do for an ExoCluster: which ExoNodes to make, change and delete, and in which
+"""Decides what to do for an ExoCluster: which ExoNodes to create, change and delete, and in which
 order. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from exo_operator.api import names
+from exo_operator.api.conditions import EventReason
 from exo_operator.api.spec import ExoNodeSpec
-from exo_operator.exocluster import objects as render_ring
-from exo_operator.exocluster.objects import RingRef
-from exo_operator.exonode.objects import Manifest
-from exo_operator.exonode.plan import (
-    Action,
-    Apply,
-    Conflict,
-    Delete,
-    Lookup,
-    controller_uid,
-    differs,
-)
-from exo_operator.kube.store import Raw
+from exo_operator.exocluster import objects
+from exo_operator.exocluster.context import ClusterRef
+from exo_operator.exocluster.snapshot import ClusterSnapshot
+from exo_operator.kube.actions import Action, Apply, Delete
+from exo_operator.kube.custom import NodeView
+from exo_operator.kube.diff import differs
+from exo_operator.kube.objects import Meta, Raw, ref_of
 
-# A node that was not Ready for this long does not come back by itself.
-STUCK_AFTER: Final = timedelta(seconds=30)
+# A node that has not been Ready for this long does not recover by itself.
+NOT_READY_AFTER: Final = timedelta(seconds=30)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RingObserved:
-    """The world around one ExoCluster. `children` are the ExoNodes that it controls."""
-
-    get: Lookup
-    now: datetime
-    children: Sequence[Raw]
-    taken: tuple[Conflict, ...] = ()
-    # The restart budget is used up: the nodes are stopped until somebody clears it.
-    failed: bool = False
-
-    def stopped(self, ring: RingRef) -> bool:
-        return ring.spec.suspend or self.failed
-
-
-def condition(obj: Raw, type_: str) -> Raw | None:
-    """A condition of a custom resource."""
-    found = (obj.get("status") or {}).get("conditions") or ()
-    return next((c for c in found if c.get("type") == type_), None)
-
-
-def is_ready(child: Raw) -> bool:
-    """Ready, and this for the child's current spec."""
-    ready = condition(child, "Ready")
-    if ready is None or ready.get("status") != "True" or "deletionTimestamp" in child["metadata"]:
-        return False
-    return bool(ready.get("observedGeneration") == child["metadata"].get("generation"))
-
-
-def is_current(manifest: Manifest, live: Raw) -> bool:
-    """Whether a child's spec is the wanted one, defaults filled in on both sides."""
-    wanted = ExoNodeSpec.model_validate(manifest["spec"])
-    return wanted == ExoNodeSpec.model_validate(live.get("spec") or {})
-
-
-def conflicts(ring: RingRef, observed: RingObserved) -> list[Conflict]:
-    """Names we need that other owners hold."""
-    found = list(observed.taken)
-    wanted = [("Service", ring.name)]
-    wanted.extend(
-        (names.KIND_NODE, names.child_node(ring.name, index)) for index in range(ring.spec.nodes)
-    )
-    for kind, name in wanted:
-        live = observed.get(kind, ring.namespace, name)
-        if (
-            live is not None
-            and controller_uid(live) != ring.uid
-            and "deletionTimestamp" not in live["metadata"]
-        ):
-            found.append(Conflict(kind, name))
-    return found
-
-
-def plan(ring: RingRef, observed: RingObserved) -> list[Action]:
-    """What to do now."""
-    if "deletionTimestamp" in ring.raw["metadata"]:
+def plan(exocluster: ClusterRef, snapshot: ClusterSnapshot) -> list[Action]:
+    """What to do now. A name that belongs to another owner is left alone."""
+    if exocluster.meta.is_deleting:
         return []
-    blocked = {(conflict.kind, conflict.name) for conflict in conflicts(ring, observed)}
+    blocked = {(conflict.kind, conflict.name) for conflict in snapshot.conflicts}
     return [
-        *_front(ring, observed, blocked),
-        *_scale(ring, observed, blocked),
-        *_roll(ring, observed),
+        *_front(exocluster, snapshot, blocked),
+        *_scale(exocluster, snapshot, blocked),
+        *_roll(exocluster, snapshot),
     ]
 
 
 def _front(
-    ring: RingRef, observed: RingObserved, blocked: set[tuple[str, str]]
+    exocluster: ClusterRef, snapshot: ClusterSnapshot, blocked: set[tuple[str, str]]
 ) -> Iterator[Action]:
-    budget = render_ring.disruption_budget(ring, stopped=observed.stopped(ring))
-    for manifest in (render_ring.service(ring), budget):
-        if manifest is None or (manifest["kind"], ring.name) in blocked:
+    """The Service and the PodDisruptionBudget."""
+    budget = objects.disruption_budget(exocluster, stopped=snapshot.is_stopped(exocluster))
+    for manifest in (objects.service(exocluster), budget):
+        if manifest is None or (manifest["kind"], exocluster.name) in blocked:
             continue
-        live = observed.get(manifest["kind"], ring.namespace, ring.name)
+        live = snapshot.objects.get(ref_of(manifest))
         if live is None:
-            yield Apply(manifest, "missing")
-        elif "deletionTimestamp" not in live["metadata"] and differs(manifest, live):
-            yield Apply(manifest, "differs")
-    old = observed.get("PodDisruptionBudget", ring.namespace, ring.name)
-    if budget is None and old is not None and controller_uid(old) == ring.uid:
-        uid = old["metadata"]["uid"]
-        yield Delete(
-            "PodDisruptionBudget",
-            ring.namespace,
-            ring.name,
-            uid,
-            "BudgetRemoved",
-            "it would allow all",
-        )
+            yield Apply(manifest, exists=False, why="missing")
+        elif not Meta(live).is_deleting and differs(manifest, live):
+            yield Apply(manifest, exists=True, why="differs")
+    ref = objects.budget_ref(exocluster)
+    old = snapshot.objects.get(ref)
+    if budget is None and old is not None and Meta(old).controller_uid == exocluster.uid:
+        why = "it would allow all"
+        yield Delete(*ref, Meta(old).uid, EventReason.BUDGET_REMOVED, why)
 
 
 def _scale(
-    ring: RingRef, observed: RingObserved, blocked: set[tuple[str, str]]
+    exocluster: ClusterRef, snapshot: ClusterSnapshot, blocked: set[tuple[str, str]]
 ) -> Iterator[Action]:
-    wanted = {names.child_node(ring.name, index): index for index in range(ring.spec.nodes)}
-    for child in observed.children:
-        metadata = child["metadata"]
-        if metadata["name"] not in wanted and "deletionTimestamp" not in metadata:
-            yield Delete(
-                names.KIND_NODE,
-                ring.namespace,
-                metadata["name"],
-                metadata["uid"],
-                "ScaledDown",
-                "scaled down",
-            )
-    for name, index in wanted.items():
-        missing = observed.get(names.KIND_NODE, ring.namespace, name) is None
-        if missing and (names.KIND_NODE, name) not in blocked:
-            yield Apply(render_ring.node(ring, index, stopped=observed.stopped(ring)), "missing")
+    """Delete the ExoNodes beyond `spec.nodes`, and create those that are missing."""
+    wanted = objects.node_refs(exocluster)
+    kept = frozenset(wanted)
+    for child in snapshot.children:
+        ref = ref_of(child.raw)
+        if ref not in kept and not child.meta.is_deleting:
+            yield Delete(*ref, child.meta.uid, EventReason.SCALED_DOWN, "scaled down")
+    stopped = snapshot.is_stopped(exocluster)
+    for index, ref in enumerate(wanted):
+        if snapshot.objects.get(ref) is None and (ref.kind, ref.name) not in blocked:
+            manifest = objects.node(exocluster, index, stopped=stopped)
+            yield Apply(manifest, exists=False, why="missing")
 
 
-def outdated(ring: RingRef, observed: RingObserved) -> list[tuple[Manifest, Raw]]:
-    """The children whose spec is not the wanted one, with what they should be."""
+def outdated(exocluster: ClusterRef, snapshot: ClusterSnapshot) -> list[tuple[Raw, NodeView]]:
+    """The children whose spec is not the wanted one, each with the manifest it should have.
+
+    Specs are compared with defaults filled in on both sides.
+    """
+    stopped = snapshot.is_stopped(exocluster)
+    wanted = ExoNodeSpec.model_validate(objects.node_spec(exocluster, stopped=stopped))
+    children = {ref_of(child.raw): child for child in snapshot.children}
     found = []
-    for index in range(ring.spec.nodes):
-        manifest = render_ring.node(ring, index, stopped=observed.stopped(ring))
-        live = observed.get(names.KIND_NODE, ring.namespace, manifest["metadata"]["name"])
-        if (
-            live is None
-            or controller_uid(live) != ring.uid
-            or "deletionTimestamp" in live["metadata"]
-        ):
+    for index, ref in enumerate(objects.node_refs(exocluster)):
+        child = children.get(ref)
+        if child is None or child.meta.is_deleting:
             continue
-        if not is_current(manifest, live):
-            found.append((manifest, live))
+        if ExoNodeSpec.model_validate(child.spec) != wanted:
+            found.append((objects.node(exocluster, index, stopped=stopped), child))
     return found
 
 
-def _roll(ring: RingRef, observed: RingObserved) -> Iterator[Action]:
+def _roll(exocluster: ClusterRef, snapshot: ClusterSnapshot) -> Iterator[Action]:
     """Change children one after another, the last index first, while enough of the others work.
 
-    A child that has not worked for a while is changed at once: that costs nothing, and lets a
-    broken spec be corrected. One that is not Ready only for a moment, as its ring plans anew, is
-    waited for.
+    A child that has not worked for a while is changed at once: that costs nothing, and it lets a
+    broken spec be corrected. A child that is not Ready only for a moment, because its ring agrees
+    on a new plan, is waited for.
     """
-    old = outdated(ring, observed)
-    if observed.stopped(ring):
-        yield from (Apply(manifest, "stop") for manifest, _ in old)
+    old = outdated(exocluster, snapshot)
+    if snapshot.is_stopped(exocluster):
+        yield from (Apply(manifest, exists=True, why="stop") for manifest, _ in old)
         return
-    yield from (
-        Apply(manifest, "spec changed") for manifest, live in old if _is_stuck(live, observed.now)
-    )
-    working = [manifest for manifest, live in old if is_ready(live)]
-    missing = ring.spec.nodes - sum(1 for child in observed.children if is_ready(child))
-    spare = max(0, ring.spec.strategy.max_unavailable - missing)
-    yield from (Apply(manifest, "spec changed") for manifest in working[::-1][:spare])
+    broken = [manifest for manifest, child in old if _is_broken(child, snapshot.now)]
+    working = [manifest for manifest, child in old if child.is_ready]
+    missing = exocluster.spec.nodes - sum(child.is_ready for child in snapshot.children)
+    spare = max(0, exocluster.spec.strategy.max_unavailable - missing)
+    for manifest in [*broken, *working[::-1][:spare]]:
+        yield Apply(manifest, exists=True, why="spec changed")
 
 
-def _is_stuck(child: Raw, now: datetime) -> bool:
-    ready = condition(child, "Ready")
-    if ready is None or is_suspended(child):
+def _is_broken(child: NodeView, now: datetime) -> bool:
+    """Whether a child has not been Ready for so long that changing it loses nothing."""
+    ready = child.ready
+    if ready is None or child.is_suspended:
         return True
-    since = datetime.fromisoformat(str(ready["lastTransitionTime"]).replace("Z", "+00:00"))
-    return ready.get("status") != "True" and now - since > STUCK_AFTER
-
-
-def is_suspended(child: Raw) -> bool:
-    """Whether the child was told to have no pod."""
-    return bool((child.get("spec") or {}).get("suspend"))
+    return ready.status != "True" and now - ready.last_transition_time > NOT_READY_AFTER

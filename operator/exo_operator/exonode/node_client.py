@@ -1,6 +1,6 @@
-"""Asks a node about itself over its HTTP API: readiness with reasons, its resources, the ring.
+"""Asks a node about itself over its HTTP API: readiness with reasons, its resources, its ring.
 
-Answers of other versions of the node are read leniently: what is missing or odd stays unknown, and
+Answers of other versions of the node are read leniently: what is missing or odd stays unknown and
 never raises.
 """
 
@@ -14,16 +14,20 @@ from typing import Any
 import aiohttp
 
 from exo import contract
-from exo_operator.kube.store import NodeReport, Raw
+from exo_operator.api.status import ResourceHealth
+from exo_operator.exonode.report import NodeReport
 
 TIMEOUT_S = 1.5
 MAX_BODY = 1 << 20
 MAX_RESOURCES = 100
-TOKEN_RATE = "exo_api_tokens_per_second"
-FIRST_TOKEN = "exo_api_time_to_first_token_seconds"
-RSS = "process_resident_memory_bytes"
-METRICS = frozenset(
-    {RSS, *(f"{name}_{part}" for name in (TOKEN_RATE, FIRST_TOKEN) for part in ("sum", "count"))}
+MAX_TEXT = 400
+# The figures that are read from a node's metrics: of a histogram its mean, so two samples each.
+HISTOGRAMS = (contract.METRIC_TOKENS_PER_SECOND, contract.METRIC_TIME_TO_FIRST_TOKEN)
+SAMPLES = frozenset(
+    {
+        contract.METRIC_RESIDENT_MEMORY,
+        *(f"{name}_{part}" for name in HISTOGRAMS for part in ("sum", "count")),
+    }
 )
 
 
@@ -41,9 +45,9 @@ class NodeClient:
             self._session = None
 
     async def report(self, ip: str, name: str, *, figures: bool = False) -> NodeReport:
-        """Ask the node at `ip`; `figures` asks for what it measured as well.
+        """Ask the node at `ip`. With `figures`, ask for what it measured as well.
 
-        Never raises: a node that does not answer gives `reachable=False`.
+        Never raises: a node that does not answer is not reachable.
         """
         host = f"[{ip}]" if ":" in ip else ip
         base = f"http://{host}:{self._port}"
@@ -55,10 +59,7 @@ class NodeClient:
         if ring is not None and ring[0] == 200:
             facts |= parse_ring(ring[1], name)
         else:
-            # Behind an API key. Readiness includes the ring, so that it being ready says enough.
-            facts["ring_formed"] = (
-                True if facts["ready"] else (False if "ring" in facts["failing"] else None)
-            )
+            facts["ring_formed"] = _formed_by_readiness(facts)
         if figures:
             page = await self._try(f"{base}{contract.METRICS_PATH}")
             if page is not None and isinstance(page[1], str):
@@ -74,7 +75,7 @@ class NodeClient:
 
     async def _get(self, url: str) -> tuple[int, Any]:
         if self._session is None:
-            # No keep-alive: a replaced pod must not be asked over an old connection.
+            # No keep-alive: a pod that replaced another must not be asked over an old connection.
             connector = aiohttp.TCPConnector(force_close=True, limit=200)
             self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
         async with self._session.get(url, allow_redirects=False) as response:
@@ -82,6 +83,15 @@ class NodeClient:
             if "json" not in response.content_type:
                 return response.status, content.decode(errors="replace")
             return response.status, json.loads(content)
+
+
+def _formed_by_readiness(facts: Mapping[str, Any]) -> bool | None:
+    """Whether the ring is formed, if an API key keeps us from asking. Readiness covers the ring, so
+    a node that is ready says enough.
+    """
+    if facts["ready"]:
+        return True
+    return False if "ring" in facts["failing"] else None
 
 
 def parse_ready(status: int, body: Any) -> dict[str, Any]:
@@ -96,15 +106,12 @@ def parse_ready(status: int, body: Any) -> dict[str, Any]:
 
 
 def parse_ring(body: Any, name: str) -> dict[str, Any]:
-    """The facts in an answer of /api/v1/ring, seen for the node called `name`."""
+    """The facts in an answer of /api/v1/ring, for the node called `name`."""
     if not isinstance(body, Mapping):
         return {}
-    stages = body.get("stages")
-    stages = (
-        [stage for stage in stages if isinstance(stage, Mapping)]
-        if isinstance(stages, list)
-        else []
-    )
+    listed = body.get("stages")
+    found = listed if isinstance(listed, list) else []
+    stages = [stage for stage in found if isinstance(stage, Mapping)]
     own: Mapping[str, Any] = next((stage for stage in stages if stage.get("node_id") == name), {})
     start, end = _int(own.get("start_layer")), _int(own.get("end_layer"))
     epoch, formed = body.get("epoch"), body.get("formed")
@@ -124,7 +131,7 @@ def parse_metrics(page: str) -> dict[str, Any]:
     values: dict[str, float] = {}
     for line in page.splitlines():
         name, _, value = line.partition(" ")
-        if name in METRICS:
+        if name in SAMPLES:
             try:
                 values[name] = float(value)
             except ValueError:
@@ -134,11 +141,12 @@ def parse_metrics(page: str) -> dict[str, Any]:
         count = values.get(f"{metric}_count")
         return values.get(f"{metric}_sum", 0.0) / count if count else None
 
-    ttft, rss = mean(FIRST_TOKEN), values.get(RSS)
+    ttft = mean(contract.METRIC_TIME_TO_FIRST_TOKEN)
+    memory = values.get(contract.METRIC_RESIDENT_MEMORY)
     return {
-        "tokens_per_second": mean(TOKEN_RATE),
+        "tokens_per_second": mean(contract.METRIC_TOKENS_PER_SECOND),
         "ttft_ms": None if ttft is None else ttft * 1000,
-        "used_mib": None if rss is None else int(rss / (1 << 20)),
+        "used_mib": None if memory is None else int(memory / (1 << 20)),
     }
 
 
@@ -146,27 +154,25 @@ def parse_resources(body: Mapping[str, Any]) -> dict[str, Any]:
     """The health of each resource in a verbose answer."""
     items = body.get("resources")
     if isinstance(items, Mapping):
-        items = [
-            dict(value, name=key) for key, value in items.items() if isinstance(value, Mapping)
-        ]
+        items = [dict(item, name=key) for key, item in items.items() if isinstance(item, Mapping)]
     if not isinstance(items, list):
         return {}
-    found: dict[str, Raw] = {}
-    for item in items[:MAX_RESOURCES]:
-        if not isinstance(item, Mapping):
-            continue
-        name = _first(item, "name", "resource_id", "id")
-        if name is None:
-            continue
-        entry: Raw = {"name": str(name), "healthy": bool(item.get("healthy"))}
-        optional = {
-            "state": item.get("state"),
-            "reason": item.get("reason"),
-            "lastError": item.get("last_error"),
-        }
-        entry |= {key: _text(value) for key, value in optional.items() if value}
-        found[str(name)] = entry
+    read = (_resource(item) for item in items[:MAX_RESOURCES] if isinstance(item, Mapping))
+    found = {resource.name: resource for resource in read if resource is not None}
     return {"resources": tuple(found[name] for name in sorted(found))}
+
+
+def _resource(item: Mapping[str, Any]) -> ResourceHealth | None:
+    name = _first(item, "name", "resource_id", "id")
+    if name is None:
+        return None
+    return ResourceHealth(
+        name=str(name),
+        healthy=bool(item.get("healthy")),
+        state=_optional_text(item.get("state")),
+        reason=_optional_text(item.get("reason")),
+        last_error=_optional_text(item.get("last_error")),
+    )
 
 
 def _first(body: Mapping[str, Any], *keys: str) -> Any:
@@ -176,7 +182,11 @@ def _first(body: Mapping[str, Any], *keys: str) -> Any:
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         value = _first(value, "reason", "message", "last_error") or value
-    return str(value)[:400]
+    return str(value)[:MAX_TEXT]
+
+
+def _optional_text(value: Any) -> str | None:
+    return _text(value) if value else None
 
 
 def _int(value: Any) -> int | None:
@@ -188,7 +198,7 @@ def _float(value: Any) -> float | None:
 
 
 def _is_number(value: Any) -> bool:
-    """One that the status can hold: JSON as Python reads it knows infinity, and integers of any
-    length.
+    """Whether it is a number that a status can hold. JSON as Python reads it has infinity, and
+    integers of any length.
     """
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63

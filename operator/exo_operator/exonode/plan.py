@@ -1,236 +1,121 @@
-"""Decides what to do for an ExoNode: (wanted, observed) -> actions. Pure; carrying the actions out
-changes the observed state so that planning again gives none.
+"""Decides what to do for an ExoNode: what is wanted and a snapshot in, actions out. Pure.
+
+Once the actions are carried out, planning again gives none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from exo import contract
-from exo_operator.api import names
-from exo_operator.exonode import objects as render
-from exo_operator.exonode import pod as render_pod
-from exo_operator.exonode import secret as plan_secret
-from exo_operator.exonode.objects import Defaults, Manifest, NodeRef
-from exo_operator.exonode.secret import MakeSecret
-from exo_operator.kube.store import NodeReport, PodView, Raw
+from exo_operator.api.conditions import EventReason, NodeReason
+from exo_operator.exonode import objects, secret
+from exo_operator.exonode import pod as pods
+from exo_operator.exonode.context import Defaults, NodeRef
+from exo_operator.exonode.snapshot import Snapshot
+from exo_operator.kube.actions import Action, Apply, Delete, SetGate
+from exo_operator.kube.diff import differs
+from exo_operator.kube.objects import Meta, PodView, Raw, Ref, ref_of
 
-# A pod that is still there this long after its grace ended sits on a machine that does not answer:
-# its name is needed.
+# A pod that still exists this long after its grace period is on a machine that does not answer. Its
+# name is needed.
 OVERDUE: Final = timedelta(seconds=15)
+# A ring that is not formed for this long closes the gate.
 UNFORMED_AFTER_S: Final = 8.0
 
 
-@dataclass(frozen=True, slots=True)
-class Apply:
-    """Server-side apply of a manifest. `why` is for the log."""
+def plan(node: NodeRef, snapshot: Snapshot, defaults: Defaults) -> list[Action]:
+    """What to do now. Empty if everything is as wanted, or if there is only something to wait for.
 
-    manifest: Manifest
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """Deletion of exactly this object. `grace` None takes the object's own; `reason` goes into an
-    event.
+    A name that belongs to another owner is left alone.
     """
-
-    kind: str
-    namespace: str
-    name: str
-    uid: str
-    reason: str
-    why: str
-    grace: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SetGate:
-    """The readiness gate of a pod."""
-
-    namespace: str
-    name: str
-    uid: str
-    ready: bool
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Conflict:
-    """A name we need belongs to somebody else. Nothing is done; the status says so."""
-
-    kind: str
-    name: str
-
-
-Action = Apply | Delete | SetGate | MakeSecret
-Lookup = Callable[[str, str, str], Raw | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
-    """The world around one ExoNode."""
-
-    get: Lookup
-    now: datetime
-    report: NodeReport = field(default_factory=NodeReport)
-    # Questions to the pod's endpoints that failed in a row, after one that was answered.
-    misses: int = 0
-    # Seconds for which the node has said that its ring is not formed.
-    unformed_s: float = 0.0
-    # Objects outside the watches that were found to hold a name we need.
-    taken: tuple[Conflict, ...] = ()
-
-
-def differs(wanted: Any, live: Any) -> bool:
-    """Whether a field that we want is not as we want it. What others added, or the API server
-    defaulted, is left.
-    """
-    if isinstance(wanted, dict):
-        return not isinstance(live, dict) or any(differs(v, live.get(k)) for k, v in wanted.items())
-    if isinstance(wanted, list):
-        if not isinstance(live, list) or len(wanted) != len(live):
-            return True
-        if wanted and isinstance(wanted[0], dict) and "uid" in wanted[0]:
-            wanted, live = (
-                sorted(items, key=lambda item: str(item["uid"])) for items in (wanted, live)
-            )
-        return any(differs(a, b) for a, b in zip(wanted, live, strict=True))
-    return bool(wanted != live)
-
-
-def controller_uid(obj: Raw) -> str | None:
-    """The uid of the object's controlling owner."""
-    owners = obj["metadata"].get("ownerReferences") or ()
-    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), None)
-
-
-def desired(node: NodeRef, defaults: Defaults) -> list[Manifest]:
-    """Everything but the pod."""
-    wanted = [render.ring_service(node), render.api_service(node)]
-    wanted.extend(
-        m
-        for m in (render.cache_claim(node), render.network_policy(node, defaults))
-        if m is not None
-    )
-    return wanted
-
-
-def conflicts(node: NodeRef, observed: Observed, defaults: Defaults) -> list[Conflict]:
-    """The names we need that other owners hold."""
-    found = list(observed.taken)
-    uid = node.raw["metadata"]["uid"]
-    for manifest in [*desired(node, defaults), {"kind": "Pod", "metadata": {"name": node.name}}]:
-        live = observed.get(manifest["kind"], node.namespace, manifest["metadata"]["name"])
-        if live is None or "deletionTimestamp" in live["metadata"]:
-            continue
-        owner = controller_uid(live)
-        if owner is not None and owner != uid:
-            found.append(Conflict(manifest["kind"], manifest["metadata"]["name"]))
-    return found
-
-
-def plan(node: NodeRef, observed: Observed, defaults: Defaults) -> list[Action]:
-    """What to do now. Empty when all is as wanted, or when there is nothing to do but wait."""
-    if "deletionTimestamp" in node.raw["metadata"]:
+    if node.meta.is_deleting:
         return []
-    blocked = {(c.kind, c.name) for c in conflicts(node, observed, defaults)}
+    blocked = {(conflict.kind, conflict.name) for conflict in snapshot.conflicts}
     actions: list[Action] = []
-    for manifest in desired(node, defaults):
-        name = manifest["metadata"]["name"]
-        if (manifest["kind"], name) in blocked:
-            continue
-        live = observed.get(manifest["kind"], node.namespace, name)
-        if live is None:
-            actions.append(Apply(manifest, "missing"))
-        elif "deletionTimestamp" not in live["metadata"] and differs(manifest, live):
-            actions.append(Apply(manifest, "differs"))
-    actions.extend(_unwanted_policy(node, observed, defaults))
+    for manifest in objects.desired(node, defaults):
+        ref = ref_of(manifest)
+        if (ref.kind, ref.name) not in blocked:
+            actions.extend(_ensure(manifest, snapshot.objects.get(ref)))
+    actions.extend(_unwanted_policy(node, snapshot, defaults))
     if ("Pod", node.name) not in blocked:
-        actions.extend(_pod_actions(node, observed, defaults))
+        actions.extend(_pod_actions(node, snapshot, defaults))
     return actions
 
 
-def _unwanted_policy(node: NodeRef, observed: Observed, defaults: Defaults) -> Iterator[Action]:
-    live = observed.get("NetworkPolicy", node.namespace, node.name)
-    if (
-        live is None
-        or render.network_policy(node, defaults) is not None
-        or "deletionTimestamp" in live["metadata"]
-    ):
-        return
-    if controller_uid(live) == node.raw["metadata"]["uid"]:
-        uid = live["metadata"]["uid"]
-        yield Delete(
-            "NetworkPolicy", node.namespace, node.name, uid, "PolicyRemoved", "not wanted any more"
-        )
-
-
-def _pod_actions(node: NodeRef, observed: Observed, defaults: Defaults) -> Iterator[Action]:
-    live = observed.get("Pod", node.namespace, node.name)
+def _ensure(manifest: Raw, live: Raw | None) -> Iterator[Apply]:
     if live is None:
-        if not node.spec.suspend:
-            yield from _new_pod(node, observed, defaults)
-        return
-    wanted = render_pod.pod(node, defaults)
-    pod = PodView(live)
+        yield Apply(manifest, exists=False, why="missing")
+    elif not Meta(live).is_deleting and differs(manifest, live):
+        yield Apply(manifest, exists=True, why="differs")
 
-    def delete(reason: str, why: str, grace: int | None = None) -> Delete:
+
+def _unwanted_policy(node: NodeRef, snapshot: Snapshot, defaults: Defaults) -> Iterator[Delete]:
+    ref: Ref = objects.policy_ref(node)
+    live = snapshot.objects.get(ref)
+    if live is None or objects.network_policy(node, defaults) is not None:
+        return
+    meta = Meta(live)
+    if not meta.is_deleting and meta.controller_uid == node.uid:
+        yield Delete(*ref, meta.uid, EventReason.POLICY_REMOVED, "not wanted any more")
+
+
+def _pod_actions(node: NodeRef, snapshot: Snapshot, defaults: Defaults) -> Iterator[Action]:
+    pod = snapshot.pod
+    if pod is None:
+        if not node.spec.suspend:
+            yield from _new_pod(node, snapshot, defaults)
+        return
+
+    def delete(reason: EventReason, why: str, grace: int | None = None) -> Delete:
         return Delete("Pod", node.namespace, node.name, pod.uid, reason, why, grace)
 
-    if pod.deleting:
-        if overdue(live, observed.now):
-            yield delete("PodForced", "its machine did not end it in its grace period", 0)
+    if pod.is_deleting:
+        if is_overdue(pod, snapshot.now):
+            why = "its machine did not end it in its grace period"
+            yield delete(EventReason.POD_FORCED, why, 0)
     elif node.spec.suspend:
-        yield delete("Suspended", "suspended")
-    elif pod.finished:
-        yield delete("PodFinished", f"pod ended in phase {pod.phase}")
-    elif pod.spec_hash != wanted["metadata"]["annotations"][names.ANNOTATION_SPEC_HASH]:
-        yield delete("SpecChanged", "made from an older spec")
-    elif plan_secret.misses_it(node, pod):
-        yield plan_secret.make(node)
+        yield delete(EventReason.SUSPENDED, "suspended")
+    elif pod.is_finished:
+        yield delete(EventReason.POD_FINISHED, f"pod ended in phase {pod.phase}")
+    elif pod.spec_hash != pods.spec_hash(node, defaults):
+        yield delete(EventReason.SPEC_CHANGED, "made from an older spec")
+    elif secret.is_missing(node, pod):
+        yield secret.make(node)
     elif pod.has_ring_gate:
-        yield from _gate(node, pod, observed)
+        yield from _gate(node, pod, snapshot)
 
 
-def _new_pod(node: NodeRef, observed: Observed, defaults: Defaults) -> Iterator[Action]:
-    """The secret first: a pod that reads one that is not there waits for it."""
-    peers = [str(member["metadata"]["name"]) for member in node.members]
-    pods = [observed.get("Pod", node.namespace, name) for name in peers if name != node.name]
-    secret = plan_secret.for_pod(node, [pod for pod in pods if pod is not None])
-    if plan_secret.is_ours(node, secret):
-        yield plan_secret.make(node)
-    yield Apply(render_pod.pod(node, defaults, secret), "missing")
+def _new_pod(node: NodeRef, snapshot: Snapshot, defaults: Defaults) -> Iterator[Action]:
+    """The secret comes first: a pod that reads a Secret waits until it exists."""
+    ring_secret = secret.for_pod(node, snapshot.peer_pods)
+    if secret.is_ours(node, ring_secret):
+        yield secret.make(node)
+    yield Apply(pods.pod(node, defaults, ring_secret), exists=False, why="missing")
 
 
-def overdue(pod: Raw, now: datetime) -> bool:
-    """Whether the pod's grace period ended a while ago. `deletionTimestamp` already counts the
-    grace in.
+def is_overdue(pod: PodView, now: datetime) -> bool:
+    """Whether the pod's grace period ended a while ago."""
+    ends = pod.meta.deletion_ends
+    return ends is not None and now - ends > OVERDUE
+
+
+def _gate(node: NodeRef, pod: PodView, snapshot: Snapshot) -> Iterator[SetGate]:
+    """Open the gate when the node reports that its ring is formed. Close it only when the node has
+    reported for a while that it is not: a ring that agrees on a new plan holds its requests for a
+    moment, and meanwhile its nodes stay behind their Service.
     """
-    end = datetime.fromisoformat(pod["metadata"]["deletionTimestamp"].replace("Z", "+00:00"))
-    return now - end > OVERDUE
-
-
-def _gate(node: NodeRef, pod: PodView, observed: Observed) -> Iterator[Action]:
-    """Open the gate when the node itself says that its ring is formed; close it when it has said
-    for a while that it is
-    not: a ring that plans anew holds its requests for a moment, and its nodes should stay behind
-        their Service.
-    """
-    report = observed.report
+    report = snapshot.report
     if not report.reachable or report.ring_formed is None:
         return
     condition = pod.condition(contract.RING_FORMED_GATE)
-    now = condition.get("status") if condition is not None else None
-    if report.ring_formed and now != "True":
-        yield SetGate(
-            node.namespace, node.name, pod.uid, True, "RingFormed", f"epoch {report.ring_epoch}"
-        )
+    is_open = None if condition is None else condition.get("status") == "True"
+    if report.ring_formed and is_open is not True:
+        why = f"epoch {report.ring_epoch}"
+        yield SetGate(node.namespace, node.name, pod.uid, True, NodeReason.RING_FORMED, why)
     elif not report.ring_formed and (
-        now is None or (now == "True" and observed.unformed_s >= UNFORMED_AFTER_S)
+        is_open is None or (is_open and snapshot.answers.unformed_s >= UNFORMED_AFTER_S)
     ):
-        yield SetGate(node.namespace, node.name, pod.uid, False, "RingForming", "")
+        yield SetGate(node.namespace, node.name, pod.uid, False, NodeReason.RING_FORMING, "")

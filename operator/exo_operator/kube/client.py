@@ -1,8 +1,8 @@
 """The Kubernetes API for the rest of the operator: server-side apply, delete, status, events,
 lists.
 
-The only module beside `leader` that knows the client library. Objects go in and out as plain dicts;
-answers that callers decide on are exceptions of this module.
+Besides `leader`, the only module that knows the client library. Objects go in and out as plain
+dicts; answers that callers act on are exceptions of this module.
 """
 
 from __future__ import annotations
@@ -11,34 +11,22 @@ import json
 import os
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any
 from urllib.parse import quote, urlencode
 
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 
+from exo import contract
 from exo_operator.api import names
-from exo_operator.kube.store import Raw
+from exo_operator.kube import kinds
+from exo_operator.kube.objects import Meta, Raw
 
 REQUEST_TIMEOUT_S = 15.0
 PAGE = 500
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-# Kind -> (path prefix, plural).
-KINDS: dict[str, tuple[str, str]] = {
-    "Pod": ("api/v1", "pods"),
-    "Service": ("api/v1", "services"),
-    "PersistentVolumeClaim": ("api/v1", "persistentvolumeclaims"),
-    "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
-    "PodDisruptionBudget": ("apis/policy/v1", "poddisruptionbudgets"),
-    "Secret": ("api/v1", "secrets"),
-    "Event": ("apis/events.k8s.io/v1", "events"),
-    names.KIND_NODE: (f"apis/{names.API_VERSION}", names.PLURALS[names.KIND_NODE]),
-    names.KIND_CLUSTER: (f"apis/{names.API_VERSION}", names.PLURALS[names.KIND_CLUSTER]),
-}
 
-
-class ClusterError(Exception):
+class KubeError(Exception):
     """The API server refused or could not answer. `status` is the HTTP status."""
 
     def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
@@ -48,16 +36,16 @@ class ClusterError(Exception):
         self.retry_after = retry_after
 
 
-class NotFound(ClusterError):
+class NotFound(KubeError):
     """The object, or its kind, does not exist."""
 
 
-class Conflicted(ClusterError):
+class Conflicted(KubeError):
     """Another object has the name, or the precondition does not hold."""
 
 
-class Invalid(ClusterError):
-    """The API server finds the object wrong; trying again is no use until something changes."""
+class Invalid(KubeError):
+    """The API server finds the object wrong. Trying again does not help until something changes."""
 
 
 def in_cluster() -> bool:
@@ -77,12 +65,13 @@ async def connect() -> client.ApiClient:
 
 def path(kind: str, namespace: str = "", name: str = "", subresource: str = "") -> str:
     """The path of an object, a collection or a subresource."""
-    prefix, plural = KINDS[kind]
-    parts = [prefix, *(("namespaces", namespace) if namespace else ()), plural, name, subresource]
+    found = kinds.BY_NAME[kind]
+    scope = ("namespaces", namespace) if namespace else ()
+    parts = [found.prefix, *scope, found.plural, name, subresource]
     return "/" + "/".join(quote(part, safe="/") for part in parts if part)
 
 
-class Cluster:
+class KubeClient:
     """Typed calls on one ApiClient."""
 
     def __init__(self, api: client.ApiClient) -> None:
@@ -96,29 +85,25 @@ class Cluster:
         return await self._call("GET", path(kind, namespace, name))
 
     async def apply(self, manifest: Raw) -> Raw:
-        """Server-side apply under our field manager; we own the fields of our objects."""
-        metadata = manifest["metadata"]
-        query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
-        target = path(manifest["kind"], metadata["namespace"], metadata["name"])
-        return await self._call("PATCH", target, query, manifest, "application/apply-patch+yaml")
+        """Server-side apply under our field manager. The fields of our objects are ours."""
+        meta = Meta(manifest)
+        return await self._apply(path(manifest["kind"], meta.namespace, meta.name), manifest)
 
     async def apply_status(self, obj: Raw, status: Raw) -> Raw:
-        """Apply the status of exactly this object. Raises NotFound or Conflicted when it was
-        deleted or replaced.
+        """Apply the status of exactly this object. Raises NotFound or Conflicted if it was deleted
+        or replaced.
         """
-        metadata = obj["metadata"]
+        meta = Meta(obj)
         manifest = {
             "apiVersion": obj["apiVersion"],
             "kind": obj["kind"],
-            "metadata": {
-                "name": metadata["name"],
-                "namespace": metadata["namespace"],
-                "uid": metadata["uid"],
-            },
+            "metadata": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
             "status": status,
         }
+        return await self._apply(path(obj["kind"], meta.namespace, meta.name, "status"), manifest)
+
+    async def _apply(self, target: str, manifest: Raw) -> Raw:
         query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
-        target = path(obj["kind"], metadata["namespace"], metadata["name"], "status")
         return await self._call("PATCH", target, query, manifest, "application/apply-patch+yaml")
 
     async def set_pod_condition(self, namespace: str, name: str, uid: str, condition: Raw) -> Raw:
@@ -130,7 +115,7 @@ class Cluster:
     async def delete(
         self, kind: str, namespace: str, name: str, uid: str, grace: int | None = None
     ) -> None:
-        """Delete exactly this object; it being gone already is fine."""
+        """Delete exactly this object. If it is gone already, that is fine."""
         body: Raw = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         if grace is not None:
             body["gracePeriodSeconds"] = grace
@@ -157,20 +142,18 @@ class Cluster:
             query["continue"] = token
 
     async def create_secret(self, manifest: Raw) -> bool:
-        """Whether it was made; False where there is one of that name, which stays as it is. Nothing
-        reads it back.
+        """Create a Secret. Returns False if one of that name exists, which stays as it is. The
+        operator never reads one.
         """
         try:
-            await self._call(
-                "POST", path("Secret", manifest["metadata"]["namespace"]), {}, manifest
-            )
+            await self._call("POST", path("Secret", Meta(manifest).namespace), {}, manifest)
         except Conflicted:
             return False
         return True
 
     async def create_event(self, event: Raw) -> None:
         """Create an event of events.k8s.io/v1."""
-        await self._call("POST", path("Event", event["metadata"]["namespace"]), {}, event)
+        await self._call("POST", path("Event", Meta(event).namespace), {}, event)
 
     async def _call(
         self,
@@ -192,52 +175,46 @@ class Cluster:
             )
             content = await response.read()
         except ApiException as error:
-            raise ClusterError(int(error.status or 0), str(error.reason)) from error
+            raise KubeError(int(error.status or 0), str(error.reason)) from error
         if 200 <= response.status < 300:
             result: Raw = json.loads(content)
             return result
         raise _error(response.status, content, response.getheader("Retry-After"))
 
 
-def _error(status: int, content: bytes, retry_after: str | None) -> ClusterError:
+ERRORS: dict[int, type[KubeError]] = {400: Invalid, 404: NotFound, 409: Conflicted, 422: Invalid}
+
+
+def _error(status: int, content: bytes, retry_after: str | None) -> KubeError:
     try:
         message = str(json.loads(content).get("message"))
     except (ValueError, AttributeError):
         message = content[:300].decode(errors="replace")
-    kinds: dict[int, type[ClusterError]] = {
-        404: NotFound,
-        409: Conflicted,
-        422: Invalid,
-        400: Invalid,
-    }
     wait = float(retry_after) if retry_after and retry_after.isdigit() else None
-    return kinds.get(status, ClusterError)(status, message, wait)
+    return ERRORS.get(status, KubeError)(status, message, wait)
 
 
 def event(
     regarding: Raw, *, type_: str, reason: str, action: str, note: str, at: str, instance: str
 ) -> Raw:
     """An event about an object. `at` is RFC 3339 with microseconds."""
-    metadata: dict[str, Any] = regarding["metadata"]
+    meta = Meta(regarding)
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {
-            "name": f"{metadata['name']}.{uuid.uuid4().hex[:16]}",
-            "namespace": metadata["namespace"],
-        },
+        "metadata": {"name": f"{meta.name}.{uuid.uuid4().hex[:16]}", "namespace": meta.namespace},
         "type": type_,
         "reason": reason,
         "action": action,
         "note": note[:1024],
         "eventTime": at,
-        "reportingController": f"{names.API_VERSION.split('/')[0]}/{names.MANAGED_BY}",
+        "reportingController": f"{contract.GROUP}/{names.MANAGED_BY}",
         "reportingInstance": instance[:128],
         "regarding": {
             "apiVersion": regarding["apiVersion"],
             "kind": regarding["kind"],
-            "name": metadata["name"],
-            "namespace": metadata["namespace"],
-            "uid": metadata["uid"],
+            "name": meta.name,
+            "namespace": meta.namespace,
+            "uid": meta.uid,
         },
     }

@@ -1,6 +1,6 @@
-"""Leading by a Lease, with the client library's own election: one replica acts, the others wait.
+"""Leadership by a Lease, with the client library's own election: one replica acts, the others wait.
 
-A replica that loses its Lease ends, and starts anew as a candidate; it never acts without it.
+A replica that loses its Lease exits and comes back as a candidate. It never acts without the Lease.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ RETRY_S = 2
 
 
 class _Lock(LeaseLock):  # type: ignore[misc]  # the client library has no types
-    """The library's lock, with broken connections answered as failures to be tried again rather
-    than raised.
+    """The library's lock, except that a broken connection is a failure to be tried again and raises
+    nothing.
     """
 
     async def get(self, name: str, namespace: str) -> tuple[bool, Any]:
@@ -33,7 +33,7 @@ class _Lock(LeaseLock):  # type: ignore[misc]  # the client library has no types
             return False, ApiException(status=0, reason=repr(error))
 
     async def create(self, name: str, namespace: str, election_record: Any) -> bool:
-        # Not the library's: in 37.0 it hands its own generated client a value that this one
+        # Not the library's own: in 37.0 it passes its generated client a value that the client
         # refuses.
         body = V1Lease(metadata=V1ObjectMeta(name=name), spec=self.update_lease(election_record))
         try:
@@ -63,7 +63,7 @@ class Leadership:
         self.lost = asyncio.Event()
 
     async def campaign(self) -> None:
-        """Runs until the Lease is lost. `gained` and `lost` tell how far it is."""
+        """Run until the Lease is lost. `gained` and `lost` are set on the way."""
 
         async def started() -> None:
             log.info("leading", lease=f"{self._namespace}/{self._name}", identity=self._identity)
@@ -85,7 +85,7 @@ class Leadership:
         await leaderelection.LeaderElection(config).run()
 
     async def release(self) -> None:
-        """Give the Lease up, so that the next leader need not wait for it to run out."""
+        """Give the Lease up, so that the next leader does not wait for it to expire."""
         if not self.gained.is_set() or self.lost.is_set():
             return
         leases = CoordinationV1Api(self._api)

@@ -4,30 +4,16 @@ cache counts.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
+
+import bench_table
+import pip_settings
 
 ROOT = Path(__file__).resolve().parents[3]
 LIB = ROOT / "tests" / "cluster" / "lib.sh"
-
-
-def load(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-pip_settings = load("hack/pip_settings.py")
-bench_table = load("hack/bench_table.py")
 
 
 def bash(code: str, cache: Path, **more: str) -> subprocess.CompletedProcess[str]:

@@ -74,8 +74,8 @@ async def test_more_shards_than_layers_are_refused(tmp_path: Path) -> None:
 
 
 async def test_perplexity_is_that_of_the_logits(tmp_path: Path) -> None:
-    from exo.inference.checkpoints.checkpoint import open_checkpoint
-    from exo.inference.text.tokenizer import load_tokenizer
+    from exo.inference.checkpoints.open import open_checkpoint
+    from exo.inference.text.load import load_tokenizer
 
     text = "the quick brown fox jumps over the lazy dog. hello world. " * 12
     (tmp_path / "text").write_text(text)

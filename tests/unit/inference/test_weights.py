@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from golden_data import Case, all_cases
 
-from exo.inference.checkpoints.checkpoint import open_checkpoint
 from exo.inference.checkpoints.dequantize import to_float32
+from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.errors import CheckpointError
 from exo.inference.models import open_weights, supported_families
 from exo.inference.shard import Shard

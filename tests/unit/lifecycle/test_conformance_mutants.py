@@ -1,17 +1,19 @@
-"""The conformance suite is itself tested: a good resource passes, and each of these seeded mutants
-is caught.
-"""
+"""The conformance suite itself: a good resource passes, and each mutant here is caught."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import select
 import socket
+import subprocess
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import IO
 
 import pytest
@@ -70,8 +72,10 @@ class Plain(AsyncResource):
         await asyncio.sleep(0)
 
 
-# Descriptors that mutants leak, closed after each test, and what their threads wait for until then.
+# What mutants leak, removed after each test, and what their threads wait for until then.
 STRAYS: list[int] = []
+CHILDREN: list[subprocess.Popen[bytes]] = []
+SEGMENTS: list[Path] = []
 OVER = threading.Event()
 
 
@@ -84,6 +88,11 @@ def lose(owner: socket.socket | IO[bytes] | None) -> None:
         owner.close()
 
 
+def start_child() -> subprocess.Popen[bytes]:
+    CHILDREN.append(subprocess.Popen(["sleep", "3600"]))
+    return CHILDREN[-1]
+
+
 @pytest.fixture(autouse=True)
 def close_strays() -> Iterator[None]:
     OVER.clear()
@@ -91,6 +100,11 @@ def close_strays() -> Iterator[None]:
     OVER.set()
     while STRAYS:
         os.close(STRAYS.pop())
+    while CHILDREN:
+        CHILDREN[-1].kill()
+        CHILDREN.pop().wait()
+    while SEGMENTS:
+        SEGMENTS.pop().unlink()
 
 
 class ForgetsItsTask(Plain):
@@ -149,7 +163,7 @@ class IgnoresCancellation(Plain):
     async def _do_initialize(self) -> None:
         for _ in range(3):
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0)
 
 
 class IsNeverHealthy(Plain):
@@ -183,6 +197,58 @@ class ForgetsItsFile(Good):
         await super()._do_cleanup()
 
 
+class ForgetsItsDevice(Plain):
+    async def _do_initialize(self) -> None:
+        await super()._do_initialize()
+        STRAYS.append(os.open("/dev/null", os.O_RDONLY))
+
+
+class ForgetsItsEventQueue(Plain):
+    async def _do_initialize(self) -> None:
+        await super()._do_initialize()
+        with select.epoll() as queue:
+            STRAYS.append(os.dup(queue.fileno()))
+
+
+class ForgetsItsChild(Plain):
+    async def _do_initialize(self) -> None:
+        await super()._do_initialize()
+        start_child()
+
+
+class KillsItsChildOnly(Plain):
+    """And does not wait for it, so that the system cannot forget it."""
+
+    async def _do_initialize(self) -> None:
+        await super()._do_initialize()
+        self.child = start_child()
+
+    async def _do_cleanup(self) -> None:
+        await super()._do_cleanup()
+        self.child.kill()
+
+
+class ForgetsItsSharedMemory(Plain):
+    async def _do_initialize(self) -> None:
+        await super()._do_initialize()
+        segment = Path("/dev/shm") / f"exo-test-{uuid.uuid4().hex}"
+        segment.touch()
+        SEGMENTS.append(segment)
+
+
+class ForgetsItsTemporaryFolder(Plain):
+    async def _do_initialize(self) -> None:
+        await super()._do_initialize()
+        tempfile.mkdtemp(prefix="stray-")
+
+
+class ForgetsItsTemporaryFile(Plain):
+    async def _do_initialize(self) -> None:
+        await super()._do_initialize()
+        descriptor, _ = tempfile.mkstemp(prefix="stray-")
+        os.close(descriptor)
+
+
 MUTANTS = {
     ForgetsItsTask: "task 'stray' still runs",
     ForgetsItsSocket: "socket left open",
@@ -195,6 +261,13 @@ MUTANTS = {
     ReopensWhenAsked: "re-opens it after cleanup",
     ForgetsItsThread: "thread 'stray thread' still runs",
     ForgetsItsFile: "left open",
+    ForgetsItsDevice: "/dev/null left open",
+    ForgetsItsEventQueue: "[eventpoll] left open",
+    ForgetsItsChild: "child process ",
+    KillsItsChildOnly: "ended but was not waited for",
+    ForgetsItsSharedMemory: "shared memory /dev/shm/exo-test-",
+    ForgetsItsTemporaryFolder: "temporary folder stray-",
+    ForgetsItsTemporaryFile: "temporary file stray-",
 }
 
 
@@ -215,6 +288,30 @@ async def test_each_mutant_is_caught_and_told_why(mutant: type[AsyncResource]):
         await check_resource(mutant, patience=0.05, points=3, stop_at_first=True)
     assert MUTANTS[mutant] in str(caught.value)
     assert mutant.__name__ in str(caught.value)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+
+
+# Leaks that nothing can close any more: patience would not help.
+CERTAIN = [
+    ForgetsItsTask,
+    ForgetsItsFile,
+    ForgetsItsDevice,
+    ForgetsItsEventQueue,
+    ForgetsItsChild,
+    KillsItsChildOnly,
+    ForgetsItsSharedMemory,
+    ForgetsItsTemporaryFolder,
+    ForgetsItsTemporaryFile,
+]
+
+
+@pytest.mark.parametrize("mutant", CERTAIN, ids=lambda mutant: mutant.__name__)
+async def test_the_whole_suite_reports_a_certain_leak_without_patience(mutant: type[AsyncResource]):
+    async with asyncio.timeout(30):
+        with pytest.raises(ConformanceError) as caught:
+            await check_resource(mutant, patience=3600)
+    assert len(caught.value.violations) >= 3
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
 

@@ -193,6 +193,7 @@ async def test_callbacks_that_inherit_a_hooks_context_are_free_once_the_hook_has
     assert answers == [b"ready"]
 
 
+@pytest.mark.virtual_clock
 async def test_a_request_served_while_an_outer_hook_runs_waits_instead_of_being_refused():
     """The node's init hook starts its server; a request that comes then waits for the node."""
     served = asyncio.Event()
@@ -200,7 +201,8 @@ async def test_a_request_served_while_an_outer_hook_runs_waits_instead_of_being_
     class Part(AsyncResource):
         async def _do_initialize(self) -> None:
             async def request() -> None:
-                await asyncio.sleep(0.01)  # by then the part is up, and its owner is not
+                # By then the part is up, and its owner is not.
+                await asyncio.sleep(0.01)
                 await owner.ensure_ready()
                 served.set()
 

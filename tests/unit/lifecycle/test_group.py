@@ -17,6 +17,8 @@ from exo.lifecycle import (
     ResourceUnavailable,
 )
 
+pytestmark = pytest.mark.virtual_clock
+
 S = ResourceState
 
 

@@ -19,6 +19,8 @@ from exo.lifecycle import (
 )
 from exo.lifecycle.core.backoff import backoff
 
+pytestmark = pytest.mark.virtual_clock
+
 S = ResourceState
 
 

@@ -19,6 +19,8 @@ from exo.lifecycle import (
     ResourceTimeout,
 )
 
+pytestmark = pytest.mark.virtual_clock
+
 S = ResourceState
 
 

@@ -157,6 +157,7 @@ async def test_wait_for_returns_the_state_it_saw_even_a_brief_one():
     assert await part.wait_for(S.READY) is S.READY
 
 
+@pytest.mark.virtual_clock
 async def test_wait_for_gives_up_after_its_timeout_and_leaves_nothing_behind():
     part = Specimen()
     with pytest.raises(ResourceTimeout, match="READY"):

@@ -13,6 +13,8 @@ from specimens import Specimen, turns
 from exo.lifecycle import ResourceClosed, TaskHandle, TaskManager, TaskPriority
 from exo.lifecycle.tasks import HISTORY
 
+pytestmark = pytest.mark.virtual_clock
+
 
 async def forever() -> None:
     await asyncio.Event().wait()

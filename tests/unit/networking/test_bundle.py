@@ -42,13 +42,22 @@ def test_any_bytes_in_a_bundle_are_messages_or_refused(frames: list[bytes]) -> N
 
 
 async def test_what_waits_together_is_taken_together_up_to_a_size() -> None:
-    queue = SendQueue()
+    queue: SendQueue[bytes] = SendQueue(len)
     for data in (b"aa", b"bb", b"cc", b"dddddddd", b"e"):
         await queue.put(data)
-    assert await queue.get_together(6) == [b"aa", b"bb", b"cc"]
-    assert await queue.get_together(6) == [b"dddddddd"]
-    assert await queue.get_together(6) == [b"e"]
-    waiting = asyncio.create_task(queue.get_together(6))
+    assert await queue.get_together(max_items=9, max_bytes=6) == [b"aa", b"bb", b"cc"]
+    assert await queue.get_together(max_items=9, max_bytes=6) == [b"dddddddd"]
+    assert await queue.get_together(max_items=9, max_bytes=6) == [b"e"]
+    waiting = asyncio.create_task(queue.get_together(max_items=9, max_bytes=6))
     await asyncio.sleep(0)
     await queue.put(b"f")
     assert await waiting == [b"f"]
+
+
+async def test_no_more_messages_are_taken_together_than_a_bundle_may_hold() -> None:
+    queue: SendQueue[bytes] = SendQueue(len)
+    for _ in range(5):
+        assert queue.put_now(b"a")
+    assert await queue.get_together(max_items=3, max_bytes=100) == [b"a"] * 3
+    assert await queue.get_together(max_items=3, max_bytes=100) == [b"a"] * 2
+    assert queue.queued_bytes == 0

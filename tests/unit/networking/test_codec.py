@@ -11,8 +11,8 @@ from exo.inference.sampling.params import SamplingParams
 from exo.networking.errors import BadMessage
 from exo.networking.grpc.wire import exo_pb2 as pb
 from exo.networking.grpc.wire.checks import MAX_MESSAGE_BYTES
-from exo.networking.grpc.wire.codec import decode, encode, rows_per_message
-from exo.networking.messages import Close, Failed, Forward, Open, Token
+from exo.networking.grpc.wire.codec import decode, encode
+from exo.networking.messages import MAX_VALUES_BYTES, Close, Failed, Forward, Open, Token
 
 steady = settings(derandomize=True, deadline=None)
 printable = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1)
@@ -93,7 +93,7 @@ def test_a_tensor_keeps_every_bit(rows, hidden, whole, sample):
 
 
 def test_the_largest_chunk_fits_and_one_row_more_does_not():
-    rows = rows_per_message(4096)
+    rows = MAX_VALUES_BYTES // (4 * 4096)
     fits = Forward(
         sequence_id="s" * 128,
         epoch="e" * 64,
@@ -107,6 +107,28 @@ def test_the_largest_chunk_fits_and_one_row_more_does_not():
     )
     with pytest.raises(BadMessage, match=r"^values: .* send it in parts"):
         encode(too_large)
+
+
+@steady
+@given(
+    st.integers(1, 1000), st.sampled_from([8, 4096, 8192, 16384]), st.booleans(), st.integers(0, 99)
+)
+def test_a_chunk_of_any_size_travels_in_consecutive_parts(rows, hidden, sample, position):
+    values = np.broadcast_to(np.arange(rows, dtype="f4")[:, None], (rows, hidden))
+    whole = Forward(
+        sequence_id="s" * 128, epoch="e" * 64, position=position, values=values, sample=sample
+    )
+    parts = whole.parts()
+    expected = position
+    for part in parts:
+        assert part.position == expected
+        assert part.values.nbytes <= MAX_VALUES_BYTES
+        # An engine would take a single row for a decode step.
+        assert len(part.values) > 1 or rows == 1
+        expected += len(part.values)
+    assert np.array_equal(np.concatenate([part.values for part in parts])[:, 0], values[:, 0])
+    assert [part.sample for part in parts] == [False] * (len(parts) - 1) + [sample]
+    assert len(parts) == -(-rows // (MAX_VALUES_BYTES // (4 * hidden)))
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ports import deaf_port, free_ports
-from ring_nodes import MEMBERSHIP, RecordingHandler, eventually, make_handle, make_server
+from ring_nodes import MEMBERSHIP, RecordingHandler, make_handle, make_server
+from waiting import eventually
 
 from exo.lifecycle import ResourceInitializationError, ResourceState
 from exo.networking.discovery import Discovery
@@ -22,16 +24,14 @@ from exo.networking.liveness import Timings
 from exo.networking.manual.manual_discovery import ManualDiscovery
 from exo.networking.messages import Close
 from exo.networking.pooled_discovery import NoDiscovery
-from exo.networking.udp.interfaces import MULTICAST_GROUP, interfaces, open_ipv6
+from exo.networking.udp.interfaces import MULTICAST_GROUP, interfaces, open_ipv4, open_ipv6
 from exo.networking.udp.udp_discovery import UDPDiscovery
 from exo.utils.listening import CannotListen
 
 
 def factory(handler: RecordingHandler, membership: Membership = MEMBERSHIP):
     def create(node_id, address, port):
-        handle = make_handle(handler, port, node_id=node_id, membership=membership)
-        handle._address = address
-        return handle
+        return make_handle(handler, port, host=address, node_id=node_id, membership=membership)
 
     return create
 
@@ -196,54 +196,65 @@ async def test_dns_finds_peers_by_address_alone_and_leaves_itself_out():
             assert discovery.peers() == []
 
 
+class Records:
+    """A resolver that says when it is asked. Its answer: addresses, or an error to raise."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.answer: list[str] | Exception = list(addresses)
+        self._asked = asyncio.Event()
+
+    async def __call__(self, name: str) -> list[str]:
+        self._asked.set()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    async def asked_again(self) -> None:
+        self._asked.clear()
+        await self._asked.wait()
+
+
 async def test_two_addresses_of_one_node_make_one_connection():
     a, b = RecordingHandler("a"), RecordingHandler("b")
+    records = Records("127.0.0.1", "127.0.0.2", "127.0.0.3")
     async with make_server(b) as server:
-
-        async def records(_):
-            return ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
-
         b_everywhere = server.port
         async with DnsDiscovery(
             "a", "x", factory(a), port=b_everywhere, interval=0.05, resolver=records
         ) as discovery:
             await until_peers(discovery, ["b"])
-            await asyncio.sleep(0.3)
+            for _ in range(6):
+                await records.asked_again()
             assert a.lost == []
             assert [peer.id() for peer in discovery.peers()] == ["b"]
 
 
 async def test_dns_tolerates_a_missing_name_and_degrades_when_look_ups_fail():
     a, b = RecordingHandler("a"), RecordingHandler("b")
-    answers: list[list[str] | Exception] = []
-
-    async def records(_):
-        answer = answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    async with make_server(b) as server:
-        answers[:] = [[]]
-        async with DnsDiscovery(
+    records = Records()
+    async with (
+        make_server(b) as server,
+        DnsDiscovery(
             "a", "x", factory(a), port=server.port, interval=0.02, resolver=records
-        ) as discovery:
-            assert await discovery.check_health()
-            answers[:] = [["127.0.0.1", "not an address"]]
-            await until_peers(discovery, ["b"])
-            answers[:] = [OSError("no such server")]
-            async with asyncio.timeout(5):
-                while discovery.state is not ResourceState.DEGRADED:
-                    await discovery.check_health()
-                    await asyncio.sleep(0.02)
-            assert [peer.id() for peer in discovery.peers()] == ["b"]
-            answers[:] = [[]]
-            async with asyncio.timeout(5):
-                while discovery.state is not ResourceState.READY:
-                    await discovery.check_health()
-                    await asyncio.sleep(0.02)
-            # Connected peers outlive their records.
-            assert [peer.id() for peer in discovery.peers()] == ["b"]
+        ) as discovery,
+    ):
+        assert await discovery.check_health()
+        records.answer = ["127.0.0.1", "not an address"]
+        await until_peers(discovery, ["b"])
+        records.answer = OSError("no such server")
+        await until_checked(discovery, ResourceState.DEGRADED, records)
+        assert [peer.id() for peer in discovery.peers()] == ["b"]
+        records.answer = []
+        await until_checked(discovery, ResourceState.READY, records)
+        # Connected peers outlive their records.
+        assert [peer.id() for peer in discovery.peers()] == ["b"]
+
+
+async def until_checked(discovery: Discovery, state: ResourceState, records: Records) -> None:
+    async with asyncio.timeout(5):
+        while discovery.state is not state:
+            await records.asked_again()
+            await discovery.check_health()
 
 
 async def test_the_system_resolver_knows_localhost():
@@ -297,6 +308,17 @@ async def test_a_port_that_another_program_keeps_to_itself_is_told_with_its_sett
     assert (refused.port, refused.setting) == (port, "discovery_port")
 
 
+async def heard_by_all(udp_port: int, of: set[int]) -> None:
+    """Hear what every node on this port hears, until each gRPC port was announced twice."""
+    most = 2 * len(interfaces())
+    heard: Counter[int] = Counter()
+    with open_ipv4(udp_port) as bystander:
+        async with asyncio.timeout(10):
+            while any(heard[port] < most for port in of):
+                data = await asyncio.get_running_loop().sock_recv(bystander, 65536)
+                heard[json.loads(data)["port"]] += 1
+
+
 async def test_datagrams_of_another_cluster_or_secret_are_not_even_dialled(udp_port):
     a, b, c = RecordingHandler("a"), RecordingHandler("b"), RecordingHandler("c")
     secret = Membership(cluster="test", secret=b"s")
@@ -308,7 +330,7 @@ async def test_datagrams_of_another_cluster_or_secret_are_not_even_dialled(udp_p
         make_udp(b, server_b, udp_port, Membership(cluster="other")) as two,
         make_udp(c, server_c, udp_port, secret) as three,
     ):
-        await asyncio.sleep(0.5)
+        await heard_by_all(udp_port, {server_a.port, server_b.port, server_c.port})
         assert [each.peers() for each in (one, two, three)] == [[], [], []]
         assert [each.problems() for each in (one, two, three)] == [{}, {}, {}]
 
@@ -338,21 +360,26 @@ async def test_a_peer_that_takes_connections_and_never_answers_is_soon_left_alon
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr("exo.networking.peer_pool.STUCK_PAUSE", 30.0)
-    dials = []
+    dials, pauses = [], []
+    sleep = asyncio.sleep
+
+    async def recorded(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", recorded)
     path = tmp_path / "peers.json"
     with socket.create_server(("127.0.0.1", 0)) as stopped:
         write_peers(path, {"b": stopped.getsockname()[1]})
 
         def connect(node_id, address, port):
             dials.append(node_id)
-            # Time to look whether the port answers there is plenty: silence, not slowness, is what
-            # is tried.
+            # There is plenty of time to ask the port: this is about silence, not about slowness.
             patient = Timings(connect_timeout=0.3, probe_timeout=5.0)
             return make_handle(RecordingHandler("a"), port, node_id=node_id, timings=patient)
 
         async with ManualDiscovery("a", path, connect) as discovery:
-            await eventually(lambda: len(dials) == 2)
-            await asyncio.sleep(1.0)
+            await eventually(lambda: any(pause > 20 for pause in pauses))
             assert len(dials) == 2
             (problem,) = discovery.problems().values()
             assert "no answer" in problem

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,8 +63,21 @@ async def test_a_large_tensor_arrives_bit_for_bit(pair):
     assert b.messages[0][1].values.tobytes() == values.tobytes()
 
 
-async def test_a_peer_that_is_behind_makes_the_sender_wait_and_is_not_lost(pair):
-    _, b, _, handle = pair
+MIB = 1024 * 1024
+
+
+@pytest_asyncio.fixture
+async def narrow():
+    """As `pair`, with room for 32 MiB in the queue."""
+    a, b = RecordingHandler("a"), RecordingHandler("b")
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(make_server(b))
+        handle = make_handle(a, server.port, queue_bytes=32 * MIB)
+        yield b, await stack.enter_async_context(handle)
+
+
+async def test_a_peer_that_is_behind_makes_the_sender_wait_and_is_not_lost(narrow):
+    b, handle = narrow
     gate = asyncio.Event()
 
     async def wait(*_):
@@ -89,6 +102,48 @@ async def test_a_peer_that_is_behind_makes_the_sender_wait_and_is_not_lost(pair)
     assert (await handle.hello()).node_id == "b"
     gate.set()
     await b.until(lambda: len(b.messages) == sent)
+
+
+async def test_what_a_peer_that_is_behind_has_no_room_for_is_not_taken_and_what_waits_comes_back(
+    narrow,
+):
+    b, handle = narrow
+    gate = asyncio.Event()
+
+    async def wait(*_):
+        await gate.wait()
+
+    b.answer = wait
+    values = np.random.default_rng(2).standard_normal((1024, 1024)).astype(np.float32)
+    taken = 0
+    # As many as are on the way already make room for as many more.
+    for _ in range(50):
+        while handle.send_now(
+            Forward(sequence_id=f"s{taken}", epoch="e", position=0, values=values, sample=False)
+        ):
+            taken += 1
+        await asyncio.sleep(0.01)
+    # Seven tensors of 4 MiB and their heads are just below the limit.
+    assert 7 < taken < 30
+    assert handle.queued() == 7
+    unsent = handle.take_unsent()
+    assert [message.sequence_id for message in unsent] == [f"s{taken - 7 + i}" for i in range(7)]
+    assert all(np.array_equal(message.values, values) for message in unsent)
+    assert handle.queued() == 0
+    gate.set()
+    await b.until(lambda: len(b.messages) == taken - 7)
+
+
+async def test_what_was_queued_when_the_peer_was_lost_comes_back_once(pair):
+    handle = pair[3]
+    for position in range(3):
+        assert handle.send_now(token(position))
+    # Before the writer had a turn: nothing is on its way yet.
+    handle._lose("cut")
+    assert handle.take_unsent() == [token(position) for position in range(3)]
+    assert handle.take_unsent() == []
+    with pytest.raises(PeerLost):
+        handle.send_now(token(3))
 
 
 async def test_the_newest_offer_comes_with_the_heartbeats_and_at_once_when_asked(pair):
@@ -348,26 +403,25 @@ async def test_a_port_that_accepts_and_says_nothing_times_out():
 
 
 async def test_a_stall_of_our_own_loop_while_the_port_is_asked_is_no_silence_of_the_peer(
-    monkeypatch,
+    monkeypatch, virtual_clock
 ):
-    real, asked = asyncio.open_connection, []
+    asked, closed = [], []
 
     async def stalled_once(*where):
         asked.append(where)
         if len(asked) == 1:
-            time.sleep(1.0)  # noqa: ASYNC251 - the loop is to stand still
-        return await real(*where)
+            virtual_clock.advance(1.0)
+            await asyncio.Event().wait()
+        return None, SimpleNamespace(close=lambda: closed.append(True))
 
     monkeypatch.setattr(asyncio, "open_connection", stalled_once)
-    with socket.create_server(("127.0.0.1", 0)) as there:
-        handle = make_handle(
-            RecordingHandler("a"), there.getsockname()[1], timings=Timings(connect_timeout=0.3)
-        )
-        assert await handle.answers()
-    assert len(asked) > 1
+    handle = make_handle(RecordingHandler("a"), 1, timings=Timings(connect_timeout=0.3))
+    assert await handle.answers()
+    assert len(asked) == 2
+    assert closed == [True]
 
 
-async def test_a_port_that_does_not_answer_is_asked_once(monkeypatch):
+async def test_a_port_that_does_not_answer_is_asked_once(monkeypatch, virtual_clock):
     asked = []
 
     async def silent(*where):
@@ -378,6 +432,7 @@ async def test_a_port_that_does_not_answer_is_asked_once(monkeypatch):
     handle = make_handle(RecordingHandler("a"), 1, timings=Timings(connect_timeout=0.3, tick=10.0))
     assert not await handle.answers()
     assert len(asked) == 1
+    assert virtual_clock.elapsed == pytest.approx(0.3)
 
 
 async def test_a_taken_port_fails_the_server_and_leaves_nothing():

@@ -26,7 +26,7 @@ class Engine(AsyncResource):
 
     async def _do_health_check(self) -> bool:
         if self.healthy is None:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         return bool(self.healthy)
 
 

@@ -62,7 +62,7 @@ def test_timings_of_zero_are_refused_by_name():
 
 
 async def test_items_come_in_order_also_from_those_who_waited():
-    queue = SendQueue(max_items=2)
+    queue = SendQueue(len, max_items=2)
     waiting = [asyncio.create_task(queue.put(bytes([number]))) for number in range(6)]
     got = [await queue.get() for _ in range(6)]
     assert got == [bytes([number]) for number in range(6)]
@@ -71,7 +71,7 @@ async def test_items_come_in_order_also_from_those_who_waited():
 
 
 async def test_bytes_bound_the_queue_and_one_large_item_still_goes_alone():
-    queue = SendQueue(max_bytes=10)
+    queue = SendQueue(len, max_bytes=10)
     await queue.put(bytes(50))
     second = asyncio.create_task(queue.put(b"x"))
     await asyncio.sleep(0)
@@ -83,7 +83,7 @@ async def test_bytes_bound_the_queue_and_one_large_item_still_goes_alone():
 
 
 async def test_what_is_put_without_waiting_overtakes_nobody_who_waits():
-    queue = SendQueue(max_items=2)
+    queue = SendQueue(len, max_items=2)
     assert queue.put_now(b"1")
     assert queue.put_now(b"2")
     assert not queue.put_now(b"3")
@@ -99,7 +99,7 @@ async def test_what_is_put_without_waiting_overtakes_nobody_who_waits():
 
 
 async def test_a_cancelled_put_adds_nothing_and_lets_the_next_one_in():
-    queue = SendQueue(max_items=1)
+    queue = SendQueue(len, max_items=1)
     await queue.put(b"1")
     given_up, patient = asyncio.create_task(queue.put(b"2")), asyncio.create_task(queue.put(b"3"))
     await asyncio.sleep(0)
@@ -111,7 +111,7 @@ async def test_a_cancelled_put_adds_nothing_and_lets_the_next_one_in():
 
 
 async def test_closing_wakes_everyone_with_the_reason():
-    queue = SendQueue(max_items=1)
+    queue = SendQueue(len, max_items=1)
     await queue.put(b"1")
     putter = asyncio.create_task(queue.put(b"2"))
     await asyncio.sleep(0)

@@ -19,8 +19,8 @@ from exo.pipeline.samplers import SequenceSampler
 from exo.pipeline.stage import Stage
 
 
-def links() -> AsyncResource:
-    return Outboxes("n", lambda sender, message: None, lambda node, message, reason: None)
+def outboxes() -> AsyncResource:
+    return Outboxes("n", lambda node, message, reason, retryable=True: None)
 
 
 def stage() -> AsyncResource:
@@ -37,7 +37,7 @@ async def local_model() -> AsyncResource:
 
 
 @pytest.mark.parametrize(
-    "factory", [links, stage, local_model, LocalShardDownloader], ids=lambda each: each.__name__
+    "factory", [outboxes, stage, local_model, LocalShardDownloader], ids=lambda each: each.__name__
 )
 async def test_a_part_of_a_node_conforms(factory: object) -> None:
     await check_resource(factory)  # type: ignore[arg-type]

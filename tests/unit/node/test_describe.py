@@ -31,6 +31,6 @@ async def test_a_peer_that_says_no_address_is_shown_where_it_was_found() -> None
     ("said", "shown"), [("10.0.0.9", "10.0.0.9:50051"), ("fd00::9", "[fd00::9]:50051")]
 )
 def test_an_address_that_a_node_says_is_shown_with_its_port(said: str, shown: str) -> None:
-    ring = make_node(Net(), "a").ring
-    ring.view.change(address=said, grpc_port=50051)
-    assert addresses(describe.topology(ring)) == {"a": shown}
+    view = make_node(Net(), "a").view
+    view.change(address=said, grpc_port=50051)
+    assert addresses(describe.topology(view)) == {"a": shown}

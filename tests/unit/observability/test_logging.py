@@ -7,13 +7,18 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import structlog
 
 from exo.lifecycle import AsyncResource
-from exo.observability.logging import configure_logging
+from exo.observability.logging import configure_logging, ids
+
+
+class Sequence(NamedTuple):
+    request_id: str
+    sequence_id: str
 
 
 class Part(AsyncResource):
@@ -136,3 +141,23 @@ async def test_configuring_twice_logs_each_transition_once(stream: io.StringIO):
 def test_bad_settings_are_named(format: Any, level: str, field: str):
     with pytest.raises(ValueError, match=field):
         configure_logging(format, level=level)
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_a_line_about_a_sequence_has_its_ids_in_both_forms(stream: io.StringIO, format: Any):
+    configure_logging(format, stream=stream)
+    opened = Sequence("req_1", "n.1/1/1")
+    logging.getLogger("plain").info("replayed after %d tokens", 3, extra=ids(opened))
+    if format == "json":
+        (line,) = lines(stream)
+        assert line["event"] == "replayed after 3 tokens"
+        assert (line["request_id"], line["sequence_id"]) == ("req_1", "n.1/1/1")
+    else:
+        assert "request_id=req_1 sequence_id=n.1/1/1" in stream.getvalue()
+
+
+def test_the_ids_of_a_line_win_over_those_bound_to_its_task(stream: io.StringIO):
+    configure_logging("json", stream=stream)
+    with structlog.contextvars.bound_contextvars(request_id="another"):
+        logging.getLogger("plain").info("said", extra=ids(Sequence("req_1", "n.1/1/1")))
+    assert lines(stream)[0]["request_id"] == "req_1"

@@ -104,7 +104,7 @@ async def test_tasks_are_counted_by_how_they_end(metrics: LifecycleMetrics):
 
     async with Part(resource_id="m3") as part:
         manager = part._task_manager
-        manager.start_task("forever", lambda: asyncio.sleep(60))
+        manager.start_task("forever", asyncio.Event().wait)
         failing = manager.start_task("boom", boom)
         with pytest.raises(RuntimeError):
             await failing.wait()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from golden_data import DATA
 
+from exo.inference.arrays import Array
 from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import Overloaded, SequenceLost
 from exo.inference.onnx.engine import OnnxEngine
@@ -19,7 +20,6 @@ from exo.inference.onnx.run.sequences import Sequences
 from exo.inference.onnx.run.slots import GRAIN, SlotTable
 from exo.inference.shard import Shard
 
-Array = np.ndarray[Any, Any]
 MODEL = DATA / "llama-llama3rope"
 CAPACITY = 64
 
@@ -133,7 +133,7 @@ async def history(cache: Path, shard: Shard, seed: int) -> list[Array | str]:
                 except (SequenceLost, Overloaded) as error:
                     answers.append(str(error))
                     break
-                lengths |= {each.request_id: each.position + len(each.values) for each in steps}
+                lengths |= {each.sequence_id: each.position + len(each.values) for each in steps}
     return answers
 
 

@@ -9,8 +9,8 @@ import pytest
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import quantize
 
-from exo.inference.checkpoints.checkpoint import RawTensor
 from exo.inference.checkpoints.dequantize import to_float32
+from exo.inference.checkpoints.tensors import RawTensor
 from exo.inference.onnx.run.embedding import Embedding, write_embedding
 from exo.inference.onnx.run.sequences import chunks_of
 

@@ -4,19 +4,16 @@ little.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import quantize as ggml_quantize
 
-from exo.inference.checkpoints.checkpoint import RawTensor
+from exo.inference.arrays import Array
 from exo.inference.checkpoints.dequantize import to_float32
+from exo.inference.checkpoints.tensors import RawTensor
 from exo.inference.onnx.graph import formats
 from exo.inference.onnx.graph.formats import Dense, Packed
-
-Array = np.ndarray[Any, Any]
 
 
 def weights(n: int = 6, k: int = 96, seed: int = 0) -> Array:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from gguf.constants import GGMLQuantizationType
@@ -11,7 +9,8 @@ from gguf.quants import quantize as ggml_quantize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exo.inference.checkpoints.checkpoint import RawTensor
+from exo.inference.arrays import Array
+from exo.inference.checkpoints.tensors import RawTensor
 from exo.inference.onnx.graph import formats
 from exo.inference.onnx.graph.formats import (
     BLOCK,
@@ -22,8 +21,6 @@ from exo.inference.onnx.graph.formats import (
     widen,
 )
 from exo.inference.onnx.graph.offset_columns import DIGITS, Folded, fold
-
-Array = np.ndarray[Any, Any]
 
 
 def affine(mean: float = 0.1, *, n: int = 8, k: int = 576, seed: int = 0) -> Packed:

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from golden_data import DATA
 
-from exo.inference.engines.checkpoint_engine import LoadProgress, PassCancelled
-from exo.inference.engines.inference_engine import Step
+from exo.inference.arrays import Array
+from exo.inference.engines.inference_engine import LoadProgress, Step
+from exo.inference.engines.runner import PassCancelled
 from exo.inference.errors import InvalidRequest, Overloaded, SequenceLost, UnsupportedModel
 from exo.inference.models import ModelConfig, RopeConfig
-from exo.inference.onnx.engine import OnnxEngine
+from exo.inference.onnx.engine import OnnxEngine, OnnxRunner
 from exo.inference.onnx.graph.shard_weights import decoder_spec
 from exo.inference.onnx.run import session
 from exo.inference.onnx.run.kv_buffers import MIN_CAPACITY, KvBuffers
@@ -27,7 +28,6 @@ from exo.inference.onnx.run.sequences import CHUNK, MIN_CHUNK, Sequences, chunk_
 from exo.inference.onnx.run.session import choose_providers
 from exo.inference.shard import Shard
 
-Array = np.ndarray[Any, Any]
 MODEL = DATA / "llama-llama3rope"
 SHARD = Shard("tiny", 0, 3, 4)
 VOCAB = 320
@@ -66,8 +66,9 @@ async def engine(tmp_path: Path) -> AsyncIterator[OnnxEngine]:
 
 
 def inner(engine: OnnxEngine) -> Sequences:
-    assert engine._sequences is not None
-    return engine._sequences
+    assert isinstance(engine.runner, OnnxRunner)
+    assert engine.runner.sequences is not None
+    return engine.runner.sequences
 
 
 async def alone(engine: OnnxEngine, ids: Array) -> Array:
@@ -287,7 +288,7 @@ async def test_under_a_small_budget_idle_sequences_are_evicted_and_then_lost(
         assert engine.kv_tokens_total == 100
         await engine.infer_batch(SHARD, [Step("idle", tokens(60), 0)])
         await engine.infer_batch(SHARD, [Step("busy", tokens(60, seed=1), 0)])
-        assert engine.evictions == 1
+        assert inner(engine).table.evictions == 1
         with pytest.raises(SequenceLost):
             await engine.infer_batch(SHARD, [Step("idle", token(1), 60)])
         with pytest.raises(Overloaded):

@@ -8,20 +8,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from golden_data import Case, all_cases, folder_cases, gguf_cases
 
-from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.arrays import Array
+from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.engines.inference_engine import Step
 from exo.inference.models import read_config
 from exo.inference.onnx.engine import OnnxEngine
 from exo.inference.onnx.graph.shard_weights import WeightFormat
 from exo.inference.shard import Shard
 
-Array = np.ndarray[Any, Any]
 ATOL = 1e-3
 MAX_KL = 0.05
 # Where the best token leads by less, an engine that quantises activations may choose another.
@@ -58,7 +57,9 @@ async def stages(
 async def through(ring: list[tuple[OnnxEngine, Shard]], steps: list[Step]) -> list[Array]:
     for engine, shard in ring[:-1]:
         out = await engine.infer_batch(shard, steps)
-        steps = [Step(s.request_id, x, s.position, s.rows) for s, x in zip(steps, out, strict=True)]
+        steps = [
+            Step(s.sequence_id, x, s.position, s.rows) for s, x in zip(steps, out, strict=True)
+        ]
     engine, shard = ring[-1]
     return await engine.infer_batch(shard, steps)
 

@@ -5,17 +5,16 @@ float32.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from golden_data import DATA
 
+from exo.inference.arrays import Array
 from exo.inference.checkpoints.catalog import resolve_model
 from exo.inference.engines.inference_engine import Step
 from exo.inference.onnx.engine import OnnxEngine
 from exo.inference.shard import Shard
 
-Array = np.ndarray[Any, Any]
 SHARD = Shard.whole("smollm2-135m", 30)
 MAX_KL = 0.05
 # Where the best token leads by less, an engine that quantises activations may choose another.

@@ -4,17 +4,14 @@ adjacent.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exo.inference.arrays import Array
 from exo.inference.errors import Overloaded, SequenceLost
 from exo.inference.onnx.run.slots import SlotTable, grained, window_of
-
-Array = np.ndarray[Any, Any]
 
 
 def ids(*parts: int, n: int = 32) -> Array:

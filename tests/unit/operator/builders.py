@@ -8,13 +8,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from exo_operator.api import names
-from exo_operator.api.spec import ExoNodeSpec, SecretKey
-from exo_operator.exonode import objects as render
-from exo_operator.exonode import plan
-from exo_operator.exonode import pod as render_pod
-from exo_operator.exonode.objects import Defaults, NodeRef
-from exo_operator.exonode.plan import Apply, Delete, Observed, SetGate
-from exo_operator.kube.store import NodeReport, Store
+from exo_operator.api.template import SecretKey
+from exo_operator.exonode import plan, snapshot
+from exo_operator.exonode import pod as pods
+from exo_operator.exonode.context import Defaults, NodeRef
+from exo_operator.exonode.report import NodeReport
+from exo_operator.exonode.snapshot import Answers, Snapshot
+from exo_operator.kube.actions import Action, Apply, Conflict, Delete, SetGate
+from exo_operator.kube.objects import Raw
+from exo_operator.kube.store import Store
 
 NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 DEFAULTS = Defaults(image="registry.test/exo-node:1", operator_namespace="exo-system")
@@ -41,14 +43,14 @@ def exonode(
 
 
 def node_ref(raw: dict[str, Any], members: list[dict[str, Any]] | None = None) -> NodeRef:
-    return NodeRef(raw=raw, spec=ExoNodeSpec.model_validate(raw["spec"]), members=members or [raw])
+    return NodeRef.of(raw, members or [raw])
 
 
 def pod_of(
     node: NodeRef, defaults: Defaults = DEFAULTS, *, secret: SecretKey | None = None, **status: Any
 ) -> dict[str, Any]:
     """The node's pod, running and Ready unless `status` says otherwise."""
-    pod = copy.deepcopy(render_pod.pod(node, defaults, secret))
+    pod = copy.deepcopy(pods.pod(node, defaults, secret))
     pod["metadata"] |= {"uid": f"pod-{node.name}", "resourceVersion": str(next(_versions))}
     pod["spec"]["nodeName"] = "machine-1"
     pod["status"] = {
@@ -77,15 +79,30 @@ def container(**state: Any) -> list[dict[str, Any]]:
     return [{"name": "node", "started": False, "restartCount": 2, **state}]
 
 
-def observed(*objects: dict[str, Any], report: NodeReport | None = None, **more: Any) -> Observed:
+def snapshot_of(
+    node: NodeRef,
+    *objects: Raw,
+    report: NodeReport | None = None,
+    defaults: Defaults = DEFAULTS,
+    found: tuple[Conflict, ...] = (),
+    **answers: Any,
+) -> Snapshot:
+    """What a reconcile of the node sees when the cache holds these objects."""
     store = Store()
     for obj in objects:
         store.put(obj)
-    return Observed(get=store.get, now=NOW, report=report or NodeReport(), **more)
+    said = Answers(report=report or NodeReport(), **answers)
+    return snapshot.take(store, node, defaults, now=NOW, answers=said, found=found)
 
 
-def carry_out(actions: list[plan.Action], store: Store) -> None:
-    """What the API server would do with the actions."""
+def planned(node: NodeRef, *objects: Raw, **more: Any) -> list[Action]:
+    """What the planner decides when the cache holds these objects."""
+    defaults = more.get("defaults", DEFAULTS)
+    return plan.plan(node, snapshot_of(node, *objects, **more), defaults)
+
+
+def carry_out(actions: list[Action], store: Store) -> None:
+    """Do what the API server would do with the actions."""
     for action in actions:
         match action:
             case Apply():
@@ -112,6 +129,3 @@ def carry_out(actions: list[plan.Action], store: Store) -> None:
                 live["status"]["conditions"] = [*others, condition]
                 live["metadata"]["resourceVersion"] = str(next(_versions))
                 store.put(live)
-
-
-__all__ = ["DEFAULTS", "NOW", "render"]

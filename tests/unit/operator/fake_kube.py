@@ -7,18 +7,21 @@ import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
-from exo_operator.kube.client import ClusterError, Conflicted, NotFound
-from exo_operator.kube.store import NodeReport, Raw, Ref, Store, ref_of
+from exo_operator.exonode.report import NodeReport
+from exo_operator.kube import kinds
+from exo_operator.kube.client import Conflicted, KubeError, NotFound
+from exo_operator.kube.objects import Raw, Ref, ref_of
+from exo_operator.kube.store import Store
 
 
 class FakeKube:
-    """Objects by Ref. `store`, where set, hears of every change as a watch would tell it."""
+    """Objects by Ref. It counts writes and, like the API server, gives each object a version."""
 
     def __init__(self) -> None:
         self.objects: dict[Ref, Raw] = {}
         self.writes: list[str] = []
         self.events: list[Raw] = []
-        self.refuse: dict[str, ClusterError] = {}
+        self.refuse: dict[str, KubeError] = {}
         self._versions = itertools.count(1000)
 
     def seed(self, obj: Raw) -> Raw:
@@ -31,13 +34,8 @@ class FakeKube:
 
     def tell(self, store: Store) -> None:
         """Bring a cache up to date, deletions included."""
-        for kind in {ref.kind for ref in self.objects} | {
-            "Pod",
-            "Service",
-            "ExoNode",
-            "PodDisruptionBudget",
-        }:
-            for known in list(store.of_kind(kind)):
+        for kind in kinds.ALL:
+            for known in list(store.of_kind(kind.name)):
                 live = self.objects.get(ref_of(known))
                 if live is None or live["metadata"]["uid"] != known["metadata"].get("uid"):
                     store.remove(known)
@@ -121,9 +119,7 @@ class FakeKube:
         self.events.append(event)
 
     def run_pods(self) -> None:
-        """Be the kubelet: every pod that has no status runs and is Ready as soon as its gate is
-        open.
-        """
+        """Act as the kubelet: each pod runs, and it is Ready as soon as its gate is open."""
         for ref, pod in list(self.objects.items()):
             if ref.kind != "Pod":
                 continue
@@ -148,7 +144,7 @@ class FakeKube:
 
 
 class FakeNodes:
-    """Answers for every node the same, unless told otherwise by name."""
+    """Gives every node the same report, unless `of` has one for its name."""
 
     def __init__(self) -> None:
         self.usual: Any = NodeReport(reachable=True, ready=True, ring_formed=True, ring_epoch="e1")

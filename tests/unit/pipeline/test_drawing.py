@@ -1,5 +1,5 @@
-"""Drawing for many sequences at once: each gets its own, wherever it is drawn and whatever befalls
-the others.
+"""Sampling for many sequences at once: each gets its own token, on whatever thread, and whatever
+happens to the others.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from exo.inference.engines.worker import Worker
-from exo.pipeline.forward_pass import ARGMAX, DRAW, INLINE_LOGITS, SLOW, Array, Choice, Draw, sample
+from exo.networking.messages import Token
+from exo.pipeline.samplers import ARGMAX, DRAW, INLINE_LOGITS, SLOW, Array, Draw, sample
 
 
 class Counting:
@@ -21,11 +22,11 @@ class Counting:
         self._threads = threads
         self.cost = cost
 
-    def choose(self, logits: Array, position: int) -> Choice:
+    def choose(self, logits: Array, position: int) -> Token:
         self._threads[position] = threading.current_thread().name
         if position == 13:
             raise ValueError("unlucky")
-        return Choice(position)
+        return Token(sequence_id="s", epoch="e", position=position, token=position)
 
 
 @pytest.fixture
@@ -36,9 +37,7 @@ def worker() -> Iterator[Worker]:
 
 
 def draws(n: int, threads: dict[int, str], cost: int = INLINE_LOGITS, vocab: int = 8) -> list[Draw]:
-    return [
-        Draw(Counting(threads, cost), np.zeros((1, vocab), np.float32), 10 + i) for i in range(n)
-    ]
+    return [(Counting(threads, cost), np.zeros((1, vocab), np.float32), 10 + i) for i in range(n)]
 
 
 @pytest.mark.parametrize("n", [0, 1, 4, 16])
@@ -47,7 +46,7 @@ async def test_choices_come_in_the_order_of_the_draws_and_one_that_fails_fails_a
 ) -> None:
     threads: dict[int, str] = {}
     chosen = await sample(draws(n, threads), worker)
-    assert [c.token if isinstance(c, Choice) else str(c) for c in chosen] == [
+    assert [c.token if isinstance(c, Token) else str(c) for c in chosen] == [
         "unlucky" if position == 13 else position for position in range(10, 10 + n)
     ]
     assert set(threads.values()) == ({"sampling"} if n else set())

@@ -1,5 +1,5 @@
-"""The entry alone: admission, placement, replay, the end of a stream. The ring is a list of what
-was posted.
+"""The frontend alone: admission, placement, replay, the end of a stream. The ring is a list of what
+was sent.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from exo.inference.errors import ExoError, NodeDraining, Overloaded, RingUnavail
 from exo.inference.generation import FinishReason, GenerationChunk, GenerationRequest
 from exo.networking.messages import Close, Failed, Message, Open, Token
 from exo.pipeline.frontend import Frontend, FrontendLimits
-from exo.pipeline.text import NoText
 from exo.pipeline.timeouts import Pace
-from exo.pipeline.transcript import Transcript
+from exo.pipeline.transcript import NoText, Transcript
 from exo.topology import PlanStage, RingPlan
 
+pytestmark = pytest.mark.virtual_clock
 PLAN = RingPlan("dummy", 8, (PlanStage("a", 0, 3), PlanStage("b", 4, 7)), (), "e1")
 END = 2
 
 
 class Bench:
     def __init__(self, **limits: float) -> None:
-        self.posted: list[tuple[str, Message]] = []
+        self.sent: list[tuple[str, Message]] = []
         self.plan: RingPlan | None = PLAN
         self.paced: list[str] = []  # epochs of the plans whose pace was asked for
         self.entry = Frontend(
             "me",
             "me.1",
-            lambda node, message: self.posted.append((node, message)),
+            lambda node, message: self.sent.append((node, message)),
             self,
             self._transcript,
             FrontendLimits(**limits),  # type: ignore[arg-type]
@@ -52,23 +52,21 @@ class Bench:
         return Pace()
 
     def opens(self) -> list[Open]:
-        return [message for _, message in self.posted if isinstance(message, Open)]
+        return [message for _, message in self.sent if isinstance(message, Open)]
 
     def closes(self) -> list[tuple[str, str]]:
         return [
-            (node, message.sequence_id)
-            for node, message in self.posted
-            if isinstance(message, Close)
+            (node, message.sequence_id) for node, message in self.sent if isinstance(message, Close)
         ]
 
-    def say(self, token: int, position: int, *, lane: str | None = None, sender: str = "b") -> None:
-        sequence_id = lane or self.opens()[-1].sequence_id
+    def say(self, token: int, position: int, *, of: str | None = None, sender: str = "b") -> None:
+        sequence_id = of or self.opens()[-1].sequence_id
         self.entry.token(
             sender, Token(sequence_id=sequence_id, epoch="e1", position=position, token=token)
         )
 
-    def fail(self, *, retryable: bool, sender: str = "b", lane: str | None = None) -> None:
-        sequence_id = lane or self.opens()[-1].sequence_id
+    def fail(self, *, retryable: bool, sender: str = "b", of: str | None = None) -> None:
+        sequence_id = of or self.opens()[-1].sequence_id
         self.entry.failed(
             sender,
             Failed(
@@ -93,7 +91,7 @@ def tokens(chunks: list[GenerationChunk]) -> list[int]:
 async def test_a_request_opens_at_the_first_stage_and_closes_everywhere_at_its_end() -> None:
     bench = Bench()
     task = await begun(bench, ask(max_tokens=2))
-    assert [(node, type(message).__name__) for node, message in bench.posted] == [("a", "Open")]
+    assert [(node, type(message).__name__) for node, message in bench.sent] == [("a", "Open")]
     assert (bench.opens()[0].entry, bench.opens()[0].max_length) == ("me", 5)
     bench.say(50, 3)
     bench.say(51, 4)
@@ -127,7 +125,7 @@ async def test_a_failed_attempt_goes_on_behind_the_last_token_under_another_name
     second = bench.opens()[1]
     assert second.tokens == (10, 20, 30, 50)
     assert (second.prompt_length, second.sequence_id != first) == (3, True)
-    bench.say(99, 4, lane=first)  # late news of the abandoned attempt
+    bench.say(99, 4, of=first)  # late news of the abandoned attempt
     bench.say(51, 4)
     bench.say(52, 5)
     assert tokens(await task) == [50, 51, 52]
@@ -232,7 +230,7 @@ async def test_an_attempt_without_a_token_for_too_long_is_given_up() -> None:
     assert tokens(await task) == [50]
 
 
-async def test_each_look_asks_for_the_pace_of_a_plan_once_however_many_sequences_run_by_it() -> (
+async def test_each_sweep_asks_for_the_pace_of_a_plan_once_however_many_sequences_run_by_it() -> (
     None
 ):
     bench = Bench()
@@ -243,7 +241,7 @@ async def test_each_look_asks_for_the_pace_of_a_plan_once_however_many_sequences
     await until(lambda: len(bench.opens()) == 4)
     bench.entry.sweep()
     assert bench.paced == ["e1", "e2"]
-    bench.entry.sweep()  # at the next look it may be another
+    bench.entry.sweep()  # at the next sweep it may be another
     assert bench.paced == ["e1", "e2"] * 2
     for task in tasks:
         task.cancel()
@@ -269,4 +267,4 @@ async def test_no_tokens_asked_for_is_an_answer_of_none() -> None:
     bench = Bench()
     (chunk,) = [chunk async for chunk in bench.entry.generate(ask(max_tokens=0))]
     assert (chunk.finish_reason, chunk.completion_tokens) == (FinishReason.LENGTH, 0)
-    assert bench.posted == []
+    assert bench.sent == []

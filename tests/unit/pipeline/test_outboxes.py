@@ -1,4 +1,4 @@
-"""Messages by node id: to this node at once, to peers in order, and never lost in silence."""
+"""Messages to peers by node id: in order, bounded, and never lost without a word to the sender."""
 
 from __future__ import annotations
 
@@ -8,26 +8,51 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from loopback import until
 
-from exo.networking.errors import PeerLost, WrongEpoch
+from exo.networking.errors import BadMessage, PeerLost
 from exo.networking.messages import Close, Message
 from exo.networking.peer_handle import PeerHandle
-from exo.pipeline.outboxes import MAX_MESSAGES, Outboxes
+from exo.networking.send_queue import MAX_ITEMS, SendQueue
+from exo.pipeline.outboxes import Outboxes
 from exo.topology import NodeOffer
 
 
 class Handle(PeerHandle):
-    def __init__(self, node_id: str) -> None:
+    """behind: what is sent waits in the queue until `open` is set."""
+
+    def __init__(self, node_id: str, *, behind: bool = False) -> None:
         super().__init__(node_id, "host", 1)
         self.sent: list[Message] = []
-        self.blocked = asyncio.Event()
-        self.blocked.set()
-        self.reason: str | None = None
+        self.open = asyncio.Event()
+        if not behind:
+            self.open.set()
+        self._queue: SendQueue[Message] = SendQueue(lambda _: 64)
+        self._unsent: list[Message] = []
+        self._lost: PeerLost | None = None
+
+    async def _do_initialize(self) -> None:
+        self._task_manager.start_task("write", self._write)
+
+    async def _write(self) -> None:
+        while self._lost is None:
+            await self.open.wait()
+            self.sent.append(await self._queue.get())
+
+    def lose(self, reason: str) -> None:
+        self._lost = PeerLost(self.id(), reason)
+        self._unsent = self._queue.clear()
 
     async def _send(self, message: Message) -> None:
-        await self.blocked.wait()
-        if self.reason is not None:
-            raise PeerLost(self.id(), self.reason)
-        self.sent.append(message)
+        await self._queue.put(message)
+
+    def _send_now(self, message: Message) -> bool:
+        return self._queue.put_now(message)
+
+    def queued(self) -> int:
+        return len(self._queue)
+
+    def take_unsent(self) -> list[Message]:
+        unsent, self._unsent = [*self._unsent, *self._queue.clear()], []
+        return unsent
 
     async def _hello(self) -> NodeOffer:
         raise NotImplementedError
@@ -36,10 +61,10 @@ class Handle(PeerHandle):
         return None
 
     def is_connected(self) -> bool:
-        return self.reason is None
+        return self._lost is None
 
     def lost(self) -> PeerLost | None:
-        return None
+        return self._lost
 
     def is_slow(self) -> bool:
         return False
@@ -51,43 +76,24 @@ class Handle(PeerHandle):
         return lambda: None
 
 
-class PromptHandle(Handle):
-    """Takes so many messages at once; the others have to wait their turn."""
-
-    def __init__(self, node_id: str, room: int) -> None:
-        super().__init__(node_id)
-        self.room = room
-
-    def _send_now(self, message: Message) -> bool:
-        if self.reason is not None:
-            raise PeerLost(self.id(), self.reason)
-        if self.room == 0:
-            return False
-        self.room -= 1
-        self.sent.append(message)
-        return True
-
-
 class Bench:
     def __init__(self) -> None:
-        self.local: list[Message] = []
         self.undelivered: list[tuple[str, str, str]] = []
-        self.epoch_error = False
-        self.links = Outboxes("me", self._deliver, self._undelivered)
+        self.hopeless: list[str] = []  # the sequences of what no second attempt would deliver
+        self.outboxes = Outboxes("me", self._undelivered)
 
-    def _deliver(self, sender: str, message: Message) -> None:
-        if self.epoch_error:
-            raise WrongEpoch("e9")
-        self.local.append(message)
-
-    def _undelivered(self, node_id: str, message: Message, reason: str) -> None:
+    def _undelivered(
+        self, node_id: str, message: Message, reason: str, *, retryable: bool = True
+    ) -> None:
         self.undelivered.append((node_id, message.sequence_id, reason))
+        if not retryable:
+            self.hopeless.append(message.sequence_id)
 
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
     made = Bench()
-    async with made.links:
+    async with made.outboxes:
         yield made
 
 
@@ -95,107 +101,117 @@ def message(number: int = 0) -> Close:
     return Close(sequence_id=f"s{number}", epoch="e")
 
 
-async def test_what_is_for_this_node_arrives_at_once(bench: Bench) -> None:
-    bench.links.post("me", message())
-    assert bench.local == [message()]
-    bench.epoch_error = True
-    bench.links.post("me", message(1))
-    assert bench.undelivered == [("me", "s1", "this node serves epoch 'e9'")]
-
-
 async def test_messages_to_a_peer_arrive_in_order(bench: Bench) -> None:
+    async with Handle("a") as peer:
+        bench.outboxes.update([peer])
+        for number in range(10):
+            bench.outboxes.send("a", message(number))
+        await until(lambda: len(peer.sent) == 10)
+        assert peer.sent == [message(number) for number in range(10)]
+
+
+async def test_what_waits_is_counted_and_goes_once_the_peer_has_caught_up(bench: Bench) -> None:
+    async with Handle("a", behind=True) as peer:
+        bench.outboxes.update([peer])
+        for number in range(4):
+            bench.outboxes.send("a", message(number))
+        assert bench.outboxes.queued == 4
+        peer.open.set()
+        await until(lambda: len(peer.sent) == 4)
+        assert bench.outboxes.queued == 0
+        assert bench.undelivered == []
+
+
+async def test_a_handle_that_has_yet_to_connect_is_given_nothing(bench: Bench) -> None:
     peer = Handle("a")
-    await peer.initialize()
-    bench.links.update([peer])
-    for number in range(10):
-        bench.links.post("a", message(number))
-    await until(lambda: len(peer.sent) == 10)
-    assert peer.sent == [message(number) for number in range(10)]
+    bench.outboxes.update([peer])
+    bench.outboxes.send("a", message())
+    await until(lambda: bench.undelivered)
+    assert bench.undelivered == [("a", "s0", "peer 'a' is not connected")]
+    assert peer.queued() == 0
 
 
-async def test_what_a_peer_takes_at_once_does_not_wait_for_a_turn_of_the_loop(bench: Bench) -> None:
-    peer = PromptHandle("a", room=2)
-    await peer.initialize()
-    bench.links.update([peer])
-    bench.links.post("a", message(0))
-    bench.links.post("a", message(1))
-    assert peer.sent == [message(0), message(1)]
-    assert bench.links.queued == 0
+async def test_a_loss_noticed_while_sending_is_told_when_the_caller_is_done(bench: Bench) -> None:
+    async with Handle("a") as peer:
+        bench.outboxes.update([peer])
+        peer.lose("it was cut off")
+        bench.outboxes.send("a", message())
+        assert bench.undelivered == []  # not in the midst of the caller's work
+        await until(lambda: len(bench.undelivered) == 1)
+        assert bench.undelivered[0][:2] == ("a", "s0")
+        assert bench.hopeless == []
 
 
-async def test_nothing_overtakes_what_waits_for_its_turn(bench: Bench) -> None:
-    peer = PromptHandle("a", room=1)
-    await peer.initialize()
-    peer.blocked.clear()
-    bench.links.update([peer])
-    for number in range(3):
-        bench.links.post("a", message(number))
-    peer.room = 5
-    bench.links.post("a", message(3))  # while the others are in the outbox
-    await until(lambda: bench.links.queued < 3)
-    bench.links.post("a", message(4))  # while the handle is being given one of them
-    peer.blocked.set()
-    await until(lambda: len(peer.sent) == 5)
-    assert peer.sent == [message(number) for number in range(5)]
+class Refusing(Handle):
+    """As a transport that cannot encode the messages of `s1`."""
+
+    def _send_now(self, message: Message) -> bool:
+        if message.sequence_id == "s1":
+            raise BadMessage("values", "9 bytes, at most 8")
+        return super()._send_now(message)
 
 
-async def test_a_handle_that_has_yet_to_connect_is_given_nothing_at_once(bench: Bench) -> None:
-    peer = PromptHandle("a", room=5)
-    bench.links.update([peer])
-    bench.links.post("a", message())
-    assert peer.sent == []
-    await until(lambda: peer.sent == [message()])
-
-
-async def test_a_loss_noticed_while_sending_at_once_is_told_like_any_other(bench: Bench) -> None:
-    peer = PromptHandle("a", room=5)
-    await peer.initialize()
-    bench.links.update([peer])
-    peer.reason = "it was cut off"
-    bench.links.post("a", message())
-    assert bench.undelivered == []  # not in the midst of the caller's work
-    await until(lambda: len(bench.undelivered) == 1)
-    assert bench.undelivered[0][:2] == ("a", "s0")
+async def test_a_bad_message_of_our_own_is_not_to_be_tried_again_and_stops_no_other(
+    bench: Bench,
+) -> None:
+    async with Refusing("a") as peer:
+        bench.outboxes.update([peer])
+        for number in range(3):
+            bench.outboxes.send("a", message(number))
+        await until(lambda: len(peer.sent) == 2 and bench.undelivered)
+        assert peer.sent == [message(0), message(2)]
+        assert bench.undelivered == [("a", "s1", "values: 9 bytes, at most 8")]
+        assert bench.hopeless == ["s1"]
+        bench.outboxes.drop("a", "gone")
+        bench.outboxes.send("a", message(3))
+        assert bench.hopeless == ["s1"]
 
 
 async def test_a_peer_that_is_not_connected_loses_nothing_in_silence(bench: Bench) -> None:
-    bench.links.post("a", message())
+    bench.outboxes.send("a", message())
     assert bench.undelivered == [("a", "s0", "node 'a' is not connected")]
 
 
 @pytest.mark.parametrize("how", ["dropped", "gone", "replaced", "lost"])
 async def test_what_waits_for_a_lost_peer_is_told_once_each(bench: Bench, how: str) -> None:
-    peer = Handle("a")
-    await peer.initialize()
-    peer.blocked.clear()
-    bench.links.update([peer])
-    for number in range(3):
-        bench.links.post("a", message(number))
-    await asyncio.sleep(0)
-    peer.reason = "it was cut off"
-    match how:
-        case "dropped":
-            bench.links.drop("a", "it was cut off")
-        case "gone":
-            bench.links.update([])
-        case "replaced":
-            bench.links.update([Handle("a")])
-    peer.blocked.set()
-    await until(lambda: len(bench.undelivered) == 3)
-    await asyncio.sleep(0)
-    assert sorted(sequence for _, sequence, _ in bench.undelivered) == ["s0", "s1", "s2"]
-    assert bench.links.queued == 0
+    async with Handle("a", behind=True) as peer:
+        bench.outboxes.update([peer])
+        for number in range(3):
+            bench.outboxes.send("a", message(number))
+        await asyncio.sleep(0)
+        match how:
+            case "dropped":
+                bench.outboxes.drop("a", "it was cut off")
+            case "gone":
+                bench.outboxes.update([])
+            case "replaced":
+                bench.outboxes.update([Handle("a")])
+            case "lost":
+                peer.lose("it was cut off")
+                bench.outboxes.update([])
+        peer.open.set()
+        await asyncio.sleep(0)
+        assert [sequence for _, sequence, _ in bench.undelivered] == ["s0", "s1", "s2"]
+        assert peer.sent == []
+        assert bench.outboxes.queued == 0
 
 
 async def test_a_peer_that_takes_nothing_any_more_fills_its_outbox_and_no_further(
     bench: Bench,
 ) -> None:
-    peer = Handle("a")
-    await peer.initialize()
-    peer.blocked.clear()
-    bench.links.update([peer])
-    for number in range(MAX_MESSAGES + 5):
-        bench.links.post("a", message(number))
-    assert bench.links.queued == MAX_MESSAGES
-    assert len(bench.undelivered) == 5
-    assert "takes no messages any more" in bench.undelivered[0][2]
+    async with Handle("a", behind=True) as peer:
+        bench.outboxes.update([peer])
+        for number in range(MAX_ITEMS + 5):
+            bench.outboxes.send("a", message(number))
+        assert bench.outboxes.queued == MAX_ITEMS
+        assert len(bench.undelivered) == 5
+        assert "takes no messages any more" in bench.undelivered[0][2]
+
+
+async def test_a_closed_outbox_takes_nothing(bench: Bench) -> None:
+    async with Handle("a") as peer:
+        bench.outboxes.update([peer])
+        await bench.outboxes.cleanup()
+        bench.outboxes.update([peer])
+        bench.outboxes.send("a", message())
+        assert bench.undelivered == [("a", "s0", "node 'a' is not connected")]

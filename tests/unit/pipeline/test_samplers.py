@@ -5,8 +5,7 @@ import pytest
 
 from exo.inference.sampling.params import SamplingParams
 from exo.networking.messages import Open
-from exo.pipeline.forward_pass import ARGMAX, DRAW, SLOW
-from exo.pipeline.samplers import SequenceSampler
+from exo.pipeline.samplers import ARGMAX, DRAW, SLOW, SequenceSampler
 
 LOGITS = np.array([0.0, 3.0, 2.0, 1.0], np.float32)
 

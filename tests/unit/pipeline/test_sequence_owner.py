@@ -1,4 +1,4 @@
-"""A lane's id says whose it is, so that a peer cannot open or close what is another's."""
+"""A sequence's id says whose it is, so that a peer cannot open or close what is another's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_a_node_owns_the_ids_it_gives_out(node_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("node_id", "lane_id"),
+    ("node_id", "sequence_id"),
     [
         ("a", "b.1/1/1"),
         ("a", "a.b.1/1/1"),
@@ -23,5 +23,5 @@ def test_a_node_owns_the_ids_it_gives_out(node_id: str) -> None:
         ("a", "a"),
     ],
 )
-def test_nobody_owns_anything_else(node_id: str, lane_id: str) -> None:
-    assert not is_entry_of(node_id, lane_id)
+def test_nobody_owns_anything_else(node_id: str, sequence_id: str) -> None:
+    assert not is_entry_of(node_id, sequence_id)

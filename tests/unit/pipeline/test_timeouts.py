@@ -13,11 +13,11 @@ from loopback import until
 from exo.inference.generation import GenerationRequest
 from exo.networking.messages import Close, Message, Open
 from exo.pipeline.frontend import Frontend, FrontendLimits
-from exo.pipeline.text import NoText
 from exo.pipeline.timeouts import Pace, allowed
-from exo.pipeline.transcript import Transcript
+from exo.pipeline.transcript import NoText, Transcript
 from exo.topology import NodeOffer, PlanStage, RingPlan
 
+pytestmark = pytest.mark.virtual_clock
 PLAN = RingPlan("m", 8, (PlanStage("a", 0, 3), PlanStage("b", 4, 7)), (), "e1")
 QUICK = NodeOffer(node_id="a", incarnation=1, pass_ms=16)
 

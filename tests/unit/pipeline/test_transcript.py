@@ -7,10 +7,9 @@ from loopback import ask
 
 from exo.inference.engines.dummy import byte_tokenizer
 from exo.inference.generation import FinishReason, GenerationChunk
-from exo.inference.text.tokenizer import IncrementalDetokenizer
+from exo.inference.text.detokenizer import IncrementalDetokenizer
 from exo.networking.messages import Token
-from exo.pipeline.text import NoText
-from exo.pipeline.transcript import Transcript
+from exo.pipeline.transcript import NoText, Transcript
 
 TOKENIZER = byte_tokenizer()
 END = TOKENIZER.control["<|im_end|>"]

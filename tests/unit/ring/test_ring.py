@@ -264,7 +264,7 @@ async def test_what_a_killed_entry_sent_at_last_is_freed_on_every_stage() -> Non
         assert plan is not None
         net.kill("n2")
         late = Open(
-            sequence_id=f"{nodes[2].entry._prefix}/9/1",
+            sequence_id=f"{nodes[2].frontend.prefix}/9/1",
             epoch=plan.epoch,
             entry="n2",
             tokens=(1, 2),
@@ -272,9 +272,9 @@ async def test_what_a_killed_entry_sent_at_last_is_freed_on_every_stage() -> Non
             params=SamplingParams(temperature=0.0),
             max_length=50,
         )
-        nodes[0].ring.deliver("n2", late)
+        nodes[0].router.deliver("n2", late)
         assert nodes[0].stage.live() == 1
-        nodes[0].ring.on_peer_lost("n2", "its other stream broke")
+        nodes[0].router.on_peer_lost("n2", "its other stream broke")
         await until(lambda: not leftovers(nodes[0]) and not leftovers(nodes[1]))
 
 
@@ -292,11 +292,11 @@ async def test_a_peer_that_no_longer_hears_this_node_costs_its_streams_one_attem
     async with ring_of(2, step_seconds=0.001) as (_, nodes):
         stream = nodes[0].process_tokens(ask(max_tokens=40))
         tokens = [token for _ in range(5) for token in (await anext(stream)).tokens]
-        there = nodes[1].ring.own_offer()
-        nodes[0].ring.on_offer(replace(there, peers=()))
+        there = nodes[1].view.own_offer()
+        nodes[0].router.on_offer(replace(there, peers=()))
         (request,) = nodes[0].describe_requests()
         assert request["state"] == "waiting"
-        nodes[0].ring.on_offer(there)
+        nodes[0].router.on_offer(there)
         tokens += [token async for chunk in stream for token in chunk.tokens]
         assert tokens == expected
 

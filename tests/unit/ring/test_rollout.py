@@ -12,9 +12,9 @@ from typing import Any
 
 from loopback import Net, answer, ask, formed, leftovers, make_node, until
 
-from exo.inference.engines.checkpoint_engine import LoadProgress
 from exo.inference.engines.dummy import DummyEngine
 from exo.inference.engines.engine_pool import EnginePool
+from exo.inference.engines.inference_engine import LoadProgress
 from exo.inference.shard import Shard
 from exo.node.node import Node
 from exo.ring.shard_manager import missing_mib

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from loopback import Net, answer, ask, formed, make_node, until
 
+from exo.inference.arrays import Array
 from exo.inference.engines.dummy import DummyEngine
-from exo.inference.engines.inference_engine import Array, Step
+from exo.inference.engines.inference_engine import Step
 from exo.inference.errors import RingUnavailable
 from exo.inference.shard import Shard
 from exo.lifecycle import ResourceState
@@ -58,8 +59,8 @@ async def ring_of(
 def time_passes(node: Node, seconds: int) -> None:
     """As the sweep would look at the stage, once a second, but at once."""
     for second in range(seconds):
-        node.stage.look(1e6 + second)
-    node.ring._sweep()
+        node.stage.tick(1e6 + second)
+    node.ring.sweep()
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
@@ -68,7 +69,7 @@ async def test_a_stuck_stage_loses_its_place_in_the_plan_and_no_stream_a_token(w
         expected = await answer(nodes[0], ask(max_tokens=40))
         asked = asyncio.create_task(answer(nodes[0], ask(max_tokens=40)))
         engines[which].may_run.clear()
-        await until(lambda: nodes[which].stage._in_hand)
+        await until(lambda: nodes[which].stage.statistics().is_in_pass)
         time_passes(nodes[which], 40)
         assert await asked == expected
         others = [node for node in nodes if node is not nodes[which]]
@@ -77,7 +78,7 @@ async def test_a_stuck_stage_loses_its_place_in_the_plan_and_no_stream_a_token(w
         assert all("forward passes" not in node.monitor.report().reasons_ready for node in others)
         # Its pass comes to an end after all: after some quiet it is planned in again.
         engines[which].may_run.set()
-        await until(lambda: not nodes[which].stage._in_hand)
+        await until(lambda: not nodes[which].stage.statistics().is_in_pass)
         time_passes(nodes[which], 20)
         await formed(nodes, 3)
         assert await answer(nodes[which], ask(max_tokens=40)) == expected
@@ -88,7 +89,7 @@ async def test_a_stuck_stage_degrades_itself_and_its_node_but_restarts_neither()
         await answer(node, ask())
         engine.may_run.clear()
         asked = asyncio.create_task(answer(node, ask()))
-        await until(lambda: node.stage._in_hand)
+        await until(lambda: node.stage.statistics().is_in_pass)
         time_passes(node, 40)
         for _ in range(5):
             assert not await node.stage.check_health()
@@ -96,7 +97,7 @@ async def test_a_stuck_stage_degrades_itself_and_its_node_but_restarts_neither()
         assert (node.stage.state, node.state) == (ResourceState.DEGRADED, ResourceState.DEGRADED)
         assert "no progress" in node.stage.state_reason
         engine.may_run.set()
-        await until(lambda: not node.stage._in_hand)
+        await until(lambda: not node.stage.statistics().is_in_pass)
         time_passes(node, 20)
         assert await node.check_health()
         await asked
@@ -111,14 +112,14 @@ async def test_where_the_others_cannot_hold_the_model_the_client_is_told_who_is_
         await answer(nodes[0], ask())
         engines[1].may_run.clear()
         asked = asyncio.create_task(answer(nodes[0], ask()))
-        await until(lambda: nodes[1].stage._in_hand)
+        await until(lambda: nodes[1].stage.statistics().is_in_pass)
         time_passes(nodes[1], 40)
         with pytest.raises(
             RingUnavailable, match="needs 300 MiB more; node 'n1' is stuck: a forward pass has made"
         ):
             await asked
         engines[1].may_run.set()
-        await until(lambda: not nodes[1].stage._in_hand)
+        await until(lambda: not nodes[1].stage.statistics().is_in_pass)
         time_passes(nodes[1], 20)
         await formed(nodes, 2)
 

@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from virtual_clock import VirtualClock
 
 from exo.lifecycle import AsyncResource, ResourceDegraded, ResourceState
 from exo.lifecycle.faults import use_folder
 from exo.utils.health_check import HealthMonitor, HealthReport
+
+pytestmark = pytest.mark.virtual_clock
 
 FAST = 0.01
 
@@ -195,17 +198,17 @@ async def test_conditions_take_part_in_readiness_by_name():
         assert "ZeroDivisionError" in monitor.report().reasons_ready["broken"]
 
 
-async def test_a_stalled_loop_is_not_live_when_asked_from_another_thread_and_alive_again_after():
+async def test_a_stalled_loop_is_not_live_when_asked_from_another_thread_and_alive_again_after(
+    virtual_clock: VirtualClock,
+):
     async with HealthMonitor(stall_seconds=0.05) as monitor:
         answers: list[HealthReport] = []
 
-        def ask() -> None:
-            time.sleep(0.2)
-            answers.append(monitor.report())
-
-        thread = threading.Thread(target=ask)
+        thread = threading.Thread(target=lambda: answers.append(monitor.report()))
+        # The event loop makes no progress until the thread has asked.
+        virtual_clock.advance(0.2)
         thread.start()
-        thread.join()  # the event loop stands still meanwhile
+        thread.join()
         assert "no progress" in answers[0].reasons_live["event_loop"]
         assert monitor.report().is_live
 

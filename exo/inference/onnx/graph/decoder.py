@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.onnx.graph.formats import Matrix
-from exo.inference.onnx.graph.layout import CONTRIB
+from exo.inference.onnx.graph.layout import CONTRIB, KV_DTYPE
 from exo.inference.onnx.graph.products import Products
 
 if TYPE_CHECKING:  # it brings the onnx package, which a warm start does not need
     from exo.inference.onnx.graph.graph_writer import GraphWriter
 
-Array = np.ndarray[Any, Any]
 
 # The first layers of a model make the attention sinks: what they round, all later ones see.
 SINK_LAYERS: Final = 4
+KV_TYPE: Final = np.dtype(KV_DTYPE).name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,10 +175,10 @@ class DecoderGraph:
         index = spec.layers[position]
         x = self._products.careful(x, *self._weights.qkv(index), f"{name}.qkv")
         cache: list[str | int] = ["slots", spec.n_kv_heads, "capacity", spec.head_dim]
-        past = [g.input(f"past_{kind}.{index}", "float32", cache) for kind in ("key", "value")]
+        past = [g.input(f"past_{kind}.{index}", KV_TYPE, cache) for kind in ("key", "value")]
         present = [f"present_{kind}.{index}" for kind in ("key", "value")]
         for output in present:
-            g.output(output, "float32", cache)
+            g.output(output, KV_TYPE, cache)
         qkv = self._normed_qkv(x, index, name) if spec.qk_norm else [x, "", ""]
         inputs = [*qkv, *past, "seqlens_k", "total_length", "cos_cache", "sin_cache"]
         attributes: dict[str, Any] = {}

@@ -11,14 +11,13 @@ https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from exo.inference.checkpoints.checkpoint import RawTensor
+from exo.inference.arrays import Array
 from exo.inference.checkpoints.dequantize import to_float32
-
-Array = np.ndarray[Any, Any]
+from exo.inference.checkpoints.tensors import RawTensor
 
 BLOCK: Final = 32
 # Stored types whose blocks map to MatMulNBits without rounding, and the bits they take there.

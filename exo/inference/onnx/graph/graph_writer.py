@@ -15,9 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from exo.inference.arrays import Array
 from exo.inference.onnx.graph.layout import CONTRIB, MODEL_FILE, WEIGHTS_FILE
-
-Array = np.ndarray[Any, Any]
 
 OPSET: Final = 21
 IR_VERSION: Final = 10

@@ -13,13 +13,12 @@ float32 it saves up to half of the bytes of the offsets, and an operator per mat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.onnx.graph.formats import BLOCK, Packed, dequantize, pack_nibbles, quantize
-
-Array = np.ndarray[Any, Any]
 
 DIGITS: Final = 2
 # What rounding the columns may add to the rounding noise of the weights (a step / sqrt(12)), both

@@ -8,10 +8,11 @@ where `careful` is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.onnx.graph.formats import BLOCK, Dense, Matrix, Packed
 from exo.inference.onnx.graph.layout import CONTRIB
 from exo.inference.onnx.graph.offset_columns import DIGITS, Folded, fold
@@ -19,7 +20,6 @@ from exo.inference.onnx.graph.offset_columns import DIGITS, Folded, fold
 if TYPE_CHECKING:  # it brings the onnx package, which a warm start does not need
     from exo.inference.onnx.graph.graph_writer import GraphWriter
 
-Array = np.ndarray[Any, Any]
 # Writes the product of an input with a packed matrix: (input's name, matrix, output's name).
 PackedProduct = Callable[[str, Packed | Folded, str], str]
 

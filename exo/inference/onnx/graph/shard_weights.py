@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.engines.options import WeightFormat
 from exo.inference.models import ModelConfig, Weights
 from exo.inference.models.rope import cos_sin
@@ -24,7 +25,6 @@ from exo.inference.onnx.graph.decoder import DecoderSpec
 from exo.inference.onnx.graph.formats import Matrix, Packed
 from exo.inference.shard import Shard
 
-Array = np.ndarray[Any, Any]
 # Bits of `formats.convert`; None keeps the blocks that the file has.
 BITS: Final[dict[WeightFormat, int | None]] = {"stored": None, "float32": 32, "8bit": 8, "4bit": 4}
 HEAD_MULTIPLE: Final = 16

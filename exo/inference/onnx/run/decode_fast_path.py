@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.engines.inference_engine import Step
 from exo.inference.onnx.run.slots import GRAIN, SlotTable
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

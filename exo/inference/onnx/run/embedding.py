@@ -11,15 +11,14 @@ import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from exo.inference.checkpoints.checkpoint import RawTensor
+from exo.inference.arrays import Array
 from exo.inference.checkpoints.dequantize import block_layout, to_float32
+from exo.inference.checkpoints.tensors import RawTensor
 from exo.inference.onnx.graph.layout import EMBEDDING_FILE
-
-Array = np.ndarray[Any, Any]
 
 # Rows copied at a time when the file is written.
 ROWS: Final = 4096

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from exo.inference.arrays import Array
+from exo.inference.onnx.graph.layout import KV_DTYPE
 
 KINDS: Final = ("key", "value")
 MIN_CAPACITY: Final = 512
+ITEM: Final = KV_DTYPE().itemsize
 _NO_RESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0)
 
 
@@ -41,11 +43,11 @@ class KvBuffers:
     @property
     def bytes_per_token(self) -> int:
         _, n_heads, head_dim = self._shape
-        return len(self._names) * n_heads * head_dim * 4
+        return len(self._names) * n_heads * head_dim * ITEM
 
     def _allocate(self, name: str, capacity: int) -> None:
         n_slots, n_heads, head_dim = self._shape
-        size = n_slots * n_heads * capacity * head_dim * 4
+        size = n_slots * n_heads * capacity * head_dim * ITEM
         area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
         if hasattr(mmap, "MADV_NOHUGEPAGE"):
             # A huge page would make the unused end of a slot resident.
@@ -54,7 +56,7 @@ class KvBuffers:
             except OSError:
                 pass  # a kernel without huge pages
         self._maps[name] = area
-        self.arrays[name] = np.frombuffer(area, np.float32).reshape(
+        self.arrays[name] = np.frombuffer(area, KV_DTYPE).reshape(
             n_slots, n_heads, capacity, head_dim
         )
 
@@ -91,7 +93,7 @@ class KvBuffers:
     def clear(self, slot: int) -> None:
         """Give the memory of a slot back to the system."""
         _, n_heads, head_dim = self._shape
-        size = n_heads * self.capacity * head_dim * 4
+        size = n_heads * self.capacity * head_dim * ITEM
         first, last = slot * size, (slot + 1) * size
         first += -first % mmap.PAGESIZE
         last -= last % mmap.PAGESIZE

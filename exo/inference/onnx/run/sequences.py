@@ -10,20 +10,21 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from exo.inference.arrays import Array
 from exo.inference.engines.inference_engine import Step
-from exo.inference.errors import InvalidRequest, SequenceLost
+from exo.inference.engines.long_rope import LongRope
+from exo.inference.engines.prefixes import SHORTEST_PREFIX
+from exo.inference.errors import InvalidRequest
 from exo.inference.models import ModelConfig
 from exo.inference.onnx.graph.decoder import DecoderSpec
 from exo.inference.onnx.run.decode_fast_path import DecodeFastPath
 from exo.inference.onnx.run.kv_buffers import KvBuffers
 from exo.inference.onnx.run.session import ShardSession
-from exo.inference.onnx.run.slots import SHORTEST_PREFIX, SlotTable, grained, window_of
-
-Array = np.ndarray[Any, Any]
+from exo.inference.onnx.run.slots import SlotTable, grained, window_of
 
 # Most and fewest tokens of one pass over one sequence. Small chunks compute less of attention's
 # masked upper half and need less scratch memory; below the fewest, weights would be read too often.
@@ -35,8 +36,6 @@ REST: Final = 2
 # Multiplications of a chunk, so that a cancelled prompt of a large model ends within about a second
 # on a few cores.
 CHUNK_WORK: Final = 50e9
-# How many request ids to remember that outgrew the short rope factors.
-REMEMBERED: Final = 1024
 # Batches of which is kept where they lie: the groups of a pipeline take turns.
 MAX_STEADY: Final = 8
 
@@ -68,8 +67,8 @@ class _Place:
     is_new: bool
 
     @property
-    def request_id(self) -> str:
-        return self.step.request_id
+    def sequence_id(self) -> str:
+        return self.step.sequence_id
 
 
 class Sequences:
@@ -91,17 +90,15 @@ class Sequences:
             spec.layers, n_slots, spec.n_kv_heads, spec.head_dim, config.context_length
         )
         self.table = SlotTable(n_slots, kv_budget // self._buffers.bytes_per_token)
-        # Request ids whose sequence outgrew the short rope factors and is to begin anew with the
-        # long ones.
-        self._long: OrderedDict[str, None] = OrderedDict()
-        # By request ids, in order.
+        self._long_rope = LongRope(config.rope)
+        # By sequence ids, in order.
         self._steady: OrderedDict[tuple[str, ...], DecodeFastPath] = OrderedDict()
 
     def forward(self, steps: Sequence[Step], cancel: Callable[[], None]) -> list[Array]:
         """One pass. Raises `SequenceLost` or `Overloaded` before computing; when cancelled, lengths
         are as before.
         """
-        steady = self._steady.get(tuple(step.request_id for step in steps))
+        steady = self._steady.get(tuple(step.sequence_id for step in steps))
         if steady is not None and steady.goes_on(steps, self.table, self._buffers.capacity):
             return self._go_on(steady, steps, cancel)
         self._check(steps)
@@ -112,21 +109,21 @@ class Sequences:
             self._roll_back(places)
             raise
 
-    def reuse(self, request_id: str, tokens: Array, limit: int) -> int:
-        """Begin `request_id` with what is held of its beginning; returns how many positions that
+    def reuse(self, sequence_id: str, tokens: Array, limit: int) -> int:
+        """Begin `sequence_id` with what is held of its beginning; returns how many positions that
         is.
         """
-        self._forget(request_id)
-        long = self._needs_long(request_id, len(tokens))
-        held = self._begin(request_id, tokens, min(limit, len(tokens) - REST), long, keep=set())
+        self._forget(sequence_id)
+        long = self._long_rope.is_needed(sequence_id, len(tokens))
+        held = self._begin(sequence_id, tokens, min(limit, len(tokens) - REST), long, keep=set())
         # Known from now on, also where later steps bring hidden states only.
-        slot = self.table.find(request_id)
+        slot = self.table.find(sequence_id)
         assert slot is not None
         self.table[slot].tokens = tokens
         return held
 
-    def release(self, request_id: str) -> None:
-        slot = self.table.find(request_id)
+    def release(self, sequence_id: str) -> None:
+        slot = self.table.find(sequence_id)
         if slot is not None:
             for free in self.table.release(slot):
                 self._buffers.clear(free)
@@ -138,41 +135,20 @@ class Sequences:
     # Before a pass.
 
     def _check(self, steps: Sequence[Step]) -> None:
-        if len({step.request_id for step in steps}) < len(steps):
-            raise InvalidRequest("two steps of one sequence in a batch", field="request_id")
+        if len({step.sequence_id for step in steps}) < len(steps):
+            raise InvalidRequest("two steps of one sequence in a batch", field="sequence_id")
         for step in steps:
-            self.table.check(step.request_id, step.position)
-            self._check_rope(step)
-
-    def _check_rope(self, step: Step) -> None:
-        """A sequence that outgrows the short factors (longrope) begins anew with the long ones, as
-        the model wants.
-        """
-        if step.position == 0 or not self._needs_long(
-            step.request_id, step.position + len(step.values)
-        ):
-            return
-        slot = self.table.find(step.request_id)
-        if slot is not None and not self.table[slot].long:
-            self._long[step.request_id] = None
-            if len(self._long) > REMEMBERED:
-                self._long.popitem(last=False)
-            raise SequenceLost(step.request_id, expected=step.position, held=None)
-
-    def _needs_long(self, request_id: str, length: int) -> bool:
-        rope = self._config.rope
-        return bool(rope.long_divisors) and (
-            length > rope.original_context or request_id in self._long
-        )
+            self.table.check(step.sequence_id, step.position)
+            self._long_rope.check(step, is_long=self.table.is_long(step.sequence_id))
 
     def _place(self, steps: Sequence[Step]) -> list[_Place]:
         """Give each step a slot and all of them room; take over what other sequences have computed
         already.
         """
         for step in steps:
-            if step.position == 0 and not self._is_fresh(step.request_id):
-                self._forget(step.request_id)
-        keep = {slot for step in steps if (slot := self.table.find(step.request_id)) is not None}
+            if step.position == 0 and not self._is_fresh(step.sequence_id):
+                self._forget(step.sequence_id)
+        keep = {slot for step in steps if (slot := self.table.find(step.sequence_id)) is not None}
         room = sum(
             grained(step.position + len(step.values)) - grained(step.position) for step in steps
         )
@@ -181,11 +157,11 @@ class Sequences:
         places: list[_Place] = []
         for step in steps:
             position = step.position
-            if position == 0 and self.table.find(step.request_id) is None:
-                long = self._needs_long(step.request_id, len(step.values))
+            if position == 0 and self.table.find(step.sequence_id) is None:
+                long = self._long_rope.is_needed(step.sequence_id, len(step.values))
                 limit = len(step.values) - REST if self._may_borrow(step) else 0
                 ids = step.values.astype(np.int64) if self._spec.first else np.empty(0, np.int64)
-                position = self._begin(step.request_id, ids, limit, long, keep)
+                position = self._begin(step.sequence_id, ids, limit, long, keep)
             places.append(
                 _Place(step, position, step.values[position - step.position :], step.position == 0)
             )
@@ -203,7 +179,9 @@ class Sequences:
         """
         return self._spec.first and self._spec.last and step.rows != "all"
 
-    def _begin(self, request_id: str, tokens: Array, limit: int, long: bool, keep: set[int]) -> int:
+    def _begin(
+        self, sequence_id: str, tokens: Array, limit: int, long: bool, keep: set[int]
+    ) -> int:
         """Put a new sequence into a slot, with the KV of its beginning where that is held; adds the
         slot to `keep`.
         """
@@ -214,7 +192,7 @@ class Sequences:
             slot, dirty = self.table.take_slot(keep)
             if dirty:
                 self._buffers.clear(slot)
-            self.table.put(slot, request_id, length=0, tokens=tokens[:0], long=long)
+            self.table.put(slot, sequence_id, length=0, tokens=tokens[:0], long=long)
             keep.add(slot)
             return 0
         source = self.table[prefix.slot]
@@ -226,27 +204,31 @@ class Sequences:
                 self._buffers.clear(slot)
             self._buffers.copy(prefix.slot, slot, prefix.length)
         self.table.put(
-            slot, request_id, length=prefix.length, tokens=tokens[: prefix.length].copy(), long=long
+            slot,
+            sequence_id,
+            length=prefix.length,
+            tokens=tokens[: prefix.length].copy(),
+            long=long,
         )
         keep.add(slot)
         return prefix.length
 
-    def _is_fresh(self, request_id: str) -> bool:
+    def _is_fresh(self, sequence_id: str) -> bool:
         """Begun by `reuse`, and nothing was found."""
-        slot = self.table.find(request_id)
+        slot = self.table.find(sequence_id)
         return slot is not None and self.table[slot].length == 0
 
-    def _forget(self, request_id: str) -> None:
+    def _forget(self, sequence_id: str) -> None:
         """The sequence begins anew; what it held may still serve as a prefix, of itself too."""
-        self.release(request_id)
+        self.release(sequence_id)
 
     def _roll_back(self, places: Sequence[_Place]) -> None:
         for place in places:
-            slot = self.table.find(place.request_id)
+            slot = self.table.find(place.sequence_id)
             if slot is None:
                 continue
             if place.is_new:
-                self.release(place.request_id)
+                self.release(place.sequence_id)
             else:
                 self.table.truncate(slot, place.step.position)
 
@@ -264,11 +246,11 @@ class Sequences:
                 self._decode(group, long, results)
         for place in places:
             if len(place.values) > 1:
-                results[place.request_id] = self._prefill(place, cancel)
-        return [results[place.request_id] for place in places]
+                results[place.sequence_id] = self._prefill(place, cancel)
+        return [results[place.sequence_id] for place in places]
 
     def _slot(self, place: _Place) -> tuple[int, bool]:
-        slot = self.table.find(place.request_id)
+        slot = self.table.find(place.sequence_id)
         assert slot is not None  # _place has put it there
         return slot, self.table[slot].long
 
@@ -292,7 +274,7 @@ class Sequences:
         for i, (place, slot) in enumerate(zip(places, slots, strict=True)):
             self._extend(slot, place.values)
             row = out[i : i + 1] if self._spec.last else out[at[i] : at[i] + 1]
-            results[place.request_id] = (
+            results[place.sequence_id] = (
                 row[:0] if self._spec.last and place.step.rows == "none" else row
             )
         self._remember(places, slots, start, stop)
@@ -305,7 +287,7 @@ class Sequences:
         """
         if self._config.rope.long_divisors or stop - start > len(slots):
             return
-        self._steady[tuple(place.request_id for place in places)] = DecodeFastPath.of(
+        self._steady[tuple(place.sequence_id for place in places)] = DecodeFastPath.of(
             self.table, slots, start
         )
         if len(self._steady) > MAX_STEADY:

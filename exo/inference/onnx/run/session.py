@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
+from exo.inference.arrays import Array
 from exo.inference.models import ModelConfig
 from exo.inference.onnx.graph.decoder import DecoderSpec
 from exo.inference.onnx.graph.layout import MODEL_FILE, WEIGHTS_FILE
@@ -23,8 +24,6 @@ from exo.inference.onnx.graph.shard_weights import rotary_caches
 from exo.inference.onnx.memory_trimming import forget_mapped_pages, trim_heap
 from exo.inference.onnx.run.embedding import Embedding
 from exo.inference.onnx.run.kv_buffers import KvBuffers
-
-Array = np.ndarray[Any, Any]
 
 CPU: Final = "CPUExecutionProvider"
 # In order of preference; only those that this onnxruntime was built with are used.

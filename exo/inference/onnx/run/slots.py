@@ -12,18 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from exo.inference.arrays import Array
+from exo.inference.engines.prefixes import SHORTEST_PREFIX, common_length
 from exo.inference.errors import Overloaded, SequenceLost
-
-Array = np.ndarray[Any, Any]
 
 # Room is counted in steps of this many tokens, about a page of one head.
 GRAIN: Final = 16
-# A shorter common beginning is not worth a copy.
-SHORTEST_PREFIX: Final = 16
 
 
 class Held:
@@ -35,10 +33,10 @@ class Held:
     sequences.
     """
 
-    __slots__ = ("_ids", "_n_ids", "length", "live", "long", "request_id", "used")
+    __slots__ = ("_ids", "_n_ids", "length", "live", "long", "sequence_id", "used")
 
-    def __init__(self, request_id: str, length: int, tokens: Array, *, long: bool = False) -> None:
-        self.request_id = request_id
+    def __init__(self, sequence_id: str, length: int, tokens: Array, *, long: bool = False) -> None:
+        self.sequence_id = sequence_id
         self.length = length
         self.live = True
         self.long = long
@@ -88,13 +86,6 @@ def grained(length: int) -> int:
     return -(-length // GRAIN) * GRAIN
 
 
-def common_length(a: Array, b: Array) -> int:
-    """Length of the common beginning."""
-    n = min(len(a), len(b))
-    different = np.flatnonzero(a[:n] != b[:n])
-    return int(different[0]) if len(different) else n
-
-
 class SlotTable:
     """`n_slots` slots and `budget` tokens in all. Not thread-safe: one thread owns it."""
 
@@ -107,9 +98,9 @@ class SlotTable:
         self._clock = 0
         self._live: dict[str, int] = {}
 
-    def find(self, request_id: str) -> int | None:
+    def find(self, sequence_id: str) -> int | None:
         """The slot of a live sequence."""
-        return self._live.get(request_id)
+        return self._live.get(sequence_id)
 
     def __getitem__(self, slot: int) -> Held:
         held = self.slots[slot]
@@ -129,16 +120,21 @@ class SlotTable:
             grained(h.length) for h in self.slots if h is not None and (h.live or not live_only)
         )
 
-    def check(self, request_id: str, position: int) -> None:
+    def check(self, sequence_id: str, position: int) -> None:
         """Raises `SequenceLost` unless `position` tokens of the sequence are held (0: it begins
         anew).
         """
         if position == 0:
             return
-        slot = self.find(request_id)
+        slot = self.find(sequence_id)
         held = None if slot is None else self[slot].length
         if held != position:
-            raise SequenceLost(request_id, expected=position, held=held)
+            raise SequenceLost(sequence_id, expected=position, held=held)
+
+    def is_long(self, sequence_id: str) -> bool:
+        """Whether the keys of a live sequence were rotated with the factors for long ones."""
+        slot = self.find(sequence_id)
+        return slot is not None and self[slot].long
 
     def best_prefix(self, tokens: Array, limit: int, *, long: bool) -> Prefix | None:
         """The longest beginning of `tokens`, at most `limit`, that is held anywhere."""
@@ -204,13 +200,13 @@ class SlotTable:
         held = self.slots[slot]
         if held is not None and held.live:
             self.evictions += 1
-            del self._live[held.request_id]
+            del self._live[held.sequence_id]
         self.slots[slot] = None
 
-    def put(self, slot: int, request_id: str, *, length: int, tokens: Array, long: bool) -> None:
+    def put(self, slot: int, sequence_id: str, *, length: int, tokens: Array, long: bool) -> None:
         self.moves += 1
-        self.slots[slot] = Held(request_id, length, tokens, long=long)
-        self._live[request_id] = slot
+        self.slots[slot] = Held(sequence_id, length, tokens, long=long)
+        self._live[sequence_id] = slot
         self.touch(slot)
 
     def extend(self, slot: int, n: int, tokens: Array | None) -> None:
@@ -236,7 +232,7 @@ class SlotTable:
         held = self[slot]
         held.truncate(len(held.known))
         held.live = False
-        del self._live[held.request_id]
+        del self._live[held.sequence_id]
         if held.length < SHORTEST_PREFIX:
             self.slots[slot] = None
             return [slot]
@@ -268,7 +264,7 @@ class SlotTable:
         for slot in (a, b):
             held = self.slots[slot]
             if held is not None and held.live:
-                self._live[held.request_id] = slot
+                self._live[held.sequence_id] = slot
 
 
 def window_of(members: Sequence[int], n_slots: int) -> tuple[int, int, list[tuple[int, int]]]:

@@ -8,8 +8,10 @@ from google.protobuf.message import DecodeError
 
 from exo.networking.errors import BadMessage
 from exo.networking.grpc.wire import exo_pb2 as pb
+from exo.networking.messages import MAX_VALUES_BYTES
 
-MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+# A `Forward` of the largest size, and room for everything else in it (ids, position, shape).
+MAX_MESSAGE_BYTES = MAX_VALUES_BYTES + 1024
 MAX_ID_LENGTH = 128
 MAX_EPOCH_LENGTH = 64
 MAX_REASON_LENGTH = 1024

@@ -17,7 +17,6 @@ from exo.networking.errors import BadMessage
 from exo.networking.grpc.wire import exo_pb2 as pb
 from exo.networking.grpc.wire.checks import (
     MAX_EPOCH_LENGTH,
-    MAX_MESSAGE_BYTES,
     MAX_REASON_LENGTH,
     MAX_TOKEN,
     identifier,
@@ -28,14 +27,21 @@ from exo.networking.grpc.wire.checks import (
     text,
 )
 from exo.networking.grpc.wire.params_codec import decode_params, encode_params
-from exo.networking.messages import Array, Close, Failed, Forward, Message, Open, Token
+from exo.networking.messages import (
+    MAX_VALUES_BYTES,
+    Array,
+    Close,
+    Failed,
+    Forward,
+    Message,
+    Open,
+    Token,
+)
 
 MAX_TOKENS = 1 << 20
 MAX_TOP_LOGPROBS = 256
-# As many as a send queue holds; what is in one bundle is handled without a pause.
+# What is in one bundle is handled without a pause.
 MAX_BUNDLE = 1024
-# Room for everything in a `Forward` beside its values.
-_OVERHEAD = 1024
 # Field number and "length-delimited", as they begin these fields on the wire.
 _FORWARD_TAG = bytes([pb.Frame.FORWARD_FIELD_NUMBER << 3 | 2])
 _VALUES_TAG = bytes([pb.Forward.VALUES_FIELD_NUMBER << 3 | 2])
@@ -44,21 +50,21 @@ _DTYPES: dict[int, tuple[np.dtype[Any], int]] = {
     pb.Forward.INT64: (np.dtype("<i8"), 1),
 }
 
-
-def rows_per_message(hidden: int) -> int:
-    """How many float32 rows of this width fit one message: prefills are chunked by it.
-    At least 1.
-    """
-    return max(1, (MAX_MESSAGE_BYTES - _OVERHEAD) // (4 * hidden))
+Parts = tuple[bytes | memoryview, ...]
 
 
 def encode(message: Message) -> bytes:
+    return b"".join(encode_parts(message))
+
+
+def encode_parts(message: Message) -> Parts:
+    """`encode` in parts that only have to be joined. The values of a `Forward` are one of them, and
+    are not copied: they must not change before the parts are joined.
+    """
     try:
-        return (
-            _forward_bytes(message)
-            if isinstance(message, Forward)
-            else serialize(_to_frame(message))
-        )
+        if isinstance(message, Forward):
+            return _forward_parts(message)
+        return (serialize(_to_frame(message)),)
     except BadMessage:
         raise
     # A number that does not fit its field, text that is no Unicode.
@@ -117,7 +123,7 @@ def from_frame(frame: pb.Frame) -> Message:
     return decoder(getattr(frame, kind or ""))
 
 
-def _forward_bytes(message: Forward) -> bytes:
+def _forward_parts(message: Forward) -> Parts:
     """A `Frame` put together by hand, so that the values are copied once and not by each layer of
     the library.
     """
@@ -132,7 +138,7 @@ def _forward_bytes(message: Forward) -> bytes:
     ).SerializeToString()
     tail = _VALUES_TAG + _varint(values.nbytes)
     size = _varint(len(head) + len(tail) + values.nbytes)
-    return b"".join((_FORWARD_TAG, size, head, tail, values.data.cast("B")))
+    return (_FORWARD_TAG + size + head + tail, values.data.cast("B"))
 
 
 def _checked(values: Array) -> tuple[Any, Array]:
@@ -149,10 +155,10 @@ def _checked(values: Array) -> tuple[Any, Array]:
         )
     if not raw.size:
         raise BadMessage("values", f"{values.shape}: nothing to send")
-    if raw.nbytes > MAX_MESSAGE_BYTES - _OVERHEAD:
+    if raw.nbytes > MAX_VALUES_BYTES:
         raise BadMessage(
             "values",
-            f"{raw.nbytes} bytes, a message takes at most {MAX_MESSAGE_BYTES}: send it in parts",
+            f"{raw.nbytes} bytes, a message takes at most {MAX_VALUES_BYTES}: send it in parts",
         )
     return dtype, raw
 

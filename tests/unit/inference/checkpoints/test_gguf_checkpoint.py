@@ -13,13 +13,13 @@ import pytest
 from golden_data import DATA
 from tiny_checkpoint import write_gguf
 
-from exo.inference.checkpoints.checkpoint import open_checkpoint
 from exo.inference.checkpoints.dequantize import BLOCKED, block_layout
+from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.errors import CheckpointError, UnsupportedModel
 from exo.inference.models import open_weights
 from exo.inference.numpy.model import NumpyModel
 from exo.inference.shard import Shard
-from exo.inference.text.tokenizer import load_tokenizer
+from exo.inference.text.load import load_tokenizer
 
 SAMPLE = DATA / "tiny-gguf" / "tiny-llama.Q4_1.gguf"
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_checkpoint import CONFIG, tensors, write_folder
 
-from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.errors import CheckpointError, UnsupportedModel
 from exo.inference.models import open_weights, read_config
 from exo.inference.numpy.model import NumpyModel

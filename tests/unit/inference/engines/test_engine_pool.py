@@ -23,8 +23,8 @@ PATH = Path("dummy")
 WHOLE, FIRST, SECOND = Shard.whole("dummy", 8), Shard("dummy", 0, 3, 8), Shard("dummy", 4, 7, 8)
 
 
-def step(request_id: str, *tokens: int, position: int = 0) -> Step:
-    return Step(request_id, np.array(tokens, np.int64), position)
+def step(sequence_id: str, *tokens: int, position: int = 0) -> Step:
+    return Step(sequence_id, np.array(tokens, np.int64), position)
 
 
 async def held(shelf: EnginePool) -> dict[Shard, int]:

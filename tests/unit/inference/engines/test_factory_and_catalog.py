@@ -11,6 +11,7 @@ import pytest
 from golden_data import DATA
 from tiny_checkpoint import write_folder, write_gguf
 
+from exo.contract import ENGINES
 from exo.inference.checkpoints.catalog import (
     available_models,
     describe_model,
@@ -18,14 +19,15 @@ from exo.inference.checkpoints.catalog import (
     resolve_model,
 )
 from exo.inference.engines import factory
-from exo.inference.engines.checkpoint_engine import CheckpointEngine
 from exo.inference.engines.dummy import DummyEngine
-from exo.inference.engines.factory import create_engine
-from exo.inference.engines.fallback import FallbackEngine
+from exo.inference.engines.engine import Engine
+from exo.inference.engines.factory import CLASSES, create_engine, engine_class
+from exo.inference.engines.fallback import FallbackRunner
 from exo.inference.engines.inference_engine import Step
 from exo.inference.engines.options import EngineOptions
+from exo.inference.engines.runner import ModelRunner
 from exo.inference.errors import CheckpointError, InvalidRequest, ModelNotFound
-from exo.inference.numpy.engine import NumpyEngine
+from exo.inference.numpy.engine import NumpyEngine, NumpyRunner
 from exo.inference.shard import Shard
 from exo.lifecycle import ResourceState
 from exo.utils.error_handling import degradations
@@ -34,17 +36,24 @@ SHARD = Shard.whole("tiny", 4)
 PATH = DATA / "tiny-gguf" / "tiny-llama.F32.gguf"
 
 
-class CannotLoad(NumpyEngine):
-    def _load(self, *_: Any) -> None:
+OPTIONS = EngineOptions(kv_budget=1 << 20)
+
+
+class CannotLoad(NumpyRunner):
+    def load(self, *_: Any) -> None:
         raise RuntimeError("no kernel for this operator")
 
 
-def numpy_engine() -> CheckpointEngine:
-    return NumpyEngine(kv_budget=1 << 20)
+def unable() -> ModelRunner:
+    return CannotLoad(OPTIONS)
+
+
+def able() -> ModelRunner:
+    return NumpyRunner(OPTIONS)
 
 
 async def test_where_the_first_engine_cannot_run_the_model_the_next_one_does_and_says_why() -> None:
-    async with FallbackEngine({"fast": CannotLoad, "numpy": numpy_engine}) as engine:
+    async with Engine(FallbackRunner({"fast": unable, "numpy": able})) as engine:
         await engine.load_checkpoint(SHARD, PATH)
         assert engine.active == "numpy"
         assert engine.degraded_reason == "fast: no kernel for this operator"
@@ -60,7 +69,7 @@ async def test_where_the_first_engine_cannot_run_the_model_the_next_one_does_and
 
 
 async def test_the_first_engine_that_can_is_not_a_degradation() -> None:
-    async with FallbackEngine({"fast": numpy_engine, "numpy": CannotLoad}) as engine:
+    async with Engine(FallbackRunner({"fast": able, "numpy": unable})) as engine:
         await engine.load_checkpoint(SHARD, PATH)
         assert (engine.active, engine.degraded_reason) == ("fast", None)
         assert engine.state is ResourceState.READY
@@ -71,7 +80,7 @@ async def test_a_fault_of_the_checkpoint_is_the_checkpoints_whatever_the_engine(
 ) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(PATH.read_bytes()[:5000])
-    async with FallbackEngine({"fast": numpy_engine, "numpy": numpy_engine}) as engine:
+    async with Engine(FallbackRunner({"fast": able, "numpy": able})) as engine:
         with pytest.raises(CheckpointError, match="truncated"):
             await engine.load_checkpoint(SHARD, path)
 
@@ -86,7 +95,7 @@ def test_auto_is_numpy_where_onnxruntime_is_not(monkeypatch: pytest.MonkeyPatch)
 def test_an_engine_by_name_takes_its_options() -> None:
     engine = create_engine("numpy", EngineOptions(kv_budget=1))
     assert isinstance(engine, NumpyEngine)
-    assert engine.options.kv_budget == 1
+    assert engine.runner.options.kv_budget == 1
     assert create_engine("numpy", resource_id="mine").resource_id == "mine"
     assert isinstance(create_engine("dummy", step_seconds=0.1), DummyEngine)
     with pytest.raises(
@@ -147,3 +156,17 @@ def test_a_checkpoint_folder_right_here_needs_no_separator(
 def test_a_model_is_called_by_the_last_part_of_its_path() -> None:
     assert model_id_of("/models/x/tiny.gguf") == "tiny"
     assert model_id_of("smollm2-135m") == "smollm2-135m"
+
+
+def test_every_engine_of_the_contract_can_be_made_and_no_other() -> None:
+    assert {"auto", *CLASSES} == set(ENGINES)
+    for name in CLASSES:
+        assert name == engine_class(name).RUNNER.NAME
+
+
+def test_a_runner_that_does_not_say_what_it_costs_is_refused() -> None:
+    with pytest.raises(TypeError, match="Forgetful does not say its NAME"):
+
+        class Forgetful(ModelRunner):
+            WEIGHT_BYTES = 1.0
+            KV_ITEM_BYTES = 2

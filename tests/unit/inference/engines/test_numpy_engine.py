@@ -15,11 +15,11 @@ import pytest
 from golden_data import DATA
 from tiny_checkpoint import write_folder
 
-from exo.inference.engines.checkpoint_engine import LoadProgress
-from exo.inference.engines.inference_engine import Step
+from exo.inference.engines.inference_engine import LoadProgress, Step
 from exo.inference.errors import CheckpointError, InvalidRequest, Overloaded, SequenceLost
 from exo.inference.numpy import model as model_module
-from exo.inference.numpy.engine import NumpyEngine
+from exo.inference.numpy.engine import NumpyEngine, NumpyRunner
+from exo.inference.numpy.kv_cache import KVStore
 from exo.inference.shard import Shard
 from exo.lifecycle import ResourceClosed
 from exo.lifecycle.testing.conformance import check_resource
@@ -36,6 +36,12 @@ async def engine() -> AsyncIterator[NumpyEngine]:
         yield engine
 
 
+def store(engine: NumpyEngine) -> KVStore:
+    assert isinstance(engine.runner, NumpyRunner)
+    assert engine.runner.loaded is not None
+    return engine.runner.loaded.store
+
+
 async def test_it_passes_the_conformance_suite() -> None:
     await check_resource(lambda: NumpyEngine(kv_budget=1 << 20))
 
@@ -46,7 +52,7 @@ async def test_a_step_at_a_position_that_is_not_held_is_lost_and_changes_nothing
     await engine.infer_batch(SHARD, [Step("a", TOKENS[:10], 0)])
     with pytest.raises(SequenceLost) as error:
         await engine.infer_batch(SHARD, [Step("a", TOKENS[10:11], 10), Step("b", TOKENS[:1], 5)])
-    assert (error.value.request_id, error.value.expected, error.value.held) == ("b", 5, None)
+    assert (error.value.sequence_id, error.value.expected, error.value.held) == ("b", 5, None)
     await engine.infer_batch(SHARD, [Step("a", TOKENS[10:11], 10)])
 
 
@@ -91,7 +97,7 @@ async def test_a_request_that_begins_alike_computes_only_what_is_new(
     other = np.concatenate([TOKENS[:80], TOKENS[:20]])
     (want,) = await engine.infer_batch(SHARD, [Step("fresh", other, 0, "all")])
     await engine.release("fresh")
-    engine._store.drop_prefixes()  # type: ignore[union-attr]
+    store(engine).drop_prefixes()
     await engine.infer_batch(SHARD, [Step("first", TOKENS, 0)])
     await engine.release("first")
     computed.clear()
@@ -309,7 +315,7 @@ async def test_a_thousand_requests_later_the_memory_is_the_same(engine: NumpyEng
     for i in range(300):
         await engine.infer_batch(SHARD, [Step(f"r{i}", rng.integers(3, 320, 40), 0)])
         await engine.release(f"r{i}")
-        used.append(engine._store.used)  # type: ignore[union-attr]
+        used.append(store(engine).used)
     assert engine.sequences == 0
     assert max(used) <= 8 << 20
     assert used[-1] == used[-100]

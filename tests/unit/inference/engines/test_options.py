@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from golden_data import DATA
 
-from exo.inference.engines.checkpoint_engine import CheckpointEngine
+from exo.inference.engines.engine import Engine
 from exo.inference.engines.factory import create_engine, create_pool
 from exo.inference.engines.options import EngineOptions, default_cache_dir
 from exo.inference.shard import Shard
@@ -55,7 +55,7 @@ class Seen:
         monkeypatch.setattr("exo.inference.numpy.engine.limit_threads", limit)
 
 
-Look = Callable[[CheckpointEngine, Seen, Path], object]
+Look = Callable[[Engine, Seen, Path], object]
 # Option -> the engine that uses it, a value, and whether the value arrived.
 USED: dict[str, tuple[str, Any, Look]] = {
     "cache_dir": ("onnx", None, lambda e, seen, folder: any((folder / "onnx").iterdir())),

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from exo.inference.checkpoints.catalog import resolve_model
-from exo.inference.checkpoints.checkpoint import open_checkpoint
+from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.engines.dummy import byte_tokenizer
 from exo.inference.errors import InvalidRequest
 from exo.inference.sampling import constraints
 from exo.inference.sampling.constraints import JsonConstraint, check_schema
 from exo.inference.sampling.params import SamplingParams
 from exo.inference.sampling.sampling import sample
-from exo.inference.text.tokenizer import Tokenizer, load_tokenizer
+from exo.inference.text.load import load_tokenizer
+from exo.inference.text.tokenizer import Tokenizer
 
 needs_library = pytest.mark.skipif(
     not constraints.is_available(), reason="llguidance is not installed"
@@ -113,7 +114,7 @@ def test_a_schema_that_cannot_be_used_is_a_refusal_of_the_request(schema: dict[s
             [2],
             259,
         )
-    assert error.value.field == "response_format"
+    assert error.value.field == "json_schema"
 
 
 @needs_library

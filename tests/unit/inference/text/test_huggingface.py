@@ -15,8 +15,8 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from exo.inference.text.chat_template import encode_chat
+from exo.inference.text.detokenizer import IncrementalDetokenizer
 from exo.inference.text.huggingface import from_folder
-from exo.inference.text.tokenizer import IncrementalDetokenizer
 
 SPACE = "\u2581"
 PIECES = [*"abchi<>/s|", SPACE, "hi", SPACE + "hi", "ab", SPACE + "ab", SPACE * 2]

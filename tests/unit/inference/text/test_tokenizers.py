@@ -12,19 +12,15 @@ from hypothesis import strategies as st
 from tiny_checkpoint import write_folder
 
 from exo.inference.checkpoints.catalog import resolve_model
-from exo.inference.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from exo.inference.checkpoints.checkpoint import Checkpoint
+from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.engines.dummy import byte_tokenizer
 from exo.inference.errors import CheckpointError, UnsupportedModel
 from exo.inference.models.common import gguf_eos
+from exo.inference.text.detokenizer import IncrementalDetokenizer, StopMatcher
 from exo.inference.text.gguf import from_gguf
-from exo.inference.text.tokenizer import (
-    SPACE,
-    IncrementalDetokenizer,
-    StopMatcher,
-    Tokenizer,
-    byte_of_character,
-    load_tokenizer,
-)
+from exo.inference.text.load import load_tokenizer
+from exo.inference.text.tokenizer import SPACE, Tokenizer, byte_of_character
 
 BYTES = byte_tokenizer()
 

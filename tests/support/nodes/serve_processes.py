@@ -1,0 +1,230 @@
+"""`exo serve` as real processes on loopback, and clients that read their streams."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from ports import free_ports
+from waiting import eventually
+
+
+class Served:
+    """One `exo serve`; `start` again after it ended gives a new process of the same name and ports.
+
+    faults: where this is a folder, files in it make parts of the node fail (see
+        `exo.lifecycle.faults`).
+    """
+
+    def __init__(
+        self, node_id: str, folder: Path, api: int, grpc: int, health: int, flags: list[str]
+    ) -> None:
+        self.node_id, self.api, self.grpc, self.health = node_id, api, grpc, health
+        self.flags = flags
+        self.log = folder / f"{node_id}.log"
+        self.faults = folder / f"{node_id}-faults"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.api}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "exo",
+            "serve",
+            "--host",
+            "127.0.0.1",
+            "--node-id",
+            self.node_id,
+            "--api-port",
+            str(self.api),
+            "--grpc-port",
+            str(self.grpc),
+            "--health-port",
+            str(self.health),
+            "--log-format",
+            "json",
+            *self.flags,
+        ]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        if self.faults.is_dir():
+            environment["EXO_FAULT_DIR"] = str(self.faults)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    async def ended(self, timeout: float = 60.0) -> int:
+        assert self.process is not None
+        return await asyncio.to_thread(self.process.wait, timeout)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+
+
+@dataclass
+class Ring:
+    nodes: list[Served]
+    client: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=60.0))
+
+    async def get(self, node: Served, path: str) -> Any:
+        return (await self.client.get(f"{node.url}{path}")).json()
+
+    async def formed(self, nodes: list[Served] | None = None, timeout: float = 60.0) -> float:
+        """Until these nodes (default: all) are one ring and ready; how long it took, in seconds."""
+        nodes = self.nodes if nodes is None else nodes
+        names = {node.node_id for node in nodes}
+        begun = time.monotonic()
+
+        async def is_formed(node: Served) -> bool:
+            try:
+                ring = await self.get(node, "/api/v1/ring")
+                ready = (await self.client.get(f"{node.url}/readyz")).status_code == 200
+            except httpx.TransportError:
+                return False
+            return (
+                ready
+                and bool(ring["formed"])
+                and {stage["node_id"] for stage in ring["stages"]} == names
+            )
+
+        async with asyncio.timeout(timeout):
+            while not all([await is_formed(node) for node in nodes]):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        return time.monotonic() - begun
+
+
+@contextlib.asynccontextmanager
+async def ring_of(folder: Path, count: int, *flags: str) -> AsyncIterator[Ring]:
+    ports = free_ports(3 * count)
+    peers = {f"n{i}": {"address": "127.0.0.1", "port": ports[3 * i + 1]} for i in range(count)}
+    config = folder / "peers.json"
+    config.write_text(json.dumps({"peers": peers}))
+    every = ["--discovery", "manual", "--discovery-config", str(config), *flags]
+    ring = Ring([Served(f"n{i}", folder, *ports[3 * i : 3 * i + 3], every) for i in range(count)])
+    try:
+        for node in ring.nodes:
+            node.start()
+        async with ring.client:
+            await ring.formed()
+            yield ring
+    finally:
+        for node in ring.nodes:
+            node.stop()
+
+
+@dataclass
+class Stream:
+    """What one streamed answer was: `text` so far, how it ended, the error event if one came.
+
+    flowing: set after `enough` pieces, or when it is over before that: whoever waits for its middle
+        sees how it ended.
+    """
+
+    enough: int = 4
+    text: str = ""
+    pieces: int = 0
+    finish: str | None = None
+    done: bool = False
+    error: dict[str, Any] | None = None
+    refused: int | None = None
+    flowing: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def whole(self) -> bool:
+        return self.done and self.finish is not None and self.error is None
+
+
+async def stream(
+    ring: Ring, node: Served, prompt: str, max_tokens: int, model: str, into: Stream | None = None
+) -> Stream:
+    """A chat at temperature 0, streamed. Never raises: what went wrong is in the result."""
+    seen = into or Stream()
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "stream": True,
+        "ignore_eos": True,
+    }
+    try:
+        async with ring.client.stream(
+            "POST", f"{node.url}/v1/chat/completions", json=body
+        ) as response:
+            if response.status_code != 200:
+                seen.refused = response.status_code
+                return seen
+            async for line in response.aiter_lines():
+                if line == "data: [DONE]":
+                    seen.done = True
+                elif line.startswith("data: "):
+                    _take(seen, json.loads(line.removeprefix("data: ")))
+    except httpx.TransportError as error:
+        seen.error = {"message": f"{type(error).__name__}: {error}"}
+    finally:
+        seen.flowing.set()
+    return seen
+
+
+async def under_way(
+    ring: Ring, node: Served, prompt: str, max_tokens: int, model: str, enough: int = 4
+) -> tuple[asyncio.Task[Stream], Stream]:
+    """A chat in the middle of its answer, for what is to happen there; its task, and what was seen
+    of it so far.
+
+    Where this process was held up until the answer was over, its middle was missed: then another
+    one is asked for.
+    """
+    for _ in range(5):
+        seen = Stream(enough=enough)
+        running = asyncio.create_task(stream(ring, node, prompt, max_tokens, model, seen))
+        await seen.flowing.wait()
+        if seen.pieces >= enough and not seen.done:
+            return running, seen
+        assert (await running).whole, seen
+    raise AssertionError(
+        f"each time {max_tokens} tokens were there before the first {enough} were seen"
+    )
+
+
+def _take(seen: Stream, event: dict[str, Any]) -> None:
+    if "error" in event:
+        seen.error = event["error"]
+    for choice in event.get("choices", []):
+        text = choice["delta"].get("content") or ""
+        seen.text += text
+        seen.pieces += 1
+        seen.finish = choice.get("finish_reason") or seen.finish
+    if seen.pieces >= seen.enough:
+        seen.flowing.set()
+
+
+until = eventually
+CONT = signal.SIGCONT
+KILL = signal.SIGKILL
+STOP = signal.SIGSTOP
+TERM = signal.SIGTERM

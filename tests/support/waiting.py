@@ -1,0 +1,13 @@
+"""Waiting for what no event announces: other processes, sockets, the tasks of a whole ring."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+
+async def eventually(condition: Callable[[], object], timeout: float = 30.0) -> None:
+    """Return once `condition` holds; raises TimeoutError where it does not within `timeout`."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
