@@ -40,7 +40,7 @@ def explain(error: BaseException, options: Collection[str] = ()) -> Failure:
 
 def _way_out(error: BaseException) -> str:
     return (
-        f"; --{error.setting.replace('_', '-')} takes another"
+        f"; choose another with --{error.setting.replace('_', '-')}"
         if isinstance(error, CannotListen)
         else ""
     )

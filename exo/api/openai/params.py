@@ -62,7 +62,7 @@ def _json_schema(body: Body) -> dict[str, Any] | None:
     return form.json_schema.schema_ if form.json_schema and form.type == "json_schema" else {}
 
 
-# By the field of `SamplingParams`, where the body has not simply that field.
+# By the field of `SamplingParams`, where the body does not simply have that field.
 _TRANSLATED: Final[dict[str, Callable[[Body], Any]]] = {
     "top_k": _top_k,
     "logprobs": _logprobs,

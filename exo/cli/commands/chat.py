@@ -67,8 +67,7 @@ class Talk:
                 self._note(HELP)
             case _:
                 self._note(
-                    f"{command.split()[0]} is no command here, and was not sent to the"
-                    f" model.\n{HELP}"
+                    f"{command.split()[0]} is not a command, and was not sent to the model.\n{HELP}"
                 )
         return True
 

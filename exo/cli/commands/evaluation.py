@@ -71,7 +71,7 @@ def numbers(flag: str, text: str) -> list[int]:
     """`1,4,16`. Raises `Failure` (usage)."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise Failure(f"{flag}: {text!r} is no list of whole numbers like 1,4,16", USAGE)
+        raise Failure(f"{flag}: {text!r} is not a list of whole numbers like 1,4,16", USAGE)
     return [int(part) for part in parts]
 
 

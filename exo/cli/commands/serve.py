@@ -120,7 +120,7 @@ async def _close_or_hurry(group: ResourceGroup, node: Node, stop: Stop) -> None:
     await asyncio.wait({closing, again}, return_when=asyncio.FIRST_COMPLETED)
     if not closing.done():
         _log.warning("drain cut short", reason=stop.reason)
-        node.abort_requests("this node was told to stop at once")
+        node.abort_requests("this node must stop at once")
     again.cancel()
     await asyncio.gather(closing, again, return_exceptions=True)
 

@@ -18,7 +18,7 @@ from exo.cli.settings.setting import Setting
 def show(values: Mapping[str, tuple[Any, str]], settings: Mapping[str, Setting]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     hints = [
-        f"# {unknown} is no setting: {meant} may be meant"
+        f"# {unknown} is not a setting; did you mean {meant}?"
         for unknown, meant in misspelt(os.environ)
     ]
     for line in [*lines(values, settings), *hints]:

@@ -125,7 +125,7 @@ async def test_chat_says_what_commands_there_are_and_sends_none_to_the_model(
     assert await talk(fakes, monkeypatch, "/help\n/nope at all\n/\n") == 0
     said = capsys.readouterr().err
     assert asked(fakes) == []
-    assert "/nope is no command here, and was not sent" in said
+    assert "/nope is not a command, and was not sent" in said
     assert all(said.count(f"\n{command} ") == 3 for command in ("/new", "/help", "/quit"))
 
 

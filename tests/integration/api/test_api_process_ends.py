@@ -104,8 +104,8 @@ def test_a_busy_port_ends_with_one_line_and_nothing_left_running(flag: str) -> N
         with served("--engine", "dummy", flag, port) as node:
             assert node.wait(60) == 1
             says = (
-                f"cannot listen on 127.0.0.1 port {port}: Address already in use; {flag} takes"
-                " another"
+                f"cannot listen on 127.0.0.1 port {port}: Address already in use; choose another"
+                f" with {flag}"
             )
             assert node.log.splitlines()[-1] == f"exo: {says}"
             assert "Traceback" not in node.log
