@@ -110,7 +110,7 @@ def asked(fakes: Fakes) -> list[str]:
 
 
 @pytest.mark.parametrize("leave", ["/quit", "/exit", "/QUIT "])
-async def test_chat_ends_when_told_to_and_the_model_never_sees_it(
+async def test_chat_ends_on_command_and_the_model_never_sees_it(
     leave: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fakes = Fakes(settings=ApiSettings(host="127.0.0.1"))
@@ -118,7 +118,7 @@ async def test_chat_ends_when_told_to_and_the_model_never_sees_it(
     assert asked(fakes) == ["one", "/quit"]  # with a space before it, it is text
 
 
-async def test_chat_says_what_commands_there_are_and_sends_none_to_the_model(
+async def test_chat_lists_its_commands_and_sends_none_to_the_model(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fakes = Fakes(settings=ApiSettings(host="127.0.0.1"))

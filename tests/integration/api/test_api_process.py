@@ -147,7 +147,7 @@ def test_a_required_tool_is_called_by_a_model_that_knows_no_tools(client: openai
     )
 
 
-def test_a_schema_that_is_none_is_a_bad_request(client: openai.OpenAI) -> None:
+def test_a_schema_that_is_not_one_is_a_bad_request(client: openai.OpenAI) -> None:
     form: Any = {
         "type": "json_schema",
         "json_schema": {"name": "x", "schema": {"type": "nonsense"}},
@@ -156,13 +156,13 @@ def test_a_schema_that_is_none_is_a_bad_request(client: openai.OpenAI) -> None:
         client.chat.completions.create(model=MODEL, messages=QUESTION, response_format=form)
 
 
-def test_a_token_that_is_none_is_a_bad_request(client: openai.OpenAI) -> None:
+def test_an_unknown_token_is_a_bad_request(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError):
         client.completions.create(model=MODEL, prompt=[10**9])
 
 
 @pytest.mark.parametrize("token", [49_152, -1])
-def test_a_bias_of_a_token_that_is_none_is_a_bad_request(client: openai.OpenAI, token: int) -> None:
+def test_a_bias_of_an_unknown_token_is_a_bad_request(client: openai.OpenAI, token: int) -> None:
     with pytest.raises(
         openai.BadRequestError, match=f"no token {token}: its vocabulary has 49152"
     ) as refused:
@@ -205,7 +205,7 @@ def test_probes_stay_quick_while_it_generates(node: Served, client: openai.OpenA
     assert latencies[len(latencies) // 2] < 0.1, latencies[-5:]
 
 
-def test_the_gone_clients_sequence_is_freed(node: Served, client: openai.OpenAI) -> None:
+def test_the_sequence_of_a_client_that_left_is_freed(node: Served, client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
         model=MODEL, messages=QUESTION, stream=True, max_tokens=900, extra_body={"ignore_eos": True}
     )

@@ -111,7 +111,7 @@ def test_a_busy_port_ends_with_one_line_and_nothing_left_running(flag: str) -> N
             assert "Traceback" not in node.log
 
 
-def test_a_misspelt_variable_is_told_once_and_its_value_never() -> None:
+def test_a_misspelt_variable_is_reported_once_without_its_value() -> None:
     with served(
         "--engine", "dummy", EXO_SECERT="hush-hush", EXO_PORT="tcp://10.96.0.7:52415"
     ) as node:

@@ -121,7 +121,7 @@ async def test_idle_connections_do_not_hold_up_a_stop() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_goes_away_ends_its_sequences(stream: bool) -> None:
+async def test_a_client_that_disconnects_ends_its_sequences(stream: bool) -> None:
     fakes = Fakes(backend=FakeBackend(hold=asyncio.Event()))
     async with server(fakes) as api, httpx.AsyncClient() as http:
         body = {**CHAT, "stream": stream, "n": 3}

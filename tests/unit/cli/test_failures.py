@@ -68,7 +68,7 @@ def test_a_place_where_nothing_can_listen_names_the_flag_that_changes_it(setting
     assert setting in BY_KEY
 
 
-def test_a_chain_that_bites_its_tail_ends() -> None:
+def test_a_circular_chain_of_causes_ends() -> None:
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first
     assert explain(first)

@@ -98,7 +98,7 @@ def test_a_wrong_value_in_a_config_file_names_the_file_and_the_key(
     assert f"{file}: {says}" in said
 
 
-def test_a_flag_beside_a_wrong_value_of_the_file_is_named_as_the_flag(
+def test_a_wrong_flag_is_named_even_if_the_file_has_a_wrong_value(
     refused: Refused, tmp_path: Path
 ) -> None:
     file = tmp_path / "node.toml"
