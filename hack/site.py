@@ -7,6 +7,7 @@ its path as text, because the site holds no code.
 
 from __future__ import annotations
 
+import logging
 import os.path
 import re
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+log = logging.getLogger("mkdocs.site")
 ROOT: Final = Path(__file__).resolve().parents[1]
 # Page of the site -> file of the repository.
 OUTSIDE: Final = {
@@ -44,7 +46,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def link(match: re.Match[str]) -> str:
         target = site_page(path, match[2])
         if target is None:
-            return f"{match[1]} (`{repository_path(path, match[2])}`)"
+            named = repository_path(path, match[2])
+            if not (ROOT / named).exists():
+                log.warning("%s links to %s, which does not exist", path, named)
+            return f"{match[1]} (`{named}`)"
         return f"[{match[1]}]({relative(target, uri)}{match[3] or ''})"
 
     def image(match: re.Match[str]) -> str:

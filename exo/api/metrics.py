@@ -1,5 +1,5 @@
-"""Prometheus metrics of the HTTP face, in one place. Labels are bounded: routes are templates,
-never paths.
+"""Prometheus metrics of the HTTP side, in one place. Labels are bounded: routes are templates, not
+paths.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ DISCONNECTS: Final = Counter(
 
 @dataclass(slots=True)
 class Totals:
-    """What one API server has done so far, for its dashboard; rates are the reader's to make."""
+    """What one API server has done so far, for its dashboard. The page works out the rates."""
 
     answered: int = 0
     failed: int = 0

@@ -1,7 +1,7 @@
 """What `/livez`, `/readyz` and `/startupz` answer, from the latest report of the `HealthMonitor`.
 
 Only the node knows two things more: why it is not ready yet ("loading model 43 %"), and that it
-drains. No check runs here, so that an answer takes microseconds whatever the resources do.
+drains. No check runs here: an answer takes microseconds even if a resource hangs.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def describe(report: HealthReport) -> dict[str, Any]:
 
 
 def describe_degradations() -> list[dict[str, Any]]:
-    """What runs on a fallback in this process, and why; oldest first."""
+    """What runs on a fallback in this process, and why, oldest first."""
     now = time.monotonic()
     return [
         {

@@ -17,7 +17,7 @@ from exo.inference import errors
 from exo.lifecycle import errors as lifecycle
 
 RETRY_SECONDS: Final = 1.0
-# Clearer words for what the framework says where it has no handler.
+# Clearer words for what the framework says when it has no handler.
 _HTTP_MESSAGES: Final = {
     "Not Found": (
         "There is nothing at this address; the API is /v1/chat/completions, /v1/completions and"

@@ -24,7 +24,7 @@ class RouteLabels:
         self._routes = routes
 
     def of(self, scope: Scope) -> str:
-        """A known path with a method that it does not take has the path's label, too."""
+        """Also for a method that the path does not take: its label is that of the path."""
         for route in self._routes:
             if route.matches(scope)[0] is not Match.NONE:
                 return _PARAMETER.sub("{id}", str(getattr(route, "path", OTHER)))

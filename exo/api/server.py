@@ -1,7 +1,7 @@
 """`ApiServer`: the HTTP face as an `AsyncResource`, on the node's own event loop.
 
-It starts before the model is loaded, so that probes have an answer from the first moment, and is
-closed last.
+It starts before the model is loaded, so that probes have an answer from the first moment. It closes
+last.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from exo.utils.health_check import HealthMonitor
 from exo.utils.listening import BACKLOG, listening_socket
 
 _log = structlog.get_logger("exo.api")
-# How long the last bytes of an answer that was cut may take to leave.
+# How long the last bytes of an answer that was cut may take to be sent.
 _LAST_BYTES_SECONDS = 1.0
 
 
 class ApiServer(AsyncResource):
-    """Serves `backend` on `settings.host` and `settings.port`; port 0 asks the system for one.
+    """Serves `backend` on `settings.host` and `settings.port`; port 0 takes any free one.
 
-    `cleanup` stops accepting, lets running answers end (at most `drain_seconds`), then cuts what is
-    left.
+    `cleanup` stops accepting, lets running answers finish for at most `drain_seconds`, and cuts off
+    the rest.
     """
 
     RESOURCE_TYPE: ClassVar[str] = "api_server"
@@ -52,7 +52,7 @@ class ApiServer(AsyncResource):
 
     @property
     def port(self) -> int:
-        """The port in use; before `initialize` the one asked for."""
+        """The port in use; before `initialize`, the one asked for."""
         return self._port
 
     @property
@@ -101,9 +101,7 @@ def _config(context: Context, settings: ApiSettings) -> uvicorn.Config:
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn driven by our own lifecycle: it neither binds, nor handles signals, nor exits the
-    process.
-    """
+    """uvicorn driven by our own lifecycle: it does not bind, handle signals or exit the process."""
 
     async def open(self, bound: socket.socket) -> None:
         self.config.load()
@@ -116,7 +114,7 @@ class _Uvicorn(uvicorn.Server):
         return bool(self.servers) and all(server.is_serving() for server in self.servers)
 
     async def close(self, drain_seconds: float) -> None:
-        """Stops accepting; idle connections close at once, running answers get `drain_seconds`."""
+        """Stop accepting. Idle connections close at once, running answers get `drain_seconds`."""
         for server in self.servers:
             server.close()
         for connection in list(self.server_state.connections):
@@ -129,7 +127,7 @@ class _Uvicorn(uvicorn.Server):
     async def _answered(self) -> None:
         while tasks := set(self.server_state.tasks):
             await asyncio.wait(tasks)
-        # The last bytes of an answer may still be in a buffer: its connection closes once they are
+        # The last bytes of an answer may still be in a buffer. Its connection closes once they are
         # written.
         while self.server_state.connections:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
@@ -139,7 +137,7 @@ class _Uvicorn(uvicorn.Server):
         for task in tasks:
             task.cancel("the server stops")
         await asyncio.gather(*tasks, return_exceptions=True)
-        # Closing sends what is still buffered; a client that does not read gets no more.
+        # Closing sends what is buffered. A client that does not read gets nothing more.
         for connection in list(self.server_state.connections):
             connection.transport.close()
         with contextlib.suppress(TimeoutError):

@@ -23,7 +23,7 @@ class ApiSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise ValueError(f"port: {self.port} is no port (0 to 65535)")
+            raise ValueError(f"port: {self.port} is not a port (0 to 65535)")
         if self.max_body_bytes < 1:
             raise ValueError(f"max_body_bytes: {self.max_body_bytes} must be at least 1")
         if self.drain_seconds < 0:

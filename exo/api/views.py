@@ -1,5 +1,5 @@
-"""`/api/v1/*`: the JSON behind the dashboard and `exo status`; the health endpoints; metrics;
-pages; models.
+"""The handlers that only show something: `/api/v1/*` (the JSON behind the dashboard and
+`exo status`), health endpoints, metrics, models and pages.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ async def resource_list(request: Request) -> Response:
     )
 
 
-# Self-contained pages: nothing is loaded from elsewhere, and the browser is told so.
+# The pages load nothing from other hosts, and the browser enforces it.
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -107,7 +107,7 @@ _PAGE_HEADERS = {
 
 @cache
 def page(name: str) -> Callable[[Request], Awaitable[Response]]:
-    """The handler of a page; its text is read once."""
+    """The handler of a page. Its text is read once."""
     pages = resources.files("exo.api") / "pages"
     theme = (pages / "theme.css").read_text(encoding="utf-8")
     html = (pages / name).read_text(encoding="utf-8").replace("/*theme*/", theme)

@@ -1,6 +1,4 @@
-"""`exo`: the command line and composition root. Commands import what they need when they run: help
-is instant.
-"""
+"""`exo`: the command line. Commands import what they need when they run, so that help is quick."""
 
 from __future__ import annotations
 
@@ -54,9 +52,9 @@ LOCAL = f"http://127.0.0.1:{API_PORT}"
 
 
 def _serve(ctx: typer.Context, values: dict[str, Any]) -> None:
-    """Run a node: HTTP API, dashboard and its part of the ring, until SIGTERM."""
-    # While the modules load nothing is open yet. Without this the kernel drops the signal for a
-    # container's first process, and the pod would only end at the end of its grace.
+    """Run a node until SIGTERM: HTTP API, dashboard, and its part of the ring."""
+    # While the modules load, nothing is open yet. Without this handler the kernel ignores SIGTERM
+    # for a container's first process, and the pod would end only after its grace period.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from exo.cli.commands.serve import serve
 
@@ -107,7 +105,7 @@ def run(
     seed: Annotated[int | None, typer.Option(min=0, help="Makes sampling repeatable.")] = None,
     engine: EngineFlag = "auto",
 ) -> None:
-    """Answer one prompt and exit: no server. The answer is all there is on standard output."""
+    """Answer one prompt and exit, without a server. Only the answer is on standard output."""
     from exo.cli.commands.run import Ask, run_once
 
     raise typer.Exit(run_once(Ask(model, prompt, system, max_tokens, temperature, seed, engine)))
@@ -117,7 +115,7 @@ def run(
 def chat(
     url: Url = LOCAL,
     model: Annotated[
-        str | None, typer.Option(help="Which of the node's models.", show_default="its first")
+        str | None, typer.Option(help="One of the node's models.", show_default="its first")
     ] = None,
     system: Annotated[str | None, typer.Option(help="How the model should behave.")] = None,
     temperature: Annotated[
@@ -137,9 +135,7 @@ def status(
     api_key: Key = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Show a running node: its ring, layer map, resources and requests. Exit code 1 unless it is
-    ready.
-    """
+    """Show a running node: ring, layer map, resources, requests. Exit code 1 unless it is ready."""
     from exo.cli.commands.status import show
 
     raise typer.Exit(show(url, api_key, as_json=as_json))
@@ -156,7 +152,7 @@ def models() -> None:
 @app.command(cls=SettingsCommand)
 def doctor(
     model: Annotated[
-        str, typer.Option(help="The model to look for.", envvar=env_name("model"))
+        str, typer.Option(help="The model to check.", envvar=env_name("model"))
     ] = DEFAULT_MODEL,
 ) -> None:
     """Check whether this machine can run a node, and explain what is wrong."""
@@ -218,8 +214,8 @@ def version() -> None:
 
 
 def main() -> None:
-    """Ends the process with 0 fine, 1 failed, 2 wrong usage, 130 on Ctrl-C; errors are one line on
-    standard error.
+    """Run the command and end the process: 0 fine, 1 failed, 2 wrong usage, 130 on Ctrl-C. An error
+    is one line on standard error.
     """
     try:
         app()
@@ -235,5 +231,5 @@ def main() -> None:
 
 
 def _die(message: str, code: int) -> None:
-    print(f"exo: {message}", file=sys.stderr)  # noqa: T201 - the program's last word
+    print(f"exo: {message}", file=sys.stderr)  # noqa: T201 - the program's last line
     raise SystemExit(code) from None

@@ -1,6 +1,4 @@
-"""What the terminal commands ask of a running node, over HTTP; failures are one line that says what
-to do.
-"""
+"""How the terminal commands ask a running node, over HTTP. A failure says what to do about it."""
 
 from __future__ import annotations
 
@@ -36,8 +34,8 @@ def unreachable(client: httpx.Client, error: Exception) -> Failure:
 
 
 def check(answer: httpx.Response) -> None:
-    """Raises `Failure` with the node's own words unless the answer is fine; the body must have been
-    read.
+    """Raise `Failure` with the node's own message if it answered with an error. The body must have
+    been read.
     """
     if answer.status_code == 401:
         if "authorization" in answer.request.headers:

@@ -1,6 +1,4 @@
-"""The console that tables of the commands go to: as wide as the terminal, or as its lines where it
-is none.
-"""
+"""The console for tables: as wide as the terminal; without one, as wide as the longest line."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ import sys
 
 from rich.console import Console
 
-# Nothing that a command prints is longer; what reads a pipe should not get names cut at 80 columns.
+# Longer than any line that a command prints: in a pipe, names must not be cut at 80 columns.
 UNBOUNDED = 1000
 
 

@@ -1,6 +1,4 @@
-"""From an error to one clear line and an exit code: 1 failed, 2 wrong usage. No tracebacks for
-people.
-"""
+"""From an error to one clear line and an exit code: 1 failed, 2 wrong usage. No tracebacks."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ USAGE = 2
 
 
 class Failure(Exception):
-    """Ends the program with `message` on stderr and `code`."""
+    """Ends the program with `message` on standard error and exit code `code`."""
 
     def __init__(self, message: str, code: int = FAILED) -> None:
         super().__init__(message)
@@ -21,10 +19,9 @@ class Failure(Exception):
 
 
 def explain(error: BaseException, options: Collection[str] = ()) -> Failure:
-    """The cause a person can act on, wherever it is in the chain; what the caller asked wrongly is
-    wrong usage.
+    """The cause in the error's chain that a person can act on. An invalid request is wrong usage.
 
-    options: names of the command's own; a wrong field that is one of them is named as one.
+    options: the command's own options; an invalid field with such a name is reported as that one.
     """
     from exo.inference.errors import ContextExceeded, ExoError, InvalidRequest
 
@@ -37,20 +34,20 @@ def explain(error: BaseException, options: Collection[str] = ()) -> Failure:
             return Failure(option + _one_line(cause), USAGE)
     ours = [cause for cause in chain if isinstance(cause, ExoError)]
     system = [cause for cause in chain if isinstance(cause, OSError) and cause.strerror]
-    told = [*ours, *system, chain[-1]][0]
-    return Failure(_one_line(told) + _way_out(told))
+    cause = [*ours, *system, chain[-1]][0]
+    return Failure(_one_line(cause) + _way_out(cause))
 
 
 def _way_out(error: BaseException) -> str:
     return (
-        f"; --{error.setting.replace('_', '-')} takes another"
+        f"; choose another with --{error.setting.replace('_', '-')}"
         if isinstance(error, CannotListen)
         else ""
     )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it came from, and the members of groups; outermost first."""
+    """The error, its causes, and the members of groups, outermost first."""
     seen: set[int] = set()
     todo = [error]
     while todo:

@@ -1,6 +1,4 @@
-"""An engine with a whole model, for commands without a server; a progress bar on the terminal while
-it loads.
-"""
+"""An engine with a whole model, for commands without a server, and progress bars meanwhile."""
 
 from __future__ import annotations
 
@@ -45,7 +43,7 @@ async def loaded_engine(model: str, engine_name: str) -> AsyncIterator[tuple[Eng
 
 
 async def fetched(model: str, settings: NodeSettings) -> tuple[Path, Shard]:
-    """A model's checkpoint, with all of its weights here, and all of its layers. Raises as
+    """A model's checkpoint, complete on this machine, and the shard of all layers. Raises as
     `loaded_engine`.
     """
     async with downloader_of(model, settings) as downloader:
@@ -73,9 +71,7 @@ def downloader_of(model: str, settings: NodeSettings) -> ShardDownloader:
 
 @contextlib.contextmanager
 def fetch_bar(downloader: ShardDownloader, name: str) -> Iterator[None]:
-    """A bar while files come from the hub; nothing for a model that is here, and without a
-    terminal.
-    """
+    """A bar while files come from the hub. None for a model that is here, or without a terminal."""
     with _bar("fetching") as bar:
         task = bar.add_task(name, total=None, visible=False)
 
@@ -99,7 +95,7 @@ def layers_of(source: ModelSource) -> int:
 
 @contextlib.contextmanager
 def progress_bar(engine: Engine, name: str) -> Iterator[None]:
-    """A bar where standard error is a terminal, else one line when the model is loaded."""
+    """A bar if standard error is a terminal, else one line when the model is loaded."""
     if not sys.stderr.isatty():
         started = time.monotonic()
         yield

@@ -1,6 +1,4 @@
-"""A progress bar while `exo serve` starts on a terminal. Log lines scroll above it; elsewhere there
-is none.
-"""
+"""A progress bar while `exo serve` starts on a terminal. Log lines scroll above it."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ _REFRESH_SECONDS = 0.1
 
 
 class LateStderr(io.TextIOBase):
-    """Whatever `sys.stderr` is at the moment: the bar puts itself in its place while it is
-    shown.
-    """
+    """Writes to what `sys.stderr` is at that moment: while the bar is shown, it replaces that."""
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)
@@ -35,7 +31,7 @@ class LateStderr(io.TextIOBase):
 
 @contextlib.asynccontextmanager
 async def startup_bar(progress: Callable[[], str | None]) -> AsyncIterator[None]:
-    """Shows what `progress` says ("loading model 43 %") until the block ends."""
+    """Show what `progress` says ("loading model 43 %") until the block ends."""
     if not sys.stderr.isatty():
         yield
         return
@@ -62,6 +58,6 @@ async def startup_bar(progress: Callable[[], str | None]) -> AsyncIterator[None]
 
 
 def split(text: str) -> tuple[str, int | None]:
-    """`loading model 43 %` is `loading model` and 43; without a number the bar just moves."""
+    """`loading model 43 %` is `loading model` and 43. Without a number the bar just moves."""
     match = _PERCENT.search(text)
     return (text, None) if match is None else (text[: match.start()], min(100, int(match[1])))

@@ -284,7 +284,7 @@ class Frontend:
     def check_not_draining(self) -> None:
         """Raises `NodeDraining` between `stop_admission` and `admit_again`."""
         if self._draining:
-            raise NodeDraining(f"node {self._node_id!r} is leaving: ask another one")
+            raise NodeDraining
 
     def admit_again(self) -> None:
         self._draining = False

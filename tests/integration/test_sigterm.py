@@ -1,6 +1,4 @@
-"""SIGTERM in every state of a served node: exit 0 within the grace period, the cleanup order in the
-log.
-"""
+"""SIGTERM in every state of a node: exit 0 within the grace period, parts that close in order."""
 
 from __future__ import annotations
 
@@ -85,7 +83,7 @@ def ends_in_order(node: Served) -> None:
     """Ends by itself with exit code 0, and has closed its parts in order."""
     assert node.process is not None
     assert node.process.wait(GRACE_SECONDS) == 0, node.log.read_text()
-    # What never came up has nothing to close and no place in the order.
+    # What never started has nothing to close and no place in the order.
     closed = [
         e["resource_type"]
         for e in events(node)
@@ -109,7 +107,7 @@ def test_while_initializing(served: Served) -> None:
 
 
 @pytest.mark.parametrize("state", ["DEGRADED", "ERROR"])
-def test_when_the_engine_is_ailing(served: Served, tmp_path: Path, state: str) -> None:
+def test_when_the_engine_is_unhealthy(served: Served, tmp_path: Path, state: str) -> None:
     served.start()
     wait(saw(served, "process", "READY"), served)
     inject(tmp_path / "faults", "inference_engine", "pulled the plug")
@@ -129,7 +127,7 @@ def test_while_closing(served: Served) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_after_everything_is_closed(served: Served, number: signal.Signals) -> None:
-    """A late signal, while the interpreter takes itself down, changes no exit code."""
+    """A late signal, while the interpreter shuts down, does not change the exit code."""
     served.start()
     wait(saw(served, "process", "READY"), served)
     served.signal(signal.SIGTERM)
@@ -178,7 +176,7 @@ def test_a_fault_takes_readiness_away_with_its_reason_and_its_end_brings_it_back
     wait(saw(served, "process", "READY"), served)
     wait(lambda: ready()[0] == 200, served)
     fault = inject(tmp_path / "faults", "inference_engine", "pulled the plug")
-    # Both in one answer: a moment later the engine may be in its first recovery, with other words.
+    # Both in one answer: a moment later the engine may be recovering, with another reason.
     wait(lambda: (seen := ready())[0] == 503 and "pulled the plug" in seen[1], served, 10)
     wait(saw(served, "inference_engine", "ERROR"), served, 20)
     assert httpx.get(f"{served.url}/livez", timeout=5).status_code == 200

@@ -39,6 +39,13 @@ STAY = {
         "TaskPriority",
         "live_resources",
     ),
+    # The modules that the contract of the lifecycle names.
+    "exo.lifecycle.states": ("TRANSITIONS", "ResourceState", "StateChange"),
+    "exo.lifecycle.resource": ("AsyncResource",),
+    "exo.lifecycle.errors": ("ResourceError", "ResourceClosed", "ResourceTimeout"),
+    "exo.lifecycle.tasks": ("TaskHandle", "TaskManager", "TaskPriority"),
+    "exo.lifecycle.group": ("ResourceGroup",),
+    "exo.lifecycle.registry": ("live_resources",),
     "exo.lifecycle.testing": ("check_resource",),
 }
 

@@ -26,7 +26,7 @@ Indexed = tuple[int, GenerationChunk]
 
 
 class CompletionRun:
-    """Use once, within `contextlib.aclosing(run.steps())` or through `finish`."""
+    """Use it once: either `steps`, within `contextlib.aclosing`, or `finish`."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class CompletionRun:
         totals: Totals,
         facts: dict[str, Any],
     ) -> None:
-        """`facts`: filled for the access log when the run ends."""
+        """`facts`: gets what the access log says about the run when it ends."""
         self._backend = backend
         self._totals = totals
         self._facts = facts
@@ -69,7 +69,7 @@ class CompletionRun:
                 yield 0, chunk
 
     async def _many(self) -> AsyncGenerator[Indexed, None]:
-        """Each sequence is read by a task of its own; the first that fails ends the answer."""
+        """Each sequence is read by its own task; the first that fails ends the answer."""
         queue: asyncio.Queue[Indexed | BaseException | None] = asyncio.Queue(_AHEAD)
         pumps = [
             asyncio.create_task(
@@ -119,7 +119,7 @@ class CompletionRun:
         metrics.TOKENS.labels("completion").inc(new)
 
     def _observe(self) -> None:
-        # Choices of one prompt share the tuple of its tokens: it counts once, as in the usage.
+        # Choices of one prompt share the tuple of its tokens, which counts once, as in `usage`.
         prompts = {
             id(r.prompt_tokens): c.prompt_tokens
             for r, c in zip(self._requests, self.choices, strict=True)
@@ -147,7 +147,7 @@ class CompletionRun:
 async def _closing(
     chunks: AsyncIterator[GenerationChunk],
 ) -> AsyncIterator[AsyncIterator[GenerationChunk]]:
-    """`aclosing` for what the protocol only promises to be an iterator."""
+    """`aclosing` for an iterator: the protocol does not promise that it has `aclose`."""
     try:
         yield chunks
     finally:

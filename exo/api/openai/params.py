@@ -62,7 +62,7 @@ def _json_schema(body: Body) -> dict[str, Any] | None:
     return form.json_schema.schema_ if form.json_schema and form.type == "json_schema" else {}
 
 
-# By the field of `SamplingParams`, where the body has not simply that field.
+# By the field of `SamplingParams`, where the body does not simply have that field.
 _TRANSLATED: Final[dict[str, Callable[[Body], Any]]] = {
     "top_k": _top_k,
     "logprobs": _logprobs,
@@ -71,8 +71,8 @@ _TRANSLATED: Final[dict[str, Callable[[Body], Any]]] = {
 
 
 def is_forced(body: ChatRequest) -> bool:
-    """True when the answer must be a tool call. It is then constrained to one, whatever form the
-    model itself was taught.
+    """True when the answer must be a tool call. It is then constrained to the form of one, which
+    works with models that were not trained to call tools.
     """
     return body.tool_choice not in (None, "none", "auto")
 

@@ -85,7 +85,7 @@ def _entry(one: TokenLogprob, token_bytes: TokenBytes) -> Json:
 def text_logprobs(
     chunks: Sequence[GenerationChunk], token_bytes: TokenBytes, *, offset: int
 ) -> Json | None:
-    """The legacy form; `offset` is where the first token's text starts."""
+    """The legacy form; `offset` is the position of the first token's text."""
     listed: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for chunk in chunks:
         if chunk.logprob is None:

@@ -1,9 +1,8 @@
 """Requests as OpenAI defines them: the only place that parses and validates bodies. Pure.
 
-Unknown fields are ignored as OpenAI does; a wrong type or value raises `InvalidRequest` naming the
-field. Some fields
-that other servers know are taken too: `top_k`, `min_p`, `typical_p`, `repetition_penalty`,
-`ignore_eos`.
+Unknown fields are ignored, as OpenAI does. A wrong type or value raises `InvalidRequest` naming the
+field. Some fields that other servers know are accepted too: `top_k`, `min_p`, `typical_p`,
+`repetition_penalty`, `ignore_eos`.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from exo.api.openai.validation import refusal, shown
+from exo.api.openai.validation import invalid_field, shown
 from exo.inference.errors import InvalidRequest
 
 MAX_STOPS = 4
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
-# Far above what anybody sends; parsing what is longer would hold up everybody else.
+# Far above what any client sends. Parsing longer bodies would delay all other requests.
 MAX_MESSAGES = 4096
 MAX_BIASES = 1024
 _FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
-# Whether the model has the token is for the model to say: only it knows its vocabulary.
+# Only the model knows its vocabulary, so that it checks whether it has the token.
 _TOKEN_ID = re.compile(r"-?[0-9]{1,18}")
 
 
@@ -34,7 +33,7 @@ class _Body(BaseModel):
 
 
 def _wrong(message: str) -> PydanticCustomError:
-    # Braces are format fields to pydantic: the caller's own words must not be taken for them.
+    # Braces are format fields to pydantic; those in a client's value must not be.
     return PydanticCustomError("wrong_value", "{message}", {"message": message})
 
 
@@ -71,9 +70,7 @@ def _as_biases(value: Any) -> dict[int, float]:
 
 
 def _as_content(value: Any) -> str | None:
-    """Text, or the text parts of a list joined; anything but text is refused (these models read
-    text only).
-    """
+    """Text, or the text parts of a list joined. Other parts are refused: these models read text."""
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -123,9 +120,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _odd_one(value: Any) -> str:
-    """What of it fits no form: the first entry that cannot stand in any list, or that all kinds
-    stand in one.
-    """
+    """What is wrong with it: the first entry that no form allows, or else the mix of kinds."""
     if not isinstance(value, list) or not value:
         return shown(value)
     for at, item in enumerate(value):
@@ -135,8 +130,8 @@ def _odd_one(value: Any) -> str:
 
 
 class Message(_Body):
-    """One turn. Further keys (`name`, `tool_calls`, `tool_call_id`, ...) go to the chat template
-    untouched.
+    """One turn. Other keys (`name`, `tool_calls`, `tool_call_id`, ...) are passed to the chat
+    template as they are.
     """
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
@@ -182,7 +177,7 @@ class StreamOptions(_Body):
 
 
 def _as_tool_choice(value: Any) -> str | None:
-    """`none`, `auto`, `required`, or the name of the one function to call with a leading `=`."""
+    """`none`, `auto`, `required`, or `=` and the name of the one function to call."""
     if value is None or (isinstance(value, str) and value in ("none", "auto", "required")):
         return value
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
@@ -194,7 +189,7 @@ def _as_tool_choice(value: Any) -> str | None:
 
 
 class _Sampling(_Body):
-    """What both kinds of completion share."""
+    """What both kinds of completion share. Fields of `SamplingParams` have the same names here."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
     stream: bool | None = None
@@ -241,17 +236,17 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def parse(kind: type[T], body: bytes) -> T:
-    """Raises `InvalidRequest` with OpenAI's way of naming a field: `messages[0].content`."""
+    """Raises `InvalidRequest` that names a field as OpenAI does: `messages[0].content`."""
     try:
         parsed = kind.model_validate_json(body)
     except ValidationError as error:
-        raise refusal(error.errors(include_url=False)[0], body) from None
+        raise invalid_field(error.errors(include_url=False)[0], body) from None
     _check_together(parsed)
     return parsed
 
 
 def _check_together(body: BaseModel) -> None:
-    """Rules that no single field can say."""
+    """Rules that concern several fields."""
     match body:
         case ChatRequest():
             _check_chat(body)

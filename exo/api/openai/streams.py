@@ -1,6 +1,4 @@
-"""Server-sent events, and work that ends when its client goes away.
-Knows nothing of completions.
-"""
+"""Server-sent events, and work that ends when its client disconnects. Knows no completions."""
 
 from __future__ import annotations
 
@@ -24,14 +22,13 @@ PING = b": still here\n\n"
 
 
 class ClientGone(Exception):
-    """The client closed the connection; nobody reads what would follow."""
+    """The client closed the connection: what would follow has no reader."""
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work` in a task of its own; cancels it and raises `ClientGone` when the client
-    disconnects.
+    """Run `work` in its own task; cancel it and raise `ClientGone` when the client disconnects.
 
-    The request's body must have been read: what `receive` has next is the disconnect.
+    The request's body must have been read before, so that the next message is the disconnect.
     """
     worker = asyncio.create_task(work, name="api work")
     watcher = asyncio.create_task(_until_gone(receive), name="api disconnect watch")
@@ -61,9 +58,9 @@ def event(data: Any) -> bytes:
 class EventStream(Response):
     """Sends each object of `events` as one event, then `[DONE]`.
 
-    The status line waits for the first event, so an error before it has its proper status; a later
-    one becomes an event `{"error": ...}` and ends the stream without `[DONE]`. Where nothing comes
-    for `ping_seconds` (the ring recovers from a loss, say) a comment is sent: proxies cut
+    The status line waits for the first event, so an error before it has its proper status. A later
+    error becomes an event `{"error": ...}` and ends the stream without `[DONE]`. After a silence of
+    `ping_seconds` (while the ring recovers from a loss, say) a comment is sent: proxies cut
     connections that are silent for long.
     """
 
@@ -95,7 +92,7 @@ class EventStream(Response):
                 async for item in events:
                     await self._send(send, event(item))
                 await self._send(send, DONE)
-            # The client has gone, or the server stops at its deadline.
+            # The client disconnected, or the server stops at its deadline.
             except asyncio.CancelledError:
                 await self._send(
                     send, event(problem_of(NodeDraining("the node stopped before the end")).body())
@@ -114,7 +111,7 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _ping(self, send: Send) -> None:
-        """Each send is one whole event, so a ping never falls into the middle of another."""
+        """Each send is one whole event, so a ping is never sent in the middle of another event."""
         now = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(max(0.0, self._sent_at + self._ping_seconds - now()))

@@ -5,8 +5,8 @@
 - the whole answer is `{"name": ..., "parameters": {...}}`: Llama 3
 - the whole answer is `{"name": ..., "arguments": {...}}`: what a forced call is constrained to
 
-Text that only looks like a call (bad JSON, a tool nobody offered) stays text: the client sees what
-the model wrote.
+Text that only looks like a call (bad JSON, a tool that was not offered) stays text: the client sees
+what the model wrote.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ToolCall:
 
 
 def parse_calls(text: str, names: Collection[str], *, id_prefix: str) -> tuple[str, list[ToolCall]]:
-    """The text that is left for the reader, and the calls. `names`: the tools offered."""
+    """The text without the calls, and the calls. `names`: the tools offered."""
     rest, raw = _split(text)
     calls = [_call(item, names, f"call_{id_prefix}{index}") for index, item in enumerate(raw)]
     found = [call for call in calls if call is not None]
@@ -46,10 +46,10 @@ def parse_calls(text: str, names: Collection[str], *, id_prefix: str) -> tuple[s
 
 
 def may_hold_calls(text: str, *, at_start: bool) -> bool:
-    """Whether text of a stream must be kept back: it has, or could still become, the opening of a
-    call.
+    """Whether streamed text must be held back: it contains the beginning of a call, or may still
+    become one.
 
-    `at_start`: nothing of the answer was sent yet; only then can it be a call as a whole.
+    `at_start`: nothing of the answer was sent yet. Only then can the whole answer be a call.
     """
     if any(mark in text for mark in _MARKS):
         return True

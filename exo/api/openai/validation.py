@@ -1,8 +1,7 @@
-"""What a client is told of a body that is wrong: which field, what was expected there and what
-came. Pure.
+"""The message for a body that is wrong: which field, what was expected there, what came. Pure.
 
-The validator's own sentences speak of its types and steps ("List should have at least 1 item after
-validation").
+The validator's own messages are about its types and steps ("List should have at least 1 item after
+validation"), which a client does not know.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ from pydantic_core import ErrorDetails
 from exo.inference.errors import InvalidRequest
 
 LONGEST_ECHO: Final = 40
-# Where a list or an object is expected, a string may be somebody's conversation: that does not
-# belong into a log.
+# A string in place of a list or an object may be a private conversation, which must not be logged.
 _NOT_ECHOED: Final = frozenset({"list_type", "dict_type", "model_type"})
-# By the validator's type of error: what was expected, from what it knows of the limit.
+# By the validator's type of error: what was expected, with the limit if there is one.
 _EXPECTED: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "string_type": lambda _: "a string",
     "bool_type": lambda _: "true or false",
@@ -50,8 +48,8 @@ _EXPECTED: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
 }
 
 
-def refusal(detail: ErrorDetails, body: bytes) -> InvalidRequest:
-    """OpenAI's way of naming a field: `messages[0].content`."""
+def invalid_field(detail: ErrorDetails, body: bytes) -> InvalidRequest:
+    """The error for one fault; the field is named as OpenAI does, `messages[0].content`."""
     if detail["type"] == "json_invalid":
         if not body.strip():
             return InvalidRequest("The body is empty, which is not valid JSON; expected an object.")
@@ -79,8 +77,8 @@ def _fault(detail: ErrorDetails) -> str:
 
 
 def shown(value: Any, *, echo: bool = True) -> str:
-    """What a client sent, short, in JSON's words: a long text or list by its length. `echo`: a
-    short text as it is.
+    """What a client sent, briefly and in JSON's terms: long texts and lists by their length.
+    `echo`: show a short text itself.
     """
     match value:
         case str() if not echo:

@@ -54,8 +54,8 @@ class Talk:
         return 0
 
     def _obey(self, command: str) -> bool:
-        """False when it ends the conversation. What is no command is never sent: it was meant for
-        us.
+        """False when it ends the conversation. An unknown command is not sent to the model: it was
+        meant for this program.
         """
         match command.lower():
             case "/quit" | "/exit":
@@ -67,8 +67,7 @@ class Talk:
                 self._note(HELP)
             case _:
                 self._note(
-                    f"{command.split()[0]} is no command here, and was not sent to the"
-                    f" model.\n{HELP}"
+                    f"{command.split()[0]} is not a command, and was not sent to the model.\n{HELP}"
                 )
         return True
 
@@ -79,8 +78,8 @@ class Talk:
         return str(listed[0]["id"])
 
     def _read(self) -> str | None:
-        """One line of the user; None at the end. The prompt goes to stderr, so that stdout has
-        answers only.
+        """One line from the user; None at the end. The prompt goes to standard error, so that
+        standard output has only answers.
         """
         try:
             if sys.stdin.isatty():
@@ -89,7 +88,7 @@ class Talk:
         except KeyboardInterrupt:
             line = ""
         if not line and sys.stdin.isatty():
-            self._console.print()  # or the shell's prompt would stand behind ours
+            self._console.print()  # else the shell's prompt would follow ours on the same line
         return line or None
 
     def _answer(self, prompt: str) -> None:
@@ -105,7 +104,7 @@ class Talk:
         except Failure as failure:
             if not sys.stdin.isatty():
                 raise
-            self._turns.pop()  # a person still has the conversation, and may ask again
+            self._turns.pop()  # the person can ask again
             self._console.print(Text(str(failure), "red"))
             return
         sys.stdout.write("\n")
@@ -138,8 +137,8 @@ class Talk:
 
 
 def pieces(lines: Iterator[str]) -> Iterator[str]:
-    """The text of a streamed chat completion. Raises `Failure` for an error event, and for a stream
-    cut short.
+    """The text of a streamed chat completion. Raises `Failure` for an error event and for a stream
+    that is cut short.
     """
     for line in lines:
         if line == "data: [DONE]":

@@ -1,5 +1,5 @@
-"""`exo eval` and `exo bench`: run `exo.inference.evaluate`, print for people and end with one line
-of JSON.
+"""`exo eval` and `exo bench`: run `exo.inference.evaluate`, print for people, end with a line of
+JSON.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def numbers(flag: str, text: str) -> list[int]:
     """`1,4,16`. Raises `Failure` (usage)."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise Failure(f"{flag}: {text!r} is no list of whole numbers like 1,4,16", USAGE)
+        raise Failure(f"{flag}: {text!r} is not a list of whole numbers like 1,4,16", USAGE)
     return [int(part) for part in parts]
 
 
@@ -106,7 +106,7 @@ def _print(text: str, result: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[evaluate.Say]:
-    """A bar on standard error, where that is a terminal."""
+    """A bar on standard error, if that is a terminal."""
     with Progress(
         console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
     ) as bar:

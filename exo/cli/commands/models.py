@@ -17,7 +17,7 @@ def show() -> int:
     table = Table(
         "Model", "Family", "Layers", "Context", "Size", box=None, header_style="dim", pad_edge=False
     )
-    table.add_column("Path", overflow="fold")  # a path that is cut is none
+    table.add_column("Path", overflow="fold")  # a path must not be cut
     for name in available_models(folder):
         try:
             found = describe_model(name, folder)

@@ -1,6 +1,4 @@
-"""`exo run`: one prompt, one answer, no server and no port. Standard output holds the answer and
-nothing else.
-"""
+"""`exo run`: one prompt, one answer, no server and no port. Standard output has only the answer."""
 
 from __future__ import annotations
 
@@ -69,7 +67,7 @@ async def _answer(ask: Ask) -> None:
 
 
 async def generate(engine: Engine, shard: Shard, ask: Ask) -> AsyncIterator[str]:
-    """The answer, as far as it is certain after each token."""
+    """The text of the answer, token by token; half a character waits for its other half."""
     tokenizer, config = engine.require_tokenizer(), engine.config
     assert config is not None  # it is loaded
     tokens = encode_chat(tokenizer, ask.messages())

@@ -1,8 +1,8 @@
-"""`exo serve`: builds the node and its HTTP face, runs them as one group, and ends them in order on
-SIGTERM.
+"""`exo serve`: builds the node and its API server, runs them as one group, and ends them in order
+on SIGTERM.
 
-The API server starts first: probes have an answer ("loading model 43 %") from the first moment. It
-closes last.
+The API server starts first, so that probes have an answer ("loading model 43 %") from the first
+moment. It closes last.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from exo.observability.logging import configure_logging
 from exo.observability.metrics import install as count_lifecycle
 
 _log = structlog.get_logger("exo.serve")
-# Everything is closed by then; what still runs is a thread that nobody can stop.
+# All is closed by then. Only a thread that cannot be stopped may still run.
 LEAVE_SECONDS = 3.0
-# How often a resource's health is asked: well within the probes' own periods.
+# How often the health of a resource is checked: well within the periods of the probes.
 CHECK_SECONDS = 2.0
 
 
@@ -90,19 +90,17 @@ async def _serve(settings: ServeSettings) -> int:
 
 
 def _leave_within(seconds: float) -> None:
-    """The interpreter waits for its threads at the end: for one that hangs in an engine,
-    for ever.
-    """
+    """Exit even if a thread hangs in an engine: the interpreter would wait for it without end."""
     timer = threading.Timer(seconds, os._exit, (0,))
     timer.daemon = True
     timer.start()
 
 
 def compose(node: Node, server: ApiServer, health_port: int) -> ResourceGroup:
-    """The whole process as one resource; members start from first to last and close in reverse."""
+    """The whole process as one resource. Members start from first to last and close in reverse."""
     group = ResourceGroup(resource_id=f"exo-{node.node_id}", resource_type="process")
     node.monitor.register(server, interval=CHECK_SECONDS)
-    # The native gRPC probes then say what /readyz says.
+    # So that the gRPC probes say the same as /readyz.
     node.monitor.add_readiness("node", lambda: drain_reason(node))
     group.add(server, name="api")
     group.add(
@@ -114,26 +112,26 @@ def compose(node: Node, server: ApiServer, health_port: int) -> ResourceGroup:
 
 
 async def _close_or_hurry(group: ResourceGroup, node: Node, stop: Stop) -> None:
-    """Closing the node lets running requests end; a second signal ends them, and the order stays
-    the same.
+    """Close. Running requests may finish, unless a second signal ends them; the order of closing
+    stays the same.
     """
     closing = asyncio.create_task(_close(group), name="close")
     again = asyncio.create_task(stop.again.wait(), name="wait for a second signal")
     await asyncio.wait({closing, again}, return_when=asyncio.FIRST_COMPLETED)
     if not closing.done():
         _log.warning("drain cut short", reason=stop.reason)
-        node.abort_requests("this node was told to stop at once")
+        node.abort_requests("this node must stop at once")
     again.cancel()
     await asyncio.gather(closing, again, return_exceptions=True)
 
 
 async def _close(group: ResourceGroup) -> None:
-    """Closes everything in order; what goes wrong while closing is said,
-    and changes no exit code.
+    """Close everything in order. An error while closing is logged and does not change the exit
+    code.
     """
     try:
         await group.cleanup()
-    # Closing goes on to its end, whatever a part has to say.
+    # The rest of the shutdown goes on.
     except Exception as error:  # noqa: BLE001
         _log.error("cleanup failed", error=str(explain(error)))
 
@@ -141,8 +139,8 @@ async def _close(group: ResourceGroup) -> None:
 class Stop:
     """SIGTERM and SIGINT: the first asks to stop, the second to hurry, later ones change nothing.
 
-    Not by the loop's own handlers: taking those away brings back the deadly default, if only for a
-    moment.
+    The loop's own handlers would not do: removing them restores the default action for a moment,
+    and a signal in that moment would kill the process.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -159,13 +157,11 @@ class Stop:
         signal.set_wakeup_fd(self._tell.fileno(), warn_on_full_buffer=False)
         asyncio.get_running_loop().add_reader(self._hear, self._heard)
         for number in self.SIGNALS:
-            # The interpreter writes its number to the socket: that counts.
+            # The interpreter writes the signal's number to the socket; that is what we read.
             signal.signal(number, lambda *_: None)
 
     def ignore(self) -> None:
-        """Everything is closed: a late signal must not turn exit code 0 into a death by that
-        signal.
-        """
+        """Ignore signals from now on: all is closed, a late signal must not spoil exit code 0."""
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)

@@ -74,7 +74,7 @@ def layer_map(ring: dict[str, Any], width: int = 60) -> Text:
     """One line: each node's share of the layers as a bar of its colour."""
     text, n_layers = Text(), max(1, ring["n_layers"])
     for index, stage in enumerate(ring["stages"]):
-        # Cumulative, so that the bars' lengths add up to the width whatever the rounding.
+        # Cumulative, so that the lengths of the bars add up to the width despite rounding.
         begin, end = (
             round(layer * width / n_layers)
             for layer in (stage["start_layer"], stage["end_layer"] + 1)

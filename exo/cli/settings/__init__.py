@@ -1,3 +1,3 @@
-"""Settings of a node: one table of options; values from flags, environment variables and the
-configuration file.
+"""Settings of a node: one table of options, and values for them from flags, environment variables
+and the config file.
 """

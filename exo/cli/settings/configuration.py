@@ -1,6 +1,4 @@
-"""`exo config`: the settings in force, in the form of a config file,
-each with where it comes from.
-"""
+"""`exo config`: the settings in force, in the form of a config file, with their origins."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from exo.cli.settings.setting import Setting
 def show(values: Mapping[str, tuple[Any, str]], settings: Mapping[str, Setting]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     hints = [
-        f"# {unknown} is no setting: {meant} may be meant"
+        f"# {unknown} is not a setting; did you mean {meant}?"
         for unknown, meant in misspelt(os.environ)
     ]
     for line in [*lines(values, settings), *hints]:
@@ -29,8 +27,8 @@ def show(values: Mapping[str, tuple[Any, str]], settings: Mapping[str, Setting])
 
 
 def lines(values: Mapping[str, tuple[Any, str]], settings: Mapping[str, Setting]) -> list[str]:
-    """TOML that `--config` would take back; what has no value, or is secret, is a comment. values:
-    with origins.
+    """TOML that `--config` accepts; what has no value, or is secret, is a comment. `values`: with
+    their origins.
     """
     out = []
     for key, (value, origin) in values.items():
@@ -45,5 +43,5 @@ def lines(values: Mapping[str, tuple[Any, str]], settings: Mapping[str, Setting]
 
 
 def _toml(value: Any) -> str:
-    """TOML's basic strings are JSON's, as far as settings go."""
+    """TOML's basic strings are JSON's, for the values that settings have."""
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)

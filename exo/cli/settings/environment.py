@@ -1,9 +1,7 @@
-"""The `EXO_…` variables there are, and which of them a misspelt one was meant to be. Pure: reads
-what it is given.
+"""The `EXO_…` variables that exist, and which of them a misspelt one was meant to be. Pure.
 
-An unknown name is no error: Kubernetes writes variables of its own (service links) for a Service
-called `exo` or `exo-…`, and other programs may have theirs. Only a name close to one of ours is
-worth a word.
+An unknown name is no error: Kubernetes sets its own variables (service links) for a Service called
+`exo` or `exo-…`, and so may other programs. Only a name close to one of ours is reported.
 """
 
 from __future__ import annotations
@@ -22,7 +20,8 @@ KNOWN: Final = frozenset(
     | {env_name(name) for name in ("config", "debug", "url")}
     | {FAULT_DIR}
 )
-# Of the names behind the prefix: MODLE and MODEL are 0.8 alike, NODE_IMAGE and NODE_ID 0.71.
+# How similar names (without the prefix) must be: MODLE and MODEL are 0.8, NODE_IMAGE and NODE_ID
+# 0.71.
 _ALIKE: Final = 0.75
 _SERVICE_LINK: Final = re.compile(
     r"(_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$"
@@ -31,7 +30,7 @@ _LINKED_PORT: Final = re.compile(r"(tcp|udp|sctp)://")
 
 
 def misspelt(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Each unknown variable that is close to a known one, with that one."""
+    """Each unknown variable that is close to a known one, and that known one."""
     known = sorted(name.removeprefix(ENV_PREFIX) for name in KNOWN)
     for variable, value in sorted(environ.items()):
         name = variable.removeprefix(ENV_PREFIX)
@@ -42,7 +41,7 @@ def misspelt(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _is_service_link(variable: str, value: str) -> bool:
-    """`<SERVICE>_PORT` is told from a setting's name by its value, like tcp://10.0.0.1:52415."""
+    """`<SERVICE>_PORT` looks like a setting, but has a value like tcp://10.0.0.1:52415."""
     return bool(
         _SERVICE_LINK.search(variable) or (variable.endswith("_PORT") and _LINKED_PORT.match(value))
     )

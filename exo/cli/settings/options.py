@@ -39,7 +39,7 @@ def _layers(text: str | None) -> tuple[int, int] | None:
         return None
     first, _, last = text.partition("-")
     if not (first.strip().isdecimal() and last.strip().isdecimal()):
-        raise Failure(f"--layers: {text!r} is no range of layers like 0-14", USAGE)
+        raise Failure(f"--layers: {text!r} is not a range of layers like 0-14", USAGE)
     return int(first), int(last)
 
 

@@ -1,6 +1,6 @@
-"""Where a setting's value came from, flag, environment or config file; and an error that says so.
+"""Where a setting's value came from: flag, environment or config file. Errors name that origin.
 
-Knows the command line's library as far as that tells origins, and nothing of what a setting does.
+Knows how the command line's library records origins, and nothing of what a setting does.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from exo.contract import env_name
 
 
 class SettingsCommand(TyperCommand):
-    """A command that names the variable or the file where a value of theirs is wrong. Its flags it
-    explains itself.
+    """A command that names the variable or the config file that a wrong value came from. typer
+    itself reports wrong flags.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -54,7 +54,7 @@ def source_of(ctx: Any, key: str) -> str:
 
 
 def origin(ctx: Any, setting: Setting) -> str:
-    """`--api-port`, `EXO_API_PORT` or `node.toml: api-port`; the flag for what nobody has set."""
+    """`--api-port`, `EXO_API_PORT` or `node.toml: api-port`; the flag where nothing was set."""
     source = source_of(ctx, setting.key)
     if source == "ENVIRONMENT":
         return env_name(setting.name)

@@ -1,4 +1,4 @@
-"""A real `exo serve` process on free ports, with its log; ended by SIGTERM, and by SIGKILL where
+"""A real `exo serve` process on free ports, with its log. It is ended by SIGTERM, or by SIGKILL if
 that does not help.
 """
 
@@ -38,8 +38,7 @@ class Served:
 
     @property
     def log(self) -> str:
-        # Not by seek and read: the place in the file is the process's as well, which would write
-        # there.
+        # Not by seek and read: the process shares the position in the file, and would write there.
         file = self._output.fileno()
         return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
 
@@ -70,9 +69,7 @@ class Served:
         return self
 
     def until(self, true: Any, seconds: float) -> Any:
-        """The first truthy answer; fails with the log when the time is over or the process has
-        ended.
-        """
+        """The first truthy answer. Fails with the log when time is up or the process has ended."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if found := true():

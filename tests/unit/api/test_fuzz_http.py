@@ -1,4 +1,4 @@
-"""Whatever a stranger posts: an answer in OpenAI's shape, and never a 500."""
+"""Whatever a client posts: an answer in OpenAI's shape, and never a 500."""
 
 from __future__ import annotations
 

@@ -9,6 +9,11 @@ from api_fakes import CHAT, Fakes, ask
 from structlog.typing import EventDict
 
 from exo.api.settings import ApiSettings
+from exo.contract import (
+    METRIC_RESIDENT_MEMORY,
+    METRIC_TIME_TO_FIRST_TOKEN,
+    METRIC_TOKENS_PER_SECOND,
+)
 from exo.inference import errors
 
 
@@ -65,6 +70,15 @@ async def test_metrics_count_requests_by_route_and_never_by_path() -> None:
     assert 'route="other",status="404"' in text
     assert "scanner" not in text
     assert "exo_api_time_to_first_token_seconds_count" in text
+
+
+@pytest.mark.parametrize(
+    "name", [METRIC_TOKENS_PER_SECOND, METRIC_TIME_TO_FIRST_TOKEN, METRIC_RESIDENT_MEMORY]
+)
+async def test_the_metrics_that_the_operator_reads_are_there(name: str) -> None:
+    async with Fakes().http() as http:
+        text = (await http.get("/metrics")).text
+    assert f"# HELP {name} " in text
 
 
 async def test_the_access_log_says_what_a_completion_took(logs: list[EventDict]) -> None:

@@ -47,7 +47,7 @@ def test_every_error_of_requests_is_in_the_table() -> None:
             assert problem_of(kind("x")).status != 500, kind
 
 
-def test_what_the_server_did_wrong_is_not_told() -> None:
+def test_a_defect_of_the_server_is_not_described() -> None:
     assert "secret" not in problem_of(ValueError("a secret path")).message
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 
 import httpx
 import pytest
 from api_fakes import FakeBackend, Fakes
 from ports import free_ports
+from waiting import eventually
 
 from exo.api.server import ApiServer
 from exo.api.settings import ApiSettings
@@ -24,13 +24,6 @@ def server(
 ) -> ApiServer:
     settings = ApiSettings(host=host, port=port, drain_seconds=drain_seconds)
     return ApiServer(fakes.backend, fakes.view, fakes.monitor, settings)  # type: ignore[arg-type]
-
-
-async def until(true: Callable[[], bool], seconds: float) -> None:
-    async with asyncio.timeout(seconds):
-        # What is waited for lies in other tasks and in the kernel.
-        while not true():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 def refused(port: int) -> bool:
@@ -92,7 +85,7 @@ async def test_a_stop_lets_a_running_answer_end_and_takes_nothing_new() -> None:
         lines = answer.aiter_lines()
         await anext(lines)
         closing = asyncio.create_task(api.cleanup())
-        await until(lambda: refused(port), 10)
+        await eventually(lambda: refused(port), 10)
         assert not closing.done()
         assert fakes.backend.hold is not None
         fakes.backend.hold.set()
@@ -128,14 +121,14 @@ async def test_idle_connections_do_not_hold_up_a_stop() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_goes_away_ends_its_sequences(stream: bool) -> None:
+async def test_a_client_that_disconnects_ends_its_sequences(stream: bool) -> None:
     fakes = Fakes(backend=FakeBackend(hold=asyncio.Event()))
     async with server(fakes) as api, httpx.AsyncClient() as http:
         body = {**CHAT, "stream": stream, "n": 3}
         asking = asyncio.create_task(http.post(f"{api.url}/v1/chat/completions", json=body))
-        await until(lambda: len(fakes.backend.open) == 3, 5)
+        await eventually(lambda: len(fakes.backend.open) == 3, 5)
         asking.cancel()
-        await until(lambda: not fakes.backend.open, 10)
+        await eventually(lambda: not fakes.backend.open, 10)
     assert len(fakes.backend.closed) == 3
 
 

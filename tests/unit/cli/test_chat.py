@@ -188,7 +188,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(
 @pytest.mark.parametrize(
     ("headers", "says"), [({}, "asks for an API key"), ({"authorization": "Bearer x"}, "another")]
 )
-def test_a_key_that_is_wrong_is_told_from_one_that_is_missing(
+def test_a_wrong_key_and_a_missing_key_have_different_messages(
     headers: dict[str, str], says: str
 ) -> None:
     answer = httpx.Response(

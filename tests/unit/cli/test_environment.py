@@ -1,5 +1,5 @@
-"""A misspelt `EXO_…` variable is told with the one that was meant; what Kubernetes writes, and
-strangers', is not.
+"""A misspelt `EXO_…` variable is reported with the one that was meant. Those that Kubernetes or
+other programs set are not.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LINK = "tcp://10.96.0.7:52415"
         ("MY_EXO_MODLE", None),
     ],
 )
-def test_a_name_close_to_one_of_ours_is_told_with_it(variable: str, meant: str | None) -> None:
+def test_a_name_close_to_one_of_ours_is_reported_with_it(variable: str, meant: str | None) -> None:
     assert list(misspelt({variable: "1"})) == ([] if meant is None else [(variable, meant)])
 
 
@@ -61,7 +61,7 @@ def test_a_name_close_to_one_of_ours_is_told_with_it(variable: str, meant: str |
         "exo-drain",
     ],
 )
-def test_the_links_to_a_service_are_nobodys_mistake(name: str) -> None:
+def test_links_to_a_service_are_not_reported(name: str) -> None:
     service = name.upper().replace("-", "_")
     links = {
         f"{service}_{rest}": "10.96.0.7"
@@ -76,13 +76,13 @@ def test_the_links_to_a_service_are_nobodys_mistake(name: str) -> None:
     assert list(misspelt(links)) == []
 
 
-def test_a_port_by_hand_is_no_link() -> None:
+def test_a_port_set_by_hand_is_not_a_link() -> None:
     assert list(misspelt({"EXO_APIS_PORT": LINK})) == []
     assert list(misspelt({"EXO_APIS_PORT": "52415"})) == [("EXO_APIS_PORT", "EXO_API_PORT")]
 
 
 def test_every_variable_that_the_program_reads_is_known() -> None:
-    """One that were not would be called misspelt as soon as it is close to another."""
+    """An unknown one would be reported as misspelt if it is close to another."""
     text = "\n".join(path.read_text() for path in Path(exo.__file__).parent.rglob("*.py"))
     asked = {
         f"EXO_{name}"

@@ -56,20 +56,19 @@ def test_the_cause_is_found_under_resources_and_groups() -> None:
 @pytest.mark.parametrize(
     "setting", ["api_port", "grpc_port", "health_port", "discovery_port", "host"]
 )
-def test_a_place_where_nothing_can_listen_is_told_with_the_flag_that_takes_another(
-    setting: str,
-) -> None:
+def test_a_place_where_nothing_can_listen_names_the_flag_that_changes_it(setting: str) -> None:
     busy = CannotListen("::1", 80, setting, OSError(errno.EADDRINUSE, "Address already in use"))
-    told = explain(chained(ResourceInitializationError("api failed"), busy))
+    failure = explain(chained(ResourceInitializationError("api failed"), busy))
     flag = "--" + setting.replace("_", "-")
     assert (
-        str(told) == f"cannot listen on ::1 port 80: Address already in use; {flag} takes another"
+        str(failure)
+        == f"cannot listen on ::1 port 80: Address already in use; choose another with {flag}"
     )
-    assert told.code == 1
+    assert failure.code == 1
     assert setting in BY_KEY
 
 
-def test_a_chain_that_bites_its_tail_ends() -> None:
+def test_a_circular_chain_of_causes_ends() -> None:
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first
     assert explain(first)

@@ -47,7 +47,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield served
 
 
-def test_one_prompt_of_a_model_that_comes_in_spite_of_faults(
+def test_a_model_is_fetched_despite_faults_and_answers_a_prompt(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = sorted(name for name in hub.files if name.endswith("safetensors"))[:2]

@@ -65,13 +65,13 @@ def test_the_users_own_file_is_found(config: Show, tmp_path: Path) -> None:
     assert shown["secret"] == f"(secret)  # {file}: secret"
 
 
-def test_a_misspelt_variable_is_told_below_the_settings(
+def test_a_misspelt_variable_is_reported_below_the_settings(
     config: Show, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXO_GPRC_PORT", "7")
     shown = config()
     assert shown["grpc-port"] == "50051  # default"
-    assert list(shown)[-1] == "EXO_GPRC_PORT is no setting: EXO_GRPC_PORT may be meant"
+    assert list(shown)[-1] == "EXO_GPRC_PORT is not a setting; did you mean EXO_GRPC_PORT?"
 
 
 def test_secrets_are_never_printed(config: Show, monkeypatch: pytest.MonkeyPatch) -> None:

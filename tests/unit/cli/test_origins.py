@@ -44,7 +44,7 @@ def refused(
         ("EXO_OFFLINE", "maybe", "expected true or false, got 'maybe'"),
         ("EXO_ENGINE", "steam", "expected one of auto, onnx, numpy, dummy, got 'steam'"),
         ("EXO_LOG_FORMAT", "xml", "expected one of json, console, got 'xml'"),
-        ("EXO_LAYERS", "all", "'all' is no range of layers like 0-14"),
+        ("EXO_LAYERS", "all", "'all' is not a range of layers like 0-14"),
         ("EXO_TLS_DIR", "/nowhere", "/nowhere: no such file or folder"),
         ("EXO_CONFIG", "/nowhere.toml", "/nowhere.toml: No such file or directory"),
     ],
@@ -74,7 +74,7 @@ def test_commands_without_a_config_file_name_the_variable_too(
         ("model = 5", "model: expected text in quotes, got 5"),
         ("models-dir = 2026-01-01", "models-dir: expected a path in quotes, got 2026-01-01"),
         ("engine = 1", "engine: expected one of auto, onnx, numpy, dummy, got 1"),
-        ('layers = "all"', "layers: 'all' is no range of layers like 0-14"),
+        ('layers = "all"', "layers: 'all' is not a range of layers like 0-14"),
         ('cluster = ""', "cluster: 0 characters, must be 1 to 128"),
         ("secret = 1001", "secret: expected text in quotes"),
         ("api-prt = 1", "unknown setting 'api-prt'; the settings are: "),
@@ -98,7 +98,7 @@ def test_a_wrong_value_in_a_config_file_names_the_file_and_the_key(
     assert f"{file}: {says}" in said
 
 
-def test_a_flag_beside_a_wrong_value_of_the_file_is_named_as_the_flag(
+def test_a_wrong_flag_is_named_even_if_the_file_has_a_wrong_value(
     refused: Refused, tmp_path: Path
 ) -> None:
     file = tmp_path / "node.toml"

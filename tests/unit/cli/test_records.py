@@ -199,13 +199,13 @@ def test_a_wrong_variable_is_named(name: str, text: str, says: str) -> None:
     assert (str(wrong.value), wrong.value.code) == (f"{env_name(name)}: {says}", 2)
 
 
-def test_an_empty_variable_is_none() -> None:
+def test_an_empty_variable_counts_as_unset() -> None:
     assert from_environment({"EXO_THREADS": ""}, "threads") == {}
     assert serve_settings({**DEFAULTS, "node_id": ""}, {}).node.node_id == NodeSettings().node_id
 
 
 @pytest.mark.parametrize("layers", ["all", "3", "-3", "7-3", "a-b", "1-2-3"])
-def test_layers_that_are_no_range_are_refused(layers: str) -> None:
+def test_layers_that_are_not_a_range_are_refused(layers: str) -> None:
     with pytest.raises(Failure) as wrong:
         serve_settings({**DEFAULTS, "layers": layers}, {})
     assert wrong.value.code == 2

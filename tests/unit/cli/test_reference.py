@@ -21,7 +21,7 @@ def test_every_setting_has_a_row_with_its_flag_variable_and_key() -> None:
         assert row.replace("\\|", "").count("|") == 7
 
 
-def test_a_stale_page_is_told_and_written_again(
+def test_a_stale_page_is_reported_and_rewritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = tmp_path / "reference" / "settings.md"

@@ -21,7 +21,7 @@ from exo.cli.startup import LateStderr, split, startup_bar
         ("finding model smollm2-135m", ("finding model smollm2-135m", None)),
     ],
 )
-def test_a_percentage_is_told_from_its_text(text: str, parts: tuple[str, int | None]) -> None:
+def test_a_percentage_is_split_from_its_text(text: str, parts: tuple[str, int | None]) -> None:
     assert split(text) == parts
 
 

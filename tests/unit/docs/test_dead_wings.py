@@ -18,8 +18,9 @@ from source_code import ROOT, Definition, Module
 CONTRACT = "the lifecycle's public contract: relied on from outside"
 SEAM = "the constructor data and method names of the public classes: relied on from outside"
 ALLOWED = {
-    "exo.lifecycle.group.ResourceGroup.sync": CONTRACT,
     "exo.lifecycle.testing.conformance.check_resource": CONTRACT,
+    "exo.inference.engines.inference_engine.InferenceEngine.infer_prompt": SEAM,
+    "exo.inference.engines.inference_engine.InferenceEngine.infer_tensor": SEAM,
     "exo.networking.peer_handle.PeerHandle.disconnect": SEAM,
     "exo.networking.peer_handle.PeerHandle.health_check": SEAM,
     "exo.node.node.Node.process_prompt": SEAM,
@@ -48,6 +49,8 @@ def uses() -> Counter[str]:
                     counted[node.attr] += 1
                 case ast.keyword(arg=str(name)):
                     counted[name] += 1
+                case ast.alias(name=name, asname=str(other)) if other != name:
+                    counted[name] += 1  # used under another name
                 case _:
                     pass
     return counted

@@ -105,6 +105,23 @@ def test_what_a_page_quotes_is_said_by_the_code(page: str, text: str) -> None:
     assert any(pattern.search(string) for string in said), f"{page} quotes {text!r}"
 
 
+def test_the_conditions_and_reasons_in_the_troubleshooting_table_exist() -> None:
+    table = (ROOT / "docs/operations.md").read_text().partition("## Troubleshooting")[2]
+    known = (ROOT / "operator/exo_operator/api/conditions.py").read_text()
+    of_kubernetes = {
+        "CrashLoopBackOff",
+        "CreateContainerConfigError",
+        "ErrImagePull",
+        "ExoCluster",
+        "ImagePullBackOff",
+        "Unschedulable",
+    }
+    symptoms = [line.split("|")[1] for line in table.splitlines() if line.startswith("| ")]
+    words = set(re.findall(r"`([A-Z]\w+)`", "".join(symptoms)))
+    assert words
+    assert {word for word in words if f'"{word}"' not in known} - of_kubernetes == set()
+
+
 def test_readme_leads_to_every_page() -> None:
     text = (ROOT / "README.md").read_text()
     folders = {"decisions", "pictures"}

@@ -101,7 +101,7 @@ def test_an_answer_may_fill_what_the_window_has_left(fields: dict[str, Any], lim
     assert sequences(chat(**fields))[0].fitted(100).max_tokens == limit
 
 
-def test_the_legacy_endpoint_answers_sixteen_tokens_unless_told() -> None:
+def test_the_legacy_endpoint_answers_sixteen_tokens_by_default() -> None:
     body = parse(CompletionRequest, b'{"model": "m", "prompt": "x"}')
     assert sequences(body)[0].max_tokens == 16
 

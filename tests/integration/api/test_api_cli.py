@@ -22,7 +22,7 @@ from exo.cli.commands.status import show
 from exo.cli.failures import Failure
 from exo.inference.errors import RingUnavailable
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +110,7 @@ def asked(fakes: Fakes) -> list[str]:
 
 
 @pytest.mark.parametrize("leave", ["/quit", "/exit", "/QUIT "])
-async def test_chat_ends_when_told_to_and_the_model_never_sees_it(
+async def test_chat_ends_on_command_and_the_model_never_sees_it(
     leave: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fakes = Fakes(settings=ApiSettings(host="127.0.0.1"))
@@ -118,14 +118,14 @@ async def test_chat_ends_when_told_to_and_the_model_never_sees_it(
     assert asked(fakes) == ["one", "/quit"]  # with a space before it, it is text
 
 
-async def test_chat_says_what_commands_there_are_and_sends_none_to_the_model(
+async def test_chat_lists_its_commands_and_sends_none_to_the_model(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fakes = Fakes(settings=ApiSettings(host="127.0.0.1"))
     assert await talk(fakes, monkeypatch, "/help\n/nope at all\n/\n") == 0
     said = capsys.readouterr().err
     assert asked(fakes) == []
-    assert "/nope is no command here, and was not sent" in said
+    assert "/nope is not a command, and was not sent" in said
     assert all(said.count(f"\n{command} ") == 3 for command in ("/new", "/help", "/quit"))
 
 

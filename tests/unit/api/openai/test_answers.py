@@ -39,7 +39,7 @@ async def test_a_stream_opens_with_the_role_and_ends_with_reason_and_usage() -> 
     assert {c["id"] for c in chunks} == {chunks[0]["id"]}
 
 
-async def test_choices_of_a_stream_are_told_apart_by_index() -> None:
+async def test_choices_of_a_stream_have_their_index() -> None:
     chunks = events(await ask(Fakes(), **CHAT, stream=True, n=3))
     said = {0: "", 1: "", 2: ""}
     for chunk in chunks:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from virtual_clock import VirtualClock
 
 from exo.api.openai.streams import DONE, PING, ClientGone, EventStream, event, unless_gone
 
@@ -47,7 +48,7 @@ async def test_events_are_framed_and_end_with_done() -> None:
     assert client.messages[-1]["more_body"] is False
 
 
-async def test_silence_is_filled_with_comments() -> None:
+async def test_silence_is_filled_with_comments(virtual_clock: VirtualClock) -> None:
     client, enough = Client(), asyncio.Event()
 
     async def slow() -> AsyncGenerator[Any, None]:
@@ -55,16 +56,16 @@ async def test_silence_is_filled_with_comments() -> None:
         await enough.wait()
         yield 2
 
-    running = asyncio.create_task(stream(client, slow(), ping_seconds=0.005))
-    async with asyncio.timeout(5):
-        # The client is told by a call, not by an event.
-        while client.body.count(PING) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+    running = asyncio.create_task(stream(client, slow(), ping_seconds=15))
+    await asyncio.sleep(14.9)
+    assert client.body == event(1)
+    await asyncio.sleep(16)
+    assert client.body == event(1) + PING + PING
     enough.set()
     await running
-    assert client.body.replace(PING, b"") == event(1) + event(2) + DONE
     sent = client.body
-    await asyncio.sleep(0.02)
+    assert sent == event(1) + PING + PING + event(2) + DONE
+    await asyncio.sleep(100)
     assert client.body == sent
 
 
