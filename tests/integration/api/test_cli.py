@@ -22,7 +22,7 @@ from exo.cli.commands.status import show
 from exo.cli.failures import Failure
 from exo.inference.errors import RingUnavailable
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
