@@ -28,9 +28,7 @@ ENVIRONMENT = {
 
 
 class ServeProcess:
-    """Started again after it ended, it is a new process with the same flags. `log` holds what both
-    wrote.
-    """
+    """`start` after it ended gives a new process with the same flags, which adds to the same log."""
 
     def __init__(self, log: Path, *flags: str, **env: str) -> None:
         self.log = log
@@ -79,7 +77,7 @@ class ServeProcess:
         return await asyncio.to_thread(self.wait, seconds)
 
     def until(self, true: Callable[[], Any], seconds: float) -> Any:
-        """The first truthy answer; fails with the log when the time is over or the process ends."""
+        """The first truthy answer. Fails with the log when time is up or the process has ended."""
         assert self.process is not None
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -21,7 +21,7 @@ from waiting import eventually
 class Served(ServeProcess):
     """One node of a ring: it keeps its name and its ports when it is started again.
 
-    faults: where this is a folder, files in it make parts of the node fail (see
+    faults: if this is a folder, files in it make parts of the node fail (see
         `exo.lifecycle.faults`).
     """
 
@@ -52,7 +52,7 @@ class Ring:
         return (await self.client.get(f"{node.url}{path}")).json()
 
     async def formed(self, nodes: list[Served] | None = None, timeout: float = 60.0) -> float:
-        """Until these nodes (default: all) are one ring and ready; how long it took, in seconds."""
+        """Wait until these nodes (default: all) form one ready ring; the seconds that it took."""
         nodes = self.nodes if nodes is None else nodes
         names = {node.node_id for node in nodes}
         begun = time.monotonic()
@@ -98,8 +98,8 @@ async def ring_of(folder: Path, count: int, *flags: str) -> AsyncIterator[Ring]:
 class Stream:
     """What one streamed answer was: `text` so far, how it ended, the error event if one came.
 
-    flowing: set after `enough` pieces, or when it is over before that: whoever waits for its middle
-        sees how it ended.
+    flowing: set after `enough` pieces, or when the answer ends before that, so that a test that
+        waits for its middle sees how it ended.
     """
 
     enough: int = 4
@@ -151,11 +151,9 @@ async def stream(
 async def under_way(
     ring: Ring, node: Served, prompt: str, max_tokens: int, model: str, enough: int = 4
 ) -> tuple[asyncio.Task[Stream], Stream]:
-    """A chat in the middle of its answer, for what is to happen there; its task, and what was seen
-    of it so far.
+    """A chat in the middle of its answer: its task, and what was seen of it so far.
 
-    Where this process was held up until the answer was over, its middle was missed: then another
-    one is asked for.
+    If this process was held up until the answer was over, it asks again.
     """
     for _ in range(5):
         seen = Stream(enough=enough)
