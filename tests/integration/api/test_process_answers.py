@@ -205,9 +205,7 @@ def test_probes_stay_quick_while_it_generates(node: ServedAlone, client: openai.
     assert latencies[len(latencies) // 2] < 0.1, latencies[-5:]
 
 
-def test_the_sequence_of_a_client_that_left_is_freed(
-    node: ServedAlone, client: openai.OpenAI
-) -> None:
+def test_the_sequence_of_a_gone_client_is_freed(node: ServedAlone, client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
         model=MODEL, messages=QUESTION, stream=True, max_tokens=900, extra_body={"ignore_eos": True}
     )

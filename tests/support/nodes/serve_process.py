@@ -28,7 +28,7 @@ ENVIRONMENT = {
 
 
 class ServeProcess:
-    """`start` after it ended gives a new process with the same flags, which adds to the same log."""
+    """`start` after it ended gives a new process with the same flags and the same log."""
 
     def __init__(self, log: Path, *flags: str, **env: str) -> None:
         self.log = log
