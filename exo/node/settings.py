@@ -11,12 +11,17 @@ import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from exo.contract import API_PORT, DEFAULT_MODEL, DISCOVERY_PORT, GRPC_PORT, EngineName
+from exo.contract import (
+    API_PORT,
+    DEFAULT_MODEL,
+    DISCOVERY_PORT,
+    GRPC_PORT,
+    DiscoveryName,
+    EngineName,
+)
 from exo.inference.engines.options import EngineOptions
 
-DiscoveryKind = Literal["none", "udp", "manual", "dns"]
 _NODE_ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 
 
@@ -57,7 +62,7 @@ class NodeSettings:
     advertise_host: str = ""
     api_port: int = API_PORT
     grpc_port: int = GRPC_PORT
-    discovery: DiscoveryKind = "none"
+    discovery: DiscoveryName = "none"
     discovery_config: Path | None = None
     discovery_name: str = ""
     discovery_port: int = DISCOVERY_PORT
