@@ -1,12 +1,13 @@
 """What the lifecycle costs, as ratios to bare asyncio measured in the same run.
-`python benchmarks/lifecycle.py`.
+
+Run: python benchmarks/lifecycle.py
 
 1. `ensure_ready()` on a READY resource against awaiting an empty coroutine: at most 3.
-2. 10,000 resources with hooks initialized and cleaned up against 10,000 bare tasks run to their
-    end: at most 30.
+2. 10,000 resources with hooks, initialized and cleaned up, against 10,000 bare tasks: at most 30.
 3. 1,000 callers of one `initialize()` against 1,000 tasks that wait for one shared future.
 
-Processor time of this process, the best of several rounds: other work on the machine counts little.
+Measures processor time of this process, the best of several rounds, so that other work on the
+machine has little effect.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ async def nothing() -> None:
 
 
 async def seconds(work: Callable[[], Awaitable[None]]) -> float:
-    """Processor seconds of one run, without the collector's share in it."""
+    """Processor seconds of one run, with the garbage collector off."""
     gc.collect()
     gc.disable()
     started = time.process_time()

@@ -1,7 +1,6 @@
-"""A class with start and stop, before and after it became a resource. docs/conversion-guide.md goes
-through it.
+"""A class with start and stop, before and after it became a resource.
 
-python examples/lifecycle/conversion.py
+docs/conversion-guide.md explains the steps. Run: python examples/lifecycle/conversion.py
 """
 
 import asyncio
@@ -11,8 +10,9 @@ from exo.lifecycle import AsyncResource, ResourceState
 
 
 class TickerBefore:
-    """Counts in the background. What a second start, a failed start, or a stop in between does is
-    anybody's guess.
+    """Counts in the background.
+
+    It does not say what a second start, a failed start or a stop in between does.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class TickerBefore:
 
 
 class Ticker(AsyncResource):
-    """The same as a resource; `start` and `stop` stay for those who call them."""
+    """The same as a resource; `start` and `stop` stay for existing callers."""
 
     RESOURCE_TYPE = "ticker"
 
@@ -69,7 +69,8 @@ class Ticker(AsyncResource):
 async def main() -> None:
     before = TickerBefore()
     await before.start()
-    await before.start()  # the first task is lost, and runs on
+    # The first task is lost and keeps running.
+    await before.start()
     await before.stop()
     stray = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     print("before: tasks left after stop:", len(stray))

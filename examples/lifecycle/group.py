@@ -1,6 +1,6 @@
 """Resources that need each other: started in order, rolled back when one fails, closed in reverse.
 
-python examples/lifecycle/group.py
+Run: python examples/lifecycle/group.py
 """
 
 import asyncio

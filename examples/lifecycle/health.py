@@ -1,6 +1,6 @@
 """What the probes say: periodic checks, three views, and a check that hangs.
 
-python examples/lifecycle/health.py
+Run: python examples/lifecycle/health.py
 """
 
 import asyncio

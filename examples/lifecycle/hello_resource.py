@@ -1,6 +1,6 @@
 """The smallest useful resource: a listening socket with one way up and one way down.
 
-python examples/lifecycle/hello_resource.py
+Run: python examples/lifecycle/hello_resource.py
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from exo.lifecycle import AsyncResource, ResourceClosed
 
 
 class Greeter(AsyncResource):
-    """Says hello to whoever connects."""
+    """Says hello to each client."""
 
     RESOURCE_TYPE = "greeter"
 
@@ -22,7 +22,8 @@ class Greeter(AsyncResource):
 
     async def _do_cleanup(self) -> None:
         server, self._server = self._server, None
-        if server is not None:  # a start that failed half-way has none
+        # After a start that failed half-way there is none.
+        if server is not None:
             server.close()
             await server.wait_closed()
 
@@ -48,7 +49,8 @@ async def main() -> None:
         lambda change: print(f"{change.old.name} -> {change.new.name} ({change.reason})")
     )
 
-    host, port = await greeter.address()  # starts it: nobody had to call initialize()
+    # This also starts it: there is no need to call initialize() first.
+    host, port = await greeter.address()
     reader, writer = await asyncio.open_connection(host, port)
     print("it says:", (await reader.read()).decode().strip())
     writer.close()

@@ -1,6 +1,6 @@
 """Things that break and come back: recovery, retry, a circuit breaker, and a fallback that shows.
 
-python examples/lifecycle/recovery.py
+Run: python examples/lifecycle/recovery.py
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from exo.utils.health_check import HealthMonitor
 
 
 class Link(AsyncResource):
-    """A connection that can be cut; starting it anew repairs it."""
+    """A connection that can be cut; starting it again repairs it."""
 
     RESOURCE_TYPE = "link"
     cut = False

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import random
 import re
 import threading
 from collections.abc import Callable
@@ -30,12 +29,14 @@ from huggingface_hub.errors import (
 
 from exo.contract import env_name
 from exo.inference.errors import CheckpointError, ModelNotFound
+from exo.utils.error_handling import FailedTry, retrying_blocking
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 TOKEN = f"--hub-token, {env_name('hub-token')}"
 HASH = re.compile(r"[0-9a-f]{40,64}", re.ASCII)
 TRANSIENT = (408, 429, 500, 502, 503, 504)
+LONGEST_PAUSE = 60.0
 
 
 class WrongContent(Exception):
@@ -179,18 +180,33 @@ class Hub:
         return Repository(repo, commit, files)
 
     def _try(self, repo: str, operation: Callable[[], T]) -> T:
-        for attempt in range(1, self._attempts + 1):
-            try:
-                return operation()
-            except Exception as error:
-                if not _passes(error) or attempt == self._attempts or self.cancelled.is_set():
-                    raise _in_words(repo, error) from error
-                pause = _retry_after(error) or self._pause * 2 ** (attempt - 1) * random.uniform(
-                    0.5, 1.0
-                )
-                log.warning("%s: try %d failed, again in %.1f s: %s", repo, attempt, pause, error)
-                self.cancelled.wait(min(pause, 60.0))
-        raise AssertionError("the last try returns or raises")
+        """Try again on faults that may pass, and raise the last one in words."""
+
+        def warn(failed: FailedTry) -> None:
+            log.warning(
+                "%s: try %d failed, again in %.1f s: %s",
+                repo,
+                failed.number,
+                failed.pause,
+                failed.error,
+            )
+
+        tries = retrying_blocking(
+            on=(Exception,),
+            idempotent=True,
+            attempts=self._attempts,
+            base=self._pause,
+            most=LONGEST_PAUSE,
+            jitter=0.5,
+            when=lambda error: _passes(error) and not self.cancelled.is_set(),
+            delay_for=_retry_after,
+            on_retry=warn,
+            sleep=self.cancelled.wait,
+        )
+        try:
+            return tries(operation)()
+        except Exception as error:
+            raise _in_words(repo, error) from error
 
 
 def is_unreachable(error: CheckpointError) -> bool:
@@ -220,9 +236,12 @@ def _is_transport(error: Exception) -> bool:
 
 
 def _retry_after(error: Exception) -> float | None:
+    """The pause that a busy hub asks for, within reason."""
     response: Any = getattr(error, "response", None)
     value = response.headers.get("retry-after", "") if response is not None else ""
-    return float(value) if value.isdecimal() else None
+    if not value.isdecimal() or float(value) == 0:
+        return None
+    return min(float(value), LONGEST_PAUSE)
 
 
 def _in_words(repo: str, error: Exception) -> Exception:

@@ -1,9 +1,10 @@
-"""The AsyncResource pattern: every component with a life has one state, one way up, one way down,
-and a health.
+"""The AsyncResource pattern: one state, one way up, one way down and a health check for everything
+that is started and stopped.
 
-Knows nothing of models, HTTP or gRPC. See docs/lifecycle.md.
+Knows nothing of models, HTTP or gRPC. docs/lifecycle.md is the tour.
 """
 
+from exo.lifecycle.core.state import TRANSITIONS, ResourceState, StateChange
 from exo.lifecycle.errors import (
     IllegalTransition,
     ReentrantCall,
@@ -19,7 +20,6 @@ from exo.lifecycle.events import add_global_listener
 from exo.lifecycle.group import ResourceGroup
 from exo.lifecycle.registry import live_resources
 from exo.lifecycle.resource import AsyncResource
-from exo.lifecycle.states import TRANSITIONS, ResourceState, StateChange
 from exo.lifecycle.statistics import ResourceStatistics
 from exo.lifecycle.tasks import TaskHandle, TaskManager, TaskPriority
 

@@ -134,14 +134,6 @@ class ResourceGroup(AsyncResource):
             member is held.resource for held in self._members.values()
         )
 
-    def dependencies(self) -> dict[str, tuple[str, ...]]:
-        """Each name with the names it needs, in start order."""
-        return {
-            member.name: member.depends_on
-            for level in _levels(self, self._members)
-            for member in level
-        }
-
     async def sync(self) -> None:
         """Initialize the members that were added since the group came up.
 

@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True)
 class ResourceStatistics:
-    """A snapshot. Totals include the failed ones; `last_*_seconds` are None before the first
-    run.
-    """
+    """A snapshot. Totals include failures; `last_*_seconds` are None before the first run."""
 
     initializations: int = 0
     initialize_failures: int = 0

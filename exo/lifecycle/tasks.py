@@ -1,7 +1,7 @@
-"""Background tasks of one owner: named, ordered by priority at shutdown, never failing in silence.
+"""`TaskManager`: the background tasks of one owner, with names and an order of cancellation.
 
-Knows nothing of resources beyond their id. A task starts outside any hook and outside any other
-managed task.
+A task that fails is logged and counted. Knows nothing of resources beyond their id. A task starts
+outside any hook and outside any other managed task.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ HISTORY: Final = 64
 TaskFactory: TypeAlias = "Callable[[], Coroutine[Any, Any, Any] | Awaitable[Any]]"
 ErrorHandler: TypeAlias = "Callable[[BaseException], None]"
 
-# The id of the managed task that runs in this context, and whatever it calls: what a shutdown from
-# inside it must
-# spare. An id, not the handle: a task's context that holds its own handle would be a cycle per
-# task.
+# The id of the managed task that runs in this context: a shutdown called from inside it must spare
+# it. An id, not the handle: a context that held its own task's handle would be a reference cycle
+# for each task.
 _running: Final[contextvars.ContextVar[str | None]] = contextvars.ContextVar(
     "exo_task", default=None
 )
@@ -53,6 +52,8 @@ class TaskPriority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskStatistics:
+    """Counts so far. `abandoned` tasks ignored their cancellation."""
+
     started: int
     running: int
     succeeded: int
@@ -91,18 +92,22 @@ class TaskHandle:
         return self._task.exception()
 
     def cancel(self) -> None:
-        """Ask the task to end; it may take a while. `TaskManager.cancel_task` waits for that."""
+        """Ask the task to end, without waiting for it; `TaskManager.cancel_task` waits."""
         if self._task is not None:
             self._task.cancel(f"{self.id} cancelled")
 
     async def wait(self) -> Any:
-        """The task's result, or its exception. Giving up waiting never cancels the task."""
+        """Return the task's result, or raise its exception. Cancelling the wait does not cancel the
+        task.
+        """
         assert self._task is not None
         await settled(self._task)
         return self._task.result()
 
 
 class TaskManager:
+    """Starts, cancels and counts the background tasks of one owner."""
+
     def __init__(self, owner: str = "tasks") -> None:
         self.owner = arguments.text("TaskManager", "owner", owner)
         self._handles: dict[str, TaskHandle] = {}
@@ -118,12 +123,8 @@ class TaskManager:
 
     @property
     def history(self) -> tuple[TaskHandle, ...]:
-        """The latest ended tasks, oldest first; bounded."""
+        """The latest tasks that ended, oldest first; at most `HISTORY`."""
         return tuple(self._history or ())
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
 
     def statistics(self) -> TaskStatistics:
         ended = self._ended
@@ -144,11 +145,12 @@ class TaskManager:
         priority: TaskPriority = TaskPriority.NORMAL,
         on_error: ErrorHandler | None = None,
     ) -> TaskHandle:
-        """Start `factory()` in the background, at once. Two tasks may share a name.
+        """Start `factory()` in the background. Two tasks may share a name.
 
-        A failure is logged, counted and given to `on_error`. Raises `ResourceClosed` after
-        `shutdown`, TypeError for a coroutine in place of the function that makes it, RuntimeError
-        without a running event loop.
+        A failure is logged, counted and passed to `on_error`.
+
+        Raises `ResourceClosed` after `shutdown`, TypeError when given a coroutine in place of the
+        function that makes it, RuntimeError without a running event loop.
         """
         arguments.text(f"task manager of {self.owner!r}", "name", name)
         if not callable(factory):
@@ -183,8 +185,9 @@ class TaskManager:
         return handle
 
     async def cancel_task(self, task: TaskHandle | str, *, timeout: float | None = None) -> bool:
-        """Cancel one task, or all of one name, and wait for their end; whether there was anything
-        to cancel.
+        """Cancel one task, or all of one name, and wait for their end.
+
+        Returns whether there was anything to cancel.
         """
         chosen = [
             h
@@ -197,12 +200,11 @@ class TaskManager:
         return bool(chosen)
 
     async def cancel_all_tasks(self, wait: bool = True, timeout: float | None = None) -> int:
-        """Cancel everything, LOW first and CRITICAL last, tasks started meanwhile included; how
-        many.
+        """Cancel all tasks, LOW first and CRITICAL last; returns how many.
 
-        Each priority ends before the next is cancelled, within its share of `timeout` seconds; what
-        ignores its cancellation is then abandoned, counted and named in the log. The task that
-        calls this is spared.
+        Includes tasks that are started meanwhile; spares the task that calls this. Each priority
+        ends before the next is cancelled, within its share of `timeout` seconds. A task that
+        ignores its cancellation is then abandoned, counted and named in the log.
         """
         if timeout is not None:
             timeout = arguments.seconds(
@@ -221,16 +223,16 @@ class TaskManager:
         return len(seen)
 
     async def shutdown(self, timeout: float | None = None) -> int:
-        """Refuse new tasks from now on and cancel the running ones; how many."""
+        """Refuse new tasks from now on and cancel the running ones; returns how many."""
         self.close()
         return await self.cancel_all_tasks(wait=True, timeout=timeout)
 
     def close(self) -> None:
-        """Refuse new tasks from now on; the running ones go on."""
+        """Refuse new tasks from now on. The running ones continue."""
         self._closed = True
 
     def reopen(self) -> None:
-        """Take new tasks again: the owner begins a new life."""
+        """Accept new tasks again: the owner begins a new life."""
         self._closed = False
 
     def _lowest(self, seen: set[str]) -> list[TaskHandle]:
@@ -278,8 +280,8 @@ class TaskManager:
 
 
 async def _run(owner: str, name: str, factory: TaskFactory) -> Any:
-    # The factory is called here, so that a task cancelled before its first step leaves no coroutine
-    # un-awaited.
+    # Called here, not by `start_task`: a task that is cancelled before its first step would leave a
+    # coroutine that was never awaited.
     made = factory()
     if not inspect.isawaitable(made):
         raise TypeError(

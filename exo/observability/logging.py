@@ -2,8 +2,8 @@
 
 structlog does the work, for our own loggers and for those of the standard library alike. Fields
 come from `extra=`, or are bound with `structlog.contextvars`, which keeps concurrent tasks apart.
-What is logged about a sequence carries its ids (see `ids`), so that one request can be followed
-through the logs of all nodes.
+What is logged about a sequence carries its ids (see `request_ids`), so that one request can be
+followed through the logs of all nodes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, Final, Literal, Protocol, TextIO
+from typing import Any, Final, Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor
@@ -21,17 +21,6 @@ from exo.lifecycle.events import DegradationChange, HookRun, LifecycleEvent, Rec
 
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 Format = Literal["json", "console"]
-
-
-class OfRequest(Protocol):
-    """A sequence of a request, in whatever form: at its entry node, on the wire, on a stage."""
-
-    @property
-    def request_id(self) -> str: ...
-
-    @property
-    def sequence_id(self) -> str: ...
-
 
 _S = ResourceState
 # States worth more than an info line.
@@ -77,14 +66,6 @@ def configure_logging(
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     log_lifecycle()
-
-
-def ids(of: OfRequest) -> dict[str, str]:
-    """The fields that say which request a line is about: `log.info(..., extra=ids(sequence))`.
-
-    Stages work for many requests in one task, so the ids go with the line and not with the task.
-    """
-    return {"request_id": of.request_id, "sequence_id": of.sequence_id}
 
 
 def log_lifecycle() -> None:

@@ -1,7 +1,7 @@
-"""Prometheus metrics of the lifecycle, on a registry of one's own choosing.
+"""Prometheus metrics of the lifecycle, on a registry that the caller chooses.
 
-Events (transitions, hook runs, tasks) are counted as they happen; the state of each resource is
-read at scrape time from the weak registry, so a resource that is gone leaves no series behind.
+Events (transitions, hook runs, tasks) are counted as they happen. The state of each resource is
+read at scrape time from the weak registry, so a resource that no longer exists has no series.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 
 
 class ResourceStates(Collector):
-    """`exo_resource_state{resource_id,resource_type,state}`: 1 for the present state of each live
-    resource, else 0.
+    """`exo_resource_state{resource_id,resource_type,state}`: 1 for the current state of each live
+    resource, 0 for the other states.
     """
 
     def collect(self) -> Iterator[Metric]:
@@ -34,7 +34,8 @@ class ResourceStates(Collector):
             "1 for the state a resource is in",
             labels=("resource_id", "resource_type", "state"),
         )
-        # Two live resources may carry one id (a closed one and its successor): the youngest speaks.
+        # Two live resources may have the same id (a closed one and its successor): the younger
+        # counts.
         for (name, kind), state in {
             (r.resource_id, r.resource_type): r.state for r in live_resources()
         }.items():
@@ -62,7 +63,7 @@ def _degradations() -> Metric:
 
 
 class LifecycleMetrics:
-    """Feeds a registry from the lifecycle's events until `close()`."""
+    """Counts the lifecycle's events on a registry until `close()`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -100,6 +101,7 @@ class LifecycleMetrics:
         self._remove: Callable[[], None] = add_global_listener(self.count)
 
     def count(self, event: LifecycleEvent) -> None:
+        """Listen to one event."""
         match event:
             case StateChange():
                 self._transitions.labels(
@@ -119,7 +121,7 @@ class LifecycleMetrics:
                 self._tasks_running.labels(event.owner).dec()
 
     def close(self) -> None:
-        """Stop counting; the registry keeps its last numbers, but no more states."""
+        """Stop counting. The registry keeps the counts so far, but no states."""
         self._remove()
         self.registry.unregister(self._states)
 
@@ -128,16 +130,14 @@ _installed: Final[WeakKeyDictionary[CollectorRegistry, LifecycleMetrics]] = Weak
 
 
 def install(registry: CollectorRegistry = REGISTRY) -> LifecycleMetrics:
-    """Count the lifecycle's events on `registry` from now on; the same object when called again."""
+    """Count the lifecycle's events on `registry` from now on. Returns the same object each time."""
     if registry not in _installed:
         _installed[registry] = LifecycleMetrics(registry)
     return _installed[registry]
 
 
 def render(accept: str = "", registry: CollectorRegistry = REGISTRY) -> tuple[bytes, str]:
-    """The body of `/metrics` and its content type, in the format that the request's `Accept` header
-    asks for.
-    """
+    """The body of `/metrics` and its content type, in a format that the `Accept` header allows."""
     install(registry)
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from exo.inference.errors import ExoError, NodeDraining, Overloaded, RingUnavailable
 from exo.inference.generation import GenerationChunk, GenerationRequest
 from exo.networking.messages import Close, Failed, Message, Token
-from exo.observability.logging import ids
+from exo.observability.request_ids import ids
 from exo.pipeline import timeouts
 from exo.pipeline.sequence import OwnedSequence, Phase
 from exo.pipeline.timeouts import Pace

@@ -68,7 +68,8 @@ class Outboxes(AsyncResource):
         except ResourceError as error:
             self._report_later(node_id, message, str(error))
         except Exception as error:
-            log.exception("a %s for %s could not be sent", type(message).__name__, node_id)
+            kind, of = type(message).__name__, {"sequence_id": message.sequence_id}
+            log.exception("a %s for %s could not be sent", kind, node_id, extra=of)
             self._report_later(node_id, message, repr(error))
         else:
             if not taken:

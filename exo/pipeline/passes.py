@@ -21,7 +21,7 @@ from exo.inference.errors import Overloaded, SequenceLost
 from exo.inference.shard import Shard
 from exo.lifecycle import ResourceError
 from exo.networking.messages import Message, Token
-from exo.observability.logging import ids
+from exo.observability.request_ids import ids
 from exo.pipeline.samplers import Array, Draw, sample
 from exo.pipeline.scheduler import Batch, Scheduler
 from exo.pipeline.stage_sequence import StageSequence
@@ -180,7 +180,8 @@ class PassLoop:
         try:
             await self._pass(batch, worker)
         except Exception as error:
-            log.exception("a forward pass failed unexpectedly")
+            of = [ids(sequence) for sequence, _ in batch]
+            log.exception("a forward pass failed unexpectedly", extra={"sequences": of})
             for sequence, _ in batch:
                 self._fail(sequence, PassFailed(f"a pass failed: {error!r}"))
         finally:

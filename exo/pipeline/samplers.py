@@ -12,7 +12,6 @@ import numpy as np
 
 from exo.inference.engines.worker import Worker
 from exo.inference.sampling import sampling
-from exo.inference.sampling.params import SamplingParams
 from exo.networking.messages import Open, Token
 
 Array = np.ndarray[Any, Any]
@@ -58,9 +57,9 @@ class SequenceSampler:
         if constraint is not None:
             constraint.accept(*opened.tokens[opened.prompt_length :])
         self._history = list(opened.tokens)
-        self._plain = _is_plain(opened.params)
-        slow = constraint is not None or opened.params.typical_p < 1.0
-        self.cost = ARGMAX if self._plain else SLOW if slow else DRAW
+        self._is_argmax = opened.params.is_argmax
+        slow = constraint is not None or opened.params.is_slow
+        self.cost = ARGMAX if self._is_argmax else SLOW if slow else DRAW
 
     def choose(self, logits: Array, position: int) -> Token:
         """Raises `ValueError` for a position that is not the next one."""
@@ -68,7 +67,7 @@ class SequenceSampler:
             raise ValueError(
                 f"position {position} is to be sampled, {len(self._history)} tokens are known"
             )
-        if self._plain:
+        if self._is_argmax:
             token = int(logits.argmax())
             sampling.check_number(float(logits[token]))
             self._history.append(token)
@@ -102,17 +101,6 @@ class SequenceSampler:
             logprob=logprob,
             top_logprobs=top,
         )
-
-
-def _is_plain(params: SamplingParams) -> bool:
-    """Whether the choice is the largest logit, whatever came before."""
-    return (
-        params.temperature == 0
-        and params.repetition_penalty == 1.0
-        and not (params.presence_penalty or params.frequency_penalty or params.logit_bias)
-        and params.logprobs is None
-        and params.json_schema is None
-    )
 
 
 # One row to sample: logits (1, vocab), and the position the token will have.

@@ -24,7 +24,7 @@ from exo.lifecycle import (
 )
 from exo.networking.errors import WrongEpoch
 from exo.networking.messages import Forward, Message, Open, Token
-from exo.observability.logging import ids
+from exo.observability.request_ids import ids
 from exo.pipeline.assignment import Assignment
 from exo.pipeline.passes import PassFailed, PassLoop
 from exo.pipeline.samplers import TokenSampler

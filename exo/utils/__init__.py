@@ -1,1 +1,1 @@
-"""What all components share on top of the lifecycle: health monitoring and error handling."""
+"""What all components share on top of the lifecycle: health monitoring, error handling, sockets."""

@@ -1,6 +1,4 @@
-"""`CircuitBreaker`: stop calling what keeps failing, and find out with one call at a time when it
-works again.
-"""
+"""`CircuitBreaker`: stops calling what keeps failing, and lets one call at a time try again."""
 
 from __future__ import annotations
 
@@ -19,13 +17,15 @@ T = TypeVar("T")
 
 
 class BreakerState(Enum):
-    CLOSED = "closed"  # calls pass
-    OPEN = "open"  # calls are refused
-    HALF_OPEN = "half_open"  # one call tries
+    """CLOSED: calls pass. OPEN: calls are refused. HALF_OPEN: one call tries."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
 
 
 class CircuitOpen(Exception):
-    """Refused without a call; worth another try after `retry_after` seconds."""
+    """Refused without a call. Worth another try after `retry_after` seconds."""
 
     def __init__(self, name: str, retry_after: float) -> None:
         super().__init__(f"{name} keeps failing; not called again for {retry_after:.1f} s")
@@ -34,11 +34,10 @@ class CircuitOpen(Exception):
 
 
 class CircuitBreaker:
-    """Opens after `failures` in a row; after `reset_after` seconds lets a single probe through.
+    """Opens after `failures` in a row; `reset_after` seconds later lets a single call try.
 
-    counts: the errors that speak against the callee; others, and cancellation, say nothing about
-        it.
-    clock: monotonic seconds, for tests.
+    counts: the errors that are the callee's fault. Others, and cancellation, say nothing about it.
+    clock: monotonic seconds; replaced in tests.
     """
 
     def __init__(
@@ -48,67 +47,63 @@ class CircuitBreaker:
         failures: int = 5,
         reset_after: float = 10.0,
         counts: Iterable[type[Exception]] = (Exception,),
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.name = check.text("CircuitBreaker", "name", name)
         who = f"CircuitBreaker {name!r}"
         self._limit = check.count(who, "failures", failures)
         self._reset_after = check.seconds(who, "reset_after", reset_after)
         self._counts = tuple(counts)
-        self._clock = clock
+        # Looked up now, not at import: tests replace `time.monotonic`.
+        self._clock = time.monotonic if clock is None else clock
         self._failures = 0
         self._opened_at: float | None = None
-        self._probing = False
+        self._trying = False
 
     @property
     def state(self) -> BreakerState:
         if self._opened_at is None:
             return BreakerState.CLOSED
-        if self._probing or self._clock() - self._opened_at >= self._reset_after:
+        if self._trying or self._clock() - self._opened_at >= self._reset_after:
             return BreakerState.HALF_OPEN
         return BreakerState.OPEN
 
-    @property
-    def consecutive_failures(self) -> int:
-        return self._failures
-
     async def call(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run `operation()`, or raise `CircuitOpen` without running it."""
-        probe = self._admit()
+        trying = self._admit()
         try:
             result = await operation()
         except self._counts:
-            self._failed(probe)
+            self._failed(trying)
             raise
         except BaseException as error:
-            # Cancelled, or an error that is not the callee's: no news of it. A probe's seat is free
-            # again.
-            if not isinstance(error, asyncio.CancelledError) and not probe:
+            # An error that is not the callee's fault: it answered. A cancelled call says nothing.
+            if not isinstance(error, asyncio.CancelledError) and not trying:
                 self._failures = 0
             raise
         else:
             self._succeeded()
             return result
         finally:
-            if probe:
-                self._probing = False
+            if trying:
+                self._trying = False
 
     def _admit(self) -> bool:
-        """Whether this call is the probe of a half-open breaker."""
+        """Let the call pass, or raise. Returns whether it is the one that tries again."""
         state = self.state
         if state is BreakerState.CLOSED:
             return False
         assert self._opened_at is not None
-        if state is BreakerState.OPEN or self._probing:
+        if state is BreakerState.OPEN or self._trying:
             raise CircuitOpen(
                 self.name, max(0.0, self._opened_at + self._reset_after - self._clock())
             )
-        self._probing = True
+        self._trying = True
         return True
 
-    def _failed(self, probe: bool) -> None:
+    def _failed(self, trying: bool) -> None:
         self._failures += 1
-        if probe or (self._opened_at is None and self._failures >= self._limit):
+        if trying or (self._opened_at is None and self._failures >= self._limit):
             self._opened_at = self._clock()
             log.warning(
                 "%s failed %d times in a row: not called for %.1f s",

@@ -1,9 +1,8 @@
-"""`HealthMonitor`: checks every registered resource periodically; the only source of what the
-probes say.
+"""`HealthMonitor`: checks every registered resource periodically, and answers the probes.
 
 Owns when checks run and what they add up to. Knows no HTTP and no gRPC. A report is made from the
-latest results and the resources' present states, so asking for one costs microseconds and never
-waits for a check.
+latest results and the current states of the resources, so asking for one takes microseconds and
+never waits for a check.
 """
 
 from __future__ import annotations
@@ -13,14 +12,15 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from exo.lifecycle import AsyncResource, ResourceClosed, ResourceError, ResourceState, TaskPriority
 from exo.lifecycle.core import arguments as check
 from exo.lifecycle.core.backoff import backoff
-from exo.utils.health_records import CheckRecord, HealthEntry, HealthReport, ResourceHealth
+from exo.lifecycle.core.state import USABLE
+from exo.utils.health_records import CheckRecord, HealthReport, MonitoredResource, ResourceHealth
 
 __all__ = ["CheckRecord", "HealthMonitor", "HealthReport", "ResourceHealth"]
 
@@ -35,8 +35,7 @@ RECOVER_MOST: Final = 5.0
 
 
 class HealthMonitor(AsyncResource):
-    """Periodic checks with jitter, one in flight per resource; optional recovery from ERROR; three
-    aggregate views.
+    """Periodic checks with jitter, one in flight per resource, with recovery from ERROR on request.
 
     stall_seconds: how long the event loop may make no progress before the process counts as not
         live.
@@ -49,12 +48,11 @@ class HealthMonitor(AsyncResource):
         self._stall_seconds = check.seconds(
             f"HealthMonitor {resource_id!r}", "stall_seconds", stall_seconds
         )
-        self._entries: dict[str, HealthEntry] = {}
+        self._monitored: dict[str, MonitoredResource] = {}
         self._conditions: dict[str, Condition] = {}
         self._subscribers: list[Subscriber] = []
         self._beat_at = time.monotonic()
         self._loop_thread: int | None = None
-        self._lag = 0.0
 
     # -- what is watched
 
@@ -66,47 +64,50 @@ class HealthMonitor(AsyncResource):
         required: bool = True,
         recover: bool = False,
     ) -> None:
-        """Check `resource` every `interval` seconds (jittered by a tenth), from now on or from
-        `initialize` on.
+        """Check `resource` every `interval` seconds, give or take a tenth, while the monitor is up.
 
-        required: readiness needs it. recover: in ERROR, call its `recover()`, again with growing
-        jittered pauses. Raises ValueError when its id is registered already.
+        required: readiness needs it.
+        recover: in ERROR, call its `recover()`, repeatedly with growing random pauses.
+
+        Raises ValueError when its id is registered already.
         """
         who = f"monitor {self.resource_id!r}"
         if not isinstance(resource, AsyncResource):
             raise TypeError(f"{who}: only an AsyncResource can be registered, got {resource!r}")
         name = resource.resource_id
-        if name in self._entries:
+        if name in self._monitored:
             raise ValueError(f"{who}: a resource {name!r} is registered already")
         if resource is self:
             raise ValueError(f"{who} cannot watch itself")
         seconds = check.seconds(f"{who}, resource {name!r}", "interval", interval)
-        entry = HealthEntry(resource, seconds, bool(required), bool(recover))
-        entry.forget = resource.add_listener(lambda _: self._changed(entry))
-        entry.was_up = resource.is_usable
-        self._entries[name] = entry
+        watched = MonitoredResource(resource, seconds, bool(required), bool(recover))
+        watched.remove_listener = resource.add_listener(lambda _: self._changed(watched))
+        watched.was_up = resource.is_usable
+        self._monitored[name] = watched
         if self.is_initialized:
-            self._watch(entry)
-        self._tell()
+            self._watch(watched)
+        self._notify()
 
     def unregister(self, resource: AsyncResource | str) -> bool:
-        """Stop checking it; False when it was not registered. A check that runs now ends by itself,
-        unheard.
+        """Stop checking it. False when it was not registered.
+
+        A check in flight is not interrupted; its result is ignored.
         """
         name = resource if isinstance(resource, str) else resource.resource_id
-        entry = self._entries.get(name)
-        if entry is None or (not isinstance(resource, str) and entry.resource is not resource):
+        watched = self._monitored.get(name)
+        if watched is None or (not isinstance(resource, str) and watched.resource is not resource):
             return False
-        del self._entries[name]
-        entry.forget()
-        if entry.task is not None:
-            entry.task.cancel()
-        self._tell()
+        del self._monitored[name]
+        watched.remove_listener()
+        if watched.task is not None:
+            watched.task.cancel()
+        self._notify()
         return True
 
     def add_readiness(self, name: str, condition: Condition) -> Callable[[], None]:
-        """Make readiness depend on `condition`, which returns why not, or None. Must be quick.
-        Returns a remover.
+        """Make readiness depend on `condition`, which returns the reason why not, or None.
+
+        It must be quick. Returns a function that removes it.
         """
         check.text(f"monitor {self.resource_id!r}", "name", name)
         if name in self._conditions:
@@ -118,14 +119,15 @@ class HealthMonitor(AsyncResource):
         def remove() -> None:
             if self._conditions.get(name) is condition:
                 del self._conditions[name]
-                self._tell()
+                self._notify()
 
-        self._tell()
+        self._notify()
         return remove
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Call `subscriber` with a report after each check and each change of state; returns a
-        remover.
+        """Call `subscriber` with a report after each check and each change of state.
+
+        Returns a function that removes it.
         """
         self._subscribers.append(subscriber)
 
@@ -138,49 +140,19 @@ class HealthMonitor(AsyncResource):
     # -- what is known
 
     def report(self) -> HealthReport:
-        """The state of everything, now. May be called from any thread."""
+        """The health of everything, now. May be called from any thread."""
         now = time.monotonic()
-        entries = dict(self._entries)
-        live = self._reasons_live(now)
-        started = {name: reason for name, e in entries.items() if (reason := e.why_not_started())}
-        ready = {
-            name: reason
-            for name, e in entries.items()
-            if e.required and (reason := e.why_not_ready(now))
-        }
-        ready |= {
-            name: reason
-            for name, c in dict(self._conditions).items()
-            if (reason := _ask(name, c)) is not None
-        }
-        if not self.is_usable:
-            started = (
-                started
-                if self._has_run()
-                else {**started, self.resource_id: self.state.name.lower()}
-            )
-            ready[self.resource_id] = self.state.name.lower()
+        monitored = dict(self._monitored)
         return HealthReport(
-            resources=MappingProxyType({name: e.health(now) for name, e in entries.items()}),
-            reasons_live=MappingProxyType(live),
-            reasons_started=MappingProxyType(started),
-            reasons_ready=MappingProxyType(ready),
+            resources=MappingProxyType({name: e.health(now) for name, e in monitored.items()}),
+            reasons_live=MappingProxyType(self._reasons_live(now)),
+            reasons_started=MappingProxyType(self._reasons_started(monitored)),
+            reasons_ready=MappingProxyType(self._reasons_ready(monitored, now)),
         )
 
     def history(self, name: str) -> tuple[CheckRecord, ...]:
         """The latest checks of a resource, oldest first; KeyError when it is not registered."""
-        return tuple(self._entries[name].history)
-
-    @property
-    def loop_lag_seconds(self) -> float:
-        """How late the event loop was at the latest heartbeat."""
-        return self._lag
-
-    async def check_now(self, name: str | None = None) -> HealthReport:
-        """Check one resource, or all, at once; the report afterwards."""
-        chosen = list(self._entries.values()) if name is None else [self._entries[name]]
-        await asyncio.gather(*(self._check(entry) for entry in chosen))
-        return self.report()
+        return tuple(self._monitored[name].history)
 
     # -- hooks
 
@@ -188,60 +160,58 @@ class HealthMonitor(AsyncResource):
         self._loop_thread = threading.get_ident()
         self._beat_at = time.monotonic()
         self._task_manager.start_task("heartbeat", self._beat, priority=TaskPriority.HIGH)
-        for entry in self._entries.values():
-            self._watch(entry)
+        for watched in self._monitored.values():
+            self._watch(watched)
 
     async def _do_cleanup(self) -> None:
-        # The checks were background tasks and are gone; the entries stay, so that the last report
-        # stays true.
-        for entry in self._entries.values():
-            entry.task = None
+        # The checks were background tasks and have ended. The records stay: a report after the end
+        # is made from them.
+        for watched in self._monitored.values():
+            watched.task = None
 
     async def _do_health_check(self) -> bool:
         return all(
-            entry.task is not None and not entry.task.done() for entry in self._entries.values()
+            watched.task is not None and not watched.task.done()
+            for watched in self._monitored.values()
         )
 
     # -- the work
 
-    def _watch(self, entry: HealthEntry) -> None:
-        entry.task = self._task_manager.start_task(
-            f"check:{entry.resource.resource_id}", lambda: self._run(entry)
+    def _watch(self, watched: MonitoredResource) -> None:
+        watched.task = self._task_manager.start_task(
+            f"check:{watched.resource.resource_id}", lambda: self._run(watched)
         )
 
-    async def _run(self, entry: HealthEntry) -> None:
+    async def _run(self, watched: MonitoredResource) -> None:
         while True:
             try:
-                await self._check(entry)
-                if entry.recover and entry.resource.state is ResourceState.ERROR:
-                    await self._recover(entry)
+                await self._check(watched)
+                if watched.recover and watched.resource.state is ResourceState.ERROR:
+                    await self._recover(watched)
             except Exception:
-                # A resource that breaks the contract of check_health is no reason to check it never
-                # again.
+                # `check_health` should not raise. A resource that breaks this is checked again.
                 log.exception(
-                    "the check of %s failed in an unforeseen way", entry.resource.resource_id
+                    "the check of %s failed in an unforeseen way", watched.resource.resource_id
                 )
-            await asyncio.sleep(entry.interval * random.uniform(0.9, 1.1))
+            await asyncio.sleep(watched.interval * random.uniform(0.9, 1.1))
 
-    async def _check(self, entry: HealthEntry) -> None:
-        resource = entry.resource
+    async def _check(self, watched: MonitoredResource) -> None:
+        resource = watched.resource
         if not resource.is_usable:
             return
         started = time.monotonic()
         healthy = await resource.check_health()
         now = time.monotonic()
         reason = None if healthy else resource.state_reason
-        entry.record(
+        watched.record(
             CheckRecord(at=now, healthy=healthy, latency_seconds=now - started, reason=reason)
         )
-        self._tell()
+        self._notify()
 
-    async def _recover(self, entry: HealthEntry) -> None:
-        """Until it is up and its check passes. What came back counts as ready only after that
-        check.
-        """
-        resource = entry.resource
-        entry.recovering = True
+    async def _recover(self, watched: MonitoredResource) -> None:
+        """Recover until it is up and a check passes. It counts as ready only after that check."""
+        resource = watched.resource
+        watched.recovering = True
         attempt = 0
         while resource.state is ResourceState.ERROR:
             attempt += 1
@@ -252,28 +222,26 @@ class HealthMonitor(AsyncResource):
             except ResourceError as error:
                 log.warning("recovery %d of %s failed: %s", attempt, resource.resource_id, error)
             else:
-                await self._confirm(entry)
+                await self._confirm(watched)
             if resource.state is ResourceState.ERROR:
                 await asyncio.sleep(backoff(attempt, RECOVER_BASE, RECOVER_MOST))
-        entry.recovering = False
-        self._tell()
+        watched.recovering = False
+        self._notify()
 
-    async def _confirm(self, entry: HealthEntry) -> None:
-        await self._check(entry)
-        while entry.resource.is_usable and not entry.serving:
-            await asyncio.sleep(min(entry.interval, RECOVER_BASE))
-            await self._check(entry)
+    async def _confirm(self, watched: MonitoredResource) -> None:
+        await self._check(watched)
+        while watched.resource.is_usable and not watched.serving:
+            await asyncio.sleep(min(watched.interval, RECOVER_BASE))
+            await self._check(watched)
 
     async def _beat(self) -> None:
         while True:
-            expected = time.monotonic() + BEAT_SECONDS
             await asyncio.sleep(BEAT_SECONDS)
             self._beat_at = time.monotonic()
-            self._lag = max(0.0, self._beat_at - expected)
 
     def _reasons_live(self, now: float) -> dict[str, str]:
-        """Asked on the event loop's own thread, the loop makes progress;
-        else its heartbeat tells.
+        """When asked on the event loop's own thread, the loop makes progress. From another thread,
+        the time of its last heartbeat decides.
         """
         if not self.is_usable or threading.get_ident() == self._loop_thread:
             return {}
@@ -282,14 +250,28 @@ class HealthMonitor(AsyncResource):
             return {"event_loop": f"no progress for {silent:.0f} s"}
         return {}
 
-    def _has_run(self) -> bool:
-        return self.state in (ResourceState.CLOSING, ResourceState.CLOSED)
+    def _reasons_started(self, monitored: Mapping[str, MonitoredResource]) -> dict[str, str]:
+        reasons = {n: reason for n, e in monitored.items() if (reason := e.why_not_started())}
+        # A monitor that closes or is closed was up before.
+        if self.state not in (*USABLE, ResourceState.CLOSING, ResourceState.CLOSED):
+            reasons[self.resource_id] = self.state.name.lower()
+        return reasons
 
-    def _changed(self, entry: HealthEntry) -> None:
-        entry.was_up = entry.was_up or entry.resource.is_usable
-        self._tell()
+    def _reasons_ready(
+        self, monitored: Mapping[str, MonitoredResource], now: float
+    ) -> dict[str, str]:
+        required = {n: e.why_not_ready(now) for n, e in monitored.items() if e.required}
+        conditions = {n: _ask(n, condition) for n, condition in dict(self._conditions).items()}
+        reasons = {n: reason for n, reason in (required | conditions).items() if reason}
+        if not self.is_usable:
+            reasons[self.resource_id] = self.state.name.lower()
+        return reasons
 
-    def _tell(self) -> None:
+    def _changed(self, watched: MonitoredResource) -> None:
+        watched.was_up = watched.was_up or watched.resource.is_usable
+        self._notify()
+
+    def _notify(self) -> None:
         if not self._subscribers:
             return
         report = self.report()

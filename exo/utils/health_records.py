@@ -1,5 +1,6 @@
-"""The records of health monitoring: one check, one resource, the whole report; and what readiness
-means for each.
+"""The records of health monitoring: one check, one resource, the whole report.
+
+What counts as started and as ready is decided here, for one resource.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ FRESH_INTERVALS: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class CheckRecord:
-    """One health check. `at`: monotonic seconds at its end."""
+    """One health check. `at`: monotonic seconds when it ended."""
 
     at: float
     healthy: bool
@@ -29,8 +30,10 @@ class CheckRecord:
 
 @dataclass(frozen=True, slots=True)
 class ResourceHealth:
-    """since: monotonic seconds at which the state was entered. reason: why it is not healthy, else
-    None.
+    """The health of one resource in a report.
+
+    since: monotonic seconds when it entered the state.
+    reason: why it is not healthy; None when it is.
     """
 
     state: ResourceState
@@ -46,7 +49,10 @@ class ResourceHealth:
 
 @dataclass(frozen=True, slots=True)
 class HealthReport:
-    """Everything at one moment. A view is true when its reasons (name to reason) are empty."""
+    """The health of everything at one moment.
+
+    Each of the three views is true when its reasons (name to reason) are empty.
+    """
 
     resources: Mapping[str, ResourceHealth]
     reasons_live: Mapping[str, str]
@@ -67,7 +73,7 @@ class HealthReport:
         return not self.reasons_ready
 
     def of_type(self, resource_type: str) -> Mapping[str, str]:
-        """Reasons of the resources of one type that are not healthy."""
+        """The unhealthy resources of one type, with the reason of each."""
         return {
             name: health.reason or health.state.name.lower()
             for name, health in self.resources.items()
@@ -76,8 +82,12 @@ class HealthReport:
 
 
 @dataclass(slots=True, eq=False)
-class HealthEntry:
-    """One registered resource. `recovering`: it was in ERROR, and no check has passed since."""
+class MonitoredResource:
+    """One registered resource.
+
+    recovering: it was in ERROR, and no check has passed since.
+    was_up: it has been usable at some time.
+    """
 
     resource: AsyncResource
     interval: float
@@ -86,7 +96,7 @@ class HealthEntry:
     recovering: bool = False
     was_up: bool = False
     task: TaskHandle | None = None
-    forget: Callable[[], None] = lambda: None
+    remove_listener: Callable[[], None] = lambda: None
     history: deque[CheckRecord] = field(default_factory=lambda: deque(maxlen=HISTORY))
 
     def record(self, check: CheckRecord) -> None:
@@ -94,16 +104,14 @@ class HealthEntry:
 
     @property
     def serving(self) -> bool:
-        """READY; or DEGRADED by declaration (`ResourceDegraded`), not by failed checks."""
+        """READY, or DEGRADED by declaration (`ResourceDegraded`) and not by failed checks."""
         state = self.resource.state
         if state is ResourceState.DEGRADED:
             return self.resource.statistics().consecutive_health_failures == 0
         return state is ResourceState.READY
 
     def why_not_started(self) -> str | None:
-        """None once the resource has been up, whatever came after; optional ones never hold a start
-        up.
-        """
+        """None once the resource has been up, whatever came after, or when it is optional."""
         return None if self.was_up or not self.required else self._reason()
 
     def why_not_ready(self, now: float) -> str | None:
@@ -138,8 +146,6 @@ class HealthEntry:
         what = resource.state.name.lower()
         if error is not None:
             return f"{what}: {str(error) or repr(error)}"
-        return (
-            what
-            if resource.state is ResourceState.UNINITIALIZED
-            else f"{what}: {resource.state_reason}"
-        )
+        if resource.state is ResourceState.UNINITIALIZED:
+            return what
+        return f"{what}: {resource.state_reason}"

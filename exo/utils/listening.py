@@ -1,8 +1,7 @@
-"""Sockets that listen, and the one error of every listener that cannot: host, port and the setting
-that would help.
+"""Opens listening sockets, and the error for one that cannot be opened.
 
-Knows no server: each names its own setting, by the key that the command line and the config file
-know it by.
+The error names host, port and the setting to change. Knows no server: each server passes the name
+of its setting, as the command line and the config file spell it.
 """
 
 from __future__ import annotations
@@ -16,9 +15,7 @@ _ADDRESS_IS_WRONG: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class CannotListen(OSError):
-    """`setting` is the one to change: the port's, like `api_port`, or `host` where no port would
-    do.
-    """
+    """`setting` is the one to change: that of the port, or `host` when no port would help."""
 
     def __init__(self, host: str, port: int, setting: str, error: OSError) -> None:
         super().__init__(
@@ -31,8 +28,9 @@ class CannotListen(OSError):
 
 
 def listening_socket(host: str, port: int, setting: str) -> socket.socket:
-    """Non-blocking; port 0 takes any free one. `setting`: the key of the port's. Raises
-    `CannotListen`.
+    """A non-blocking socket that listens; port 0 takes any free port.
+
+    setting: the setting of the port, such as `api_port`. Raises `CannotListen`.
     """
     try:
         return _listening(host, port)
@@ -50,7 +48,8 @@ def _listening(host: str, port: int) -> socket.socket:
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         made.bind(address)
-        # Of two that bind at the same moment only one may: better found here than in a library.
+        # Two sockets may be bound to one port, but only one may listen: find out here, not in a
+        # library later.
         made.listen(BACKLOG)
         made.setblocking(False)
     except OSError:

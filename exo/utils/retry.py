@@ -1,8 +1,8 @@
 """`retrying` and `retrying_blocking`: call again what failed for a reason that may pass.
 
-Both wrap tenacity and differ only in how they wait: one on the event loop, the other in a thread.
-Which errors are retried, how long each pause is and when to give up are the caller's to say. The
-modules here know no transport.
+Both wrap tenacity and differ only in how they pause: one on the event loop, the other in a thread.
+The caller decides which errors are retried, how long the pauses are and when to give up. Knows no
+transport.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FailedTry:
     pause: float
 
 
-# They take whatever class of error the caller lists.
+# `Any`, because they take whatever class of error the caller lists.
 Predicate: TypeAlias = "Callable[[Any], bool]"
 DelayHint: TypeAlias = "Callable[[Any], float | None]"
 

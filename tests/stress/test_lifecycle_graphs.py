@@ -1,6 +1,4 @@
-"""Random graphs of dependencies with random failures: the order of starts and stops always
-holds.
-"""
+"""The order of starts and stops holds on random dependency graphs with random failures."""
 
 from __future__ import annotations
 
@@ -17,8 +15,8 @@ S = ResourceState
 
 @dataclass(frozen=True)
 class Plan:
-    """Member i needs some with lower numbers; which fail to start or stop, how long each takes;
-    added in `order`.
+    """Which members need which (always lower numbers), fail to start or stop, and how long each
+    takes. They are added in `order`.
     """
 
     needs: tuple[frozenset[int], ...]

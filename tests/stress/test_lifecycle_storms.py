@@ -1,6 +1,4 @@
-"""Storms over one resource: many callers, random actors, cancellation everywhere; invariants that
-must always hold.
-"""
+"""Many concurrent callers, random operations, cancellation on one resource: what always holds."""
 
 from __future__ import annotations
 
@@ -44,9 +42,7 @@ async def test_a_thousand_callers_of_which_all_but_one_are_cancelled_still_get_i
 
 
 class Balanced(AsyncResource):
-    """Checks from the inside that its hooks alternate, never overlap, and leave nothing open at the
-    end.
-    """
+    """Checks that its own hooks alternate, never overlap, and leave nothing open at the end."""
 
     RESOURCE_TYPE = "balanced"
     RECOVER_BASE_DELAY = 0.0005
@@ -128,7 +124,7 @@ async def test_a_storm_of_fifty_actors_breaks_no_invariant(seed: int):
     assert part.state is S.CLOSED
     assert not part.open
     assert part.begun == part.cleaned, "every initialize begun was cleaned up exactly once"
-    assert part.begun > 20, "the storm did blow"
+    assert part.begun > 20, "the storm did something"
     await turns(20)
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
@@ -180,7 +176,7 @@ async def test_cancellation_at_each_turn_of_the_caller_never_leaves_a_transient_
 def test_an_event_loop_closed_at_each_turn_leaves_no_transient_state_and_another_loop_goes_on(
     operation: str,
 ):
-    """Closing a loop cancels every task in it at once, those that have not begun included."""
+    """Closing a loop cancels all its tasks at once, including those that have not begun."""
     for turn in range(30):
         part = Stepping(failure_threshold=2)
         started: list[asyncio.Task[Any]] = []
@@ -241,7 +237,7 @@ async def test_cancellation_at_each_await_of_the_callers_own_frames():
 
 async def test_hooks_that_ignore_cancellation_never_hold_up_a_new_life():
     for hook in ("initialize", "cleanup", "health_check"):
-        # Its own only: a busy machine may delay the others as long.
+        # Only the time-out of this hook: on a busy machine the others may take as long.
         part = Stubborn(hook, **{f"{hook}_timeout": 0.02})
         for _ in range(5):
             await _swallow(part.initialize)
@@ -285,7 +281,8 @@ async def test_ten_thousand_tasks_leave_memory_flat():
     tracemalloc.start()
     try:
         await round_of(1000)
-        gc.collect()  # when the collector last ran is chance
+        # So that the result does not depend on when the collector last ran.
+        gc.collect()
         before, _ = tracemalloc.get_traced_memory()
         for _ in range(8):
             await round_of(1000)

@@ -77,9 +77,7 @@ def _draw_from_head(
     The same token as by `distribution`, several times as fast; None where the draw falls outside
     the likeliest.
     """
-    vocab = len(logits)
-    cut_off = params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0 or params.typical_p < 1.0
-    if params.temperature == 0 or cut_off or vocab <= 4 * HEADS[0]:
+    if params.temperature == 0 or params.cuts or len(logits) <= 4 * HEADS[0]:
         return None
     scores = penalised(logits, params, history, prompt_length)
     if allowed is not None:

@@ -1,4 +1,4 @@
-"""Checks of arguments, each failing with the resource and the field named."""
+"""Checks of arguments. Each error names the owner and the field."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def text(owner: str, field: str, value: object) -> str:
 
 
 def seconds(owner: str, field: str, value: object, *, zero: bool = False) -> float:
-    """A number of seconds greater than zero (or zero, where that means something)."""
+    """A number of seconds greater than zero, or with `zero` at least zero."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(
             f"{owner}: {field} must be a number of seconds, got {type(value).__name__} {value!r}"

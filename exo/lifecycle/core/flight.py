@@ -1,8 +1,8 @@
-"""Single flight: one shared run of a coroutine that any number of callers wait for.
+"""`Flight`: one shared run of a coroutine that any number of callers wait for.
 
-A caller's time-out or cancellation touches that caller only. A flight that may be abandoned is
-asked to stop when the last waiter leaves, and that waiter stays until the stop is complete. Knows
-nothing of resources.
+A caller's time-out or cancellation affects only that caller. A flight that may be abandoned is
+asked to stop when its last waiter leaves, and that waiter stays until it has stopped. Knows nothing
+of resources.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ LOOP_CLOSING: Final = "the event loop is being closed"
 
 
 async def settled(future: asyncio.Future[Any], timeout: float | None = None) -> None:
-    """Wait for a future or task without ever cancelling it, and without its result; TimeoutError
-    after `timeout`.
+    """Wait for the end of a future or task. Never cancels it, and ignores its result.
+
+    Raises TimeoutError after `timeout` seconds.
     """
     if future.done():
         return
@@ -44,8 +45,10 @@ async def settled(future: asyncio.Future[Any], timeout: float | None = None) -> 
 
 
 class Flight(Generic[T]):
-    """One run. `stop_reason` is set once it was asked to end early;
-    `on_stop` is what it does then.
+    """One run.
+
+    stop_reason: set once the run was asked to end early.
+    on_stop: called at that moment; the run sets it to whatever wakes it.
     """
 
     __slots__ = (
@@ -65,7 +68,8 @@ class Flight(Generic[T]):
         self._traceback: TracebackType | None = None
         # One future per waiter, True for those that count.
         self._waiters: dict[asyncio.Future[None], bool] = {}
-        # Until it begins: a flight that is over holds nothing of its owner.
+        # Dropped when the run begins, so that a flight that is over keeps nothing of its owner
+        # alive.
         self._run: Callable[[Flight[T]], Coroutine[Any, Any, T]] | None = run
         self._name = name
         self._launch()
@@ -82,8 +86,9 @@ class Flight(Generic[T]):
                 self.on_stop()
 
     async def join(self, timeout: float | None = None) -> T:
-        """The shared result or failure. TimeoutError when this caller's own `timeout` seconds are
-        over.
+        """Return the shared result, or raise the shared failure.
+
+        Raises TimeoutError after this caller's own `timeout` seconds.
         """
         if not self.done:
             loop = asyncio.get_running_loop()
@@ -101,28 +106,27 @@ class Flight(Generic[T]):
                     timer.cancel()
             del self._waiters[waiter]
         if self._error is not None:
-            # The same error for everyone: without this each raise would lengthen its traceback.
+            # All waiters raise the same object: without this, each raise would lengthen its
+            # traceback.
             raise self._error.with_traceback(self._traceback)
         return self._result  # type: ignore[return-value]  # set with done, where there is no error
 
     async def _left(self) -> None:
-        """A waiter has gone; the last one asks the run to stop and stays until it has.
+        """A waiter has left. The last one asks the run to stop and stays until it has.
 
-        Where the run is cancelled too, the event loop is being closed, and turns only as long as
-        somebody waits.
+        If the run itself is cancelled, the event loop is being closed, and it keeps running only as
+        long as some task waits.
         """
         if self.done:
             return
         if self._task.cancelling() or self.stop_reason == LOOP_CLOSING:
             await self.settle()
         elif self._abandonable and True not in self._waiters.values():
-            self.stop("nobody waits for it any more")
+            self.stop("no caller waits for it any more")
             await self.settle()
 
     async def settle(self, timeout: float | None = None) -> None:
-        """Wait for the end without being counted as a waiter;
-        TimeoutError after `timeout` seconds.
-        """
+        """Wait for the end without counting as a waiter. TimeoutError after `timeout` seconds."""
         if self.done:
             return
         loop = asyncio.get_running_loop()
@@ -137,7 +141,7 @@ class Flight(Generic[T]):
                 timer.cancel()
 
     async def pause(self, seconds: float) -> None:
-        """For the run itself: sleep, but wake as soon as it is asked to stop."""
+        """For use by the run itself: sleep, but wake as soon as it is asked to stop."""
         if self.stopping:
             return
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -159,16 +163,19 @@ class Flight(Generic[T]):
         self._task.add_done_callback(self._landed)
 
     def _landed(self, _: asyncio.Task[None]) -> None:
-        """A loop that is being closed cancels every task, this one perhaps before its first step:
-        then it flies again, only to come down in good order, for the run alone can put right what
-        the owner began."""
+        """Launch again if the run never began.
+
+        An event loop that is being closed cancels every task, this one perhaps before its first
+        step. Only the run can bring the owner back to a consistent state, so it runs after all,
+        already asked to stop.
+        """
         if self._run is not None:
             self.stop(LOOP_CLOSING)
             self._launch()
 
     async def _fly(self) -> None:
-        """Never raises: waiters may all have left, and an error nobody retrieves is asyncio's to
-        complain about.
+        """Never raises: all waiters may have left, and asyncio complains about an error that
+        is never retrieved.
         """
         run, self._run = self._run, None
         assert run is not None

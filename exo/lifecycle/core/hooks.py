@@ -4,7 +4,7 @@ Theory of operation. A hook runs in a task of its own, so that the lifecycle can
 hook that ignores its cancellation: the hook is cancelled, given a short grace, then abandoned,
 counted and named in the log.
 
-While it runs, a context variable holds its `Frame`. A lifecycle call on the same resource under
+While it runs, a context variable holds its `HookFrame`. A lifecycle call on the same resource under
 that frame would wait for itself, and is refused. Things started inside a hook (a server's
 callbacks, plain tasks) inherit the variable and outlive the hook, so a frame is emptied when its
 hook ends. An outer frame (a hook that initializes another resource) counts only for calls made by
@@ -33,7 +33,7 @@ log = logging.getLogger("exo.lifecycle")
 _abandoned: Final[set[asyncio.Task[Any]]] = set()
 
 
-class Frame:
+class HookFrame:
     """One running hook.
 
     Emptied when the hook ends: contexts that captured the frame must not keep the resource alive.
@@ -41,7 +41,7 @@ class Frame:
 
     __slots__ = ("hook", "outer", "subject", "task")
 
-    def __init__(self, subject: Subject, hook: str, outer: Frame | None) -> None:
+    def __init__(self, subject: Subject, hook: str, outer: HookFrame | None) -> None:
         self.subject: Subject | None = subject
         self.hook = hook
         self.outer = outer
@@ -53,7 +53,7 @@ class Frame:
         self.task = None
 
 
-current: Final[contextvars.ContextVar[Frame | None]] = contextvars.ContextVar(
+current: Final[contextvars.ContextVar[HookFrame | None]] = contextvars.ContextVar(
     "exo_hook", default=None
 )
 
@@ -158,8 +158,8 @@ def _publish(subject: Subject, name: str, seconds: float, outcome: Outcome) -> N
 
 def _start(
     record: LifeRecord, name: str, hook: Callable[[], Any]
-) -> tuple[asyncio.Task[Any], Frame]:
-    frame = Frame(record.subject, name, current.get())
+) -> tuple[asyncio.Task[Any], HookFrame]:
+    frame = HookFrame(record.subject, name, current.get())
     context = contextvars.copy_context()
     context.run(current.set, frame)
     task = asyncio.get_running_loop().create_task(

@@ -3,9 +3,9 @@
 Theory of operation. There are at most three flights: `starting` (initialize or recover), `closing`,
 and a health check. Each changes the state only while it is the current one.
 
-The state moves synchronously with the call that causes it: whoever sees that `cleanup()` was called
-sees CLOSING, not some state in between. `closing` first stops the other two flights and waits for
-them, and only then closes anything, so a cleanup hook never runs alongside an init hook.
+The state moves synchronously with the call that causes it: from the moment `cleanup()` is called,
+the state is CLOSING. `closing` first stops the other two flights and waits for them, and only then
+closes anything, so a cleanup hook never runs alongside an init hook.
 
 `LifeRecord.opened` says that an init hook began since the cleanup hook last ran. The cleanup hook
 runs exactly when it is set.

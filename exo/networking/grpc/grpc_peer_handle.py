@@ -276,7 +276,8 @@ class GRPCPeerHandle(PeerHandle):
             try:
                 await self._handler.on_message(self.id(), failed)
             except Exception:
-                log.exception("a refusal by %s could not be handled", self.id())
+                of = {"sequence_id": refused.sequence_id}
+                log.exception("a refusal by %s could not be handled", self.id(), extra=of)
 
     async def _watch(self, _: Connection) -> None:
         while True:

@@ -198,7 +198,8 @@ class GRPCServer(Server):
     async def _refuse(self, peer: str, message: Message, error: Exception, context: Any) -> None:
         code = code_of(error)
         if code is grpc.StatusCode.INTERNAL:
-            log.error("a %s of %s failed", type(message).__name__, peer, exc_info=error)
+            kind, of = type(message).__name__, {"sequence_id": message.sequence_id}
+            log.error("a %s of %s failed", kind, peer, exc_info=error, extra=of)
         refused = wire.RefusedFrame(
             sequence_id=message.sequence_id, epoch=message.epoch, code=code.name, reason=str(error)
         )

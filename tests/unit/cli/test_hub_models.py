@@ -36,7 +36,7 @@ ASK = oneshot.Ask(
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-    monkeypatch.setattr("exo.download.hub.random.uniform", lambda low, high: 0.001)
+    monkeypatch.setattr("exo.utils.retry.random.uniform", lambda low, high: 0.001)
     (tmp_path / "model").mkdir()
     files = [*CASE.checkpoint.glob("*.json"), *CASE.checkpoint.glob("*.safetensors")]
     files += write_tokenizer(tmp_path / "model").iterdir()

@@ -1,6 +1,4 @@
-"""`cleanup`: single flight, bounded, always CLOSED; and closed stays closed. Fork sections 2.3 and
-2.6.
-"""
+"""`cleanup`: single flight, bounded, always CLOSED; and closed stays closed."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ S = ResourceState
 
 
 async def closing(part: Specimen) -> asyncio.Task[None]:
-    """A cleanup that is held inside its hook."""
+    """A cleanup that waits inside its hook."""
     part.gates["cleanup"].clear()
     task = asyncio.create_task(part.cleanup())
     await part.inside["cleanup"].wait()
@@ -79,7 +77,7 @@ async def test_a_hook_that_raises_closes_records_and_raises_once():
     await part.cleanup()
 
 
-async def test_the_error_still_reaches_somebody_when_the_first_caller_is_gone():
+async def test_the_error_still_reaches_a_caller_when_the_first_one_has_left():
     part = Specimen()
     await part.initialize()
     part.fails["cleanup"] = OSError("stuck")
@@ -101,7 +99,7 @@ async def test_a_hanging_hook_is_bounded_by_the_cleanup_timeout():
     assert part.state is S.CLOSED
 
 
-async def test_a_hook_that_ignores_cancellation_delays_nobody():
+async def test_a_hook_that_ignores_cancellation_delays_no_caller():
     part = Stubborn("cleanup", cleanup_timeout=0.02)
     await part.initialize()
     started = time.monotonic()

@@ -23,9 +23,7 @@ from exo.lifecycle.testing.conformance import ConformanceError, check_resource
 
 
 class Good(AsyncResource):
-    """A listening socket, a file, a background task, a thread pool: opened in steps, closed in
-    reverse.
-    """
+    """Opens a socket, a file, a task and a thread pool in steps, and closes them in reverse."""
 
     RESOURCE_TYPE = "specimen"
 
@@ -63,7 +61,7 @@ class Good(AsyncResource):
 
 
 class Plain(AsyncResource):
-    """Opens nothing, but takes a while over it."""
+    """Opens nothing, but waits once in each hook."""
 
     async def _do_initialize(self) -> None:
         await asyncio.sleep(0)
@@ -80,7 +78,7 @@ OVER = threading.Event()
 
 
 def lose(owner: socket.socket | IO[bytes] | None) -> None:
-    """Leak what `owner` holds, without the interpreter's own warning at its end."""
+    """Leak the descriptor that `owner` holds, without the interpreter's ResourceWarning."""
     if isinstance(owner, socket.socket):
         STRAYS.append(owner.detach())
     elif owner is not None:
@@ -121,7 +119,7 @@ class ForgetsItsSocket(Good):
 
 
 class LeaksWhenItsStartFails(Good):
-    """Closes properly after a whole start only: a half-done one is left open."""
+    """Closes properly only after a complete start."""
 
     whole = False
 
@@ -217,7 +215,7 @@ class ForgetsItsChild(Plain):
 
 
 class KillsItsChildOnly(Plain):
-    """And does not wait for it, so that the system cannot forget it."""
+    """Does not wait for it, so the system keeps its entry."""
 
     async def _do_initialize(self) -> None:
         await super()._do_initialize()
@@ -283,7 +281,7 @@ async def test_an_async_factory_is_fine():
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
-async def test_each_mutant_is_caught_and_told_why(mutant: type[AsyncResource]):
+async def test_each_mutant_is_caught_for_its_reason(mutant: type[AsyncResource]):
     with pytest.raises(ConformanceError) as caught:
         await check_resource(mutant, patience=0.05, points=3, stop_at_first=True)
     assert MUTANTS[mutant] in str(caught.value)

@@ -1,5 +1,5 @@
-"""The documents are true: their Python runs, their diagram is the table's, the examples print what
-they say.
+"""The lifecycle pages are true: their Python runs, their diagram matches the table, the examples
+print what they promise.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 PAGES = ("docs/lifecycle.md", "docs/conversion-guide.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-# What each program prints, in part: the point it makes.
+# A part of what each program prints: the point it makes.
 EXAMPLES = {
     "hello_resource.py": ["it says: hello", "healthy: True", "greeter 'greeter-1' is closed"],
     "group.py": [
@@ -93,7 +93,7 @@ def test_the_diagram_has_every_move_of_the_table_and_no_other():
     assert diagram().count(" --> ") == len(moves) + 1
 
 
-def test_a_stale_page_is_told_and_renewed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_stale_page_is_reported_and_renewed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     page = tmp_path / "page.md"
     page.write_text(
         renew((ROOT / "docs" / "lifecycle.md").read_text()).replace(

@@ -1,4 +1,4 @@
-"""`ensure_ready` in every state, and re-entrant calls. Fork sections 2.5 and 2.6."""
+"""`ensure_ready` in every state, and re-entrant calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ S = ResourceState
 
 
 async def in_error(part: Specimen) -> None:
-    """Bring it to ERROR by failed health checks, with everything still open."""
+    """Bring it to ERROR by failed health checks; everything stays open."""
     await part.initialize()
     part.healthy = False
     for _ in range(3):
@@ -48,7 +48,7 @@ async def test_initializing_waits_for_it():
     assert part.initialized == 1
 
 
-async def test_a_failed_lazy_start_is_told_and_the_next_call_tries_to_recover_once():
+async def test_a_failed_lazy_start_is_reported_and_the_next_call_tries_to_recover_once():
     part = Specimen()
     part.fails["initialize"] = OSError("no")
     for runs in (1, 2):
@@ -103,7 +103,7 @@ async def test_on_ready_it_takes_no_turn_of_the_event_loop():
 @pytest.mark.parametrize(
     "call", ["initialize", "cleanup", "ensure_ready", "check_health", "recover"]
 )
-async def test_a_hook_that_calls_its_own_lifecycle_is_told_so_instead_of_deadlocking(
+async def test_a_hook_that_calls_its_own_lifecycle_gets_an_error_and_no_deadlock(
     hook: str, call: str
 ):
     caught: list[ReentrantCall] = []

@@ -1,4 +1,4 @@
-"""The faults that a tester of a running node can ask for by files."""
+"""Faults that a tester injects into a running node by files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_nothing_fails_or_hangs_without_a_folder(
     (folder / "hang-part").touch()
     assert (injected_fault(Part()), is_hanging(Part())) == ("why", True)
     use_folder(None)
-    # The variable is the command line's business.
+    # Only the command line reads the variable.
     monkeypatch.setenv("EXO_FAULT_DIR", str(folder))
     assert (injected_fault(Part()), is_hanging(Part())) == (None, False)
 

@@ -1,4 +1,4 @@
-"""`ResourceGroup`: order, roll-back, health, bad graphs. Fork section 4.1."""
+"""`ResourceGroup`: order, roll-back, health, invalid graphs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ S = ResourceState
 
 
 class Recorder:
-    """Makes members whose starts and stops are written down, `+a` and `-a`, at their end."""
+    """Makes members that record their starts and stops, when complete, as `+a` and `-a`."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -44,9 +44,7 @@ class Recorder:
 
 
 def diamond(recorder: Recorder) -> ResourceGroup:
-    """top needs left and right, which both need base; added in an order that is not the start
-    order.
-    """
+    """top needs left and right, which both need base. Not added in start order."""
     group = ResourceGroup(resource_id="g")
     group.add(recorder.member("top"), depends_on=["left", "right"])
     group.add(recorder.member("left"), depends_on=["base"])
@@ -125,7 +123,7 @@ async def test_a_failure_cancels_its_slow_siblings_and_leaves_none_running():
     assert [member.state for member in group] == [S.CLOSED, S.CLOSED, S.CLOSED, S.UNINITIALIZED]
 
 
-async def test_all_failures_of_a_level_are_told():
+async def test_all_failures_of_a_level_are_reported():
     group = ResourceGroup()
     for name in "ab":
         member = Specimen(name)
@@ -154,7 +152,7 @@ async def test_an_optional_member_that_fails_to_start_is_only_a_degradation():
     await group.cleanup()
 
 
-async def test_health_is_all_required_members_and_names_the_ailing():
+async def test_health_is_all_required_members_and_names_the_unhealthy():
     group = ResourceGroup(failure_threshold=2)
     a, b = Specimen("a"), Specimen("b")
     group.add(a)
@@ -261,10 +259,9 @@ async def test_removing_hands_the_member_back_as_it_is():
     await top.cleanup()
 
 
-def test_names_and_dependencies_are_told():
+def test_members_are_listed_in_start_order_and_found_by_name():
     group = diamond(Recorder())
-    assert group.dependencies()["top"] == ("left", "right")
-    assert list(group.dependencies()) == ["base", "left", "right", "top"]
+    assert [part.resource_id for part in group] == ["base", "left", "right", "top"]
     assert "left" in group
     with pytest.raises(KeyError, match=r"no member 'x'; members: base, left, right, top"):
         group.get("x")

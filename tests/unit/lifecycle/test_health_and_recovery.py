@@ -1,6 +1,4 @@
-"""`check_health` and `recover`: thresholds, stale results, single flight, back-off. Fork sections
-2.7 and 2.8.
-"""
+"""`check_health` and `recover`: thresholds, stale results, single flight, back-off."""
 
 from __future__ import annotations
 
@@ -131,7 +129,7 @@ async def test_when_the_last_caller_leaves_the_check_ends_and_says_nothing():
     assert part.statistics().health_checks == 0
 
 
-async def test_a_hung_check_that_ignores_cancellation_delays_nobody_beyond_its_timeout():
+async def test_a_hung_check_that_ignores_cancellation_delays_no_caller_beyond_its_timeout():
     part = Stubborn("health_check", health_check_timeout=0.02)
     await part.initialize()
     started = time.monotonic()
@@ -200,7 +198,7 @@ async def test_recover_after_a_failed_start_has_nothing_to_clean():
     assert (part.initialized, part.cleaned, part.last_error) == (2, 1, None)
 
 
-async def test_what_fails_to_close_is_still_started_anew(caplog: pytest.LogCaptureFixture):
+async def test_what_fails_to_close_is_still_started_again(caplog: pytest.LogCaptureFixture):
     part = Specimen(failure_threshold=1)
     await part.initialize()
     part.healthy = False

@@ -1,6 +1,4 @@
-"""`initialize`: single flight, roll-back, time-outs, cancellation. The defects of fork sections 2.2
-and 2.4.
-"""
+"""`initialize`: single flight, roll-back, time-outs, cancellation."""
 
 from __future__ import annotations
 
@@ -51,7 +49,7 @@ async def test_ten_callers_share_one_run_and_its_result():
     assert part.initialized == 1
 
 
-async def test_ten_callers_share_one_failure_and_nobody_tries_again():
+async def test_ten_callers_share_one_failure_and_none_tries_again():
     part = Specimen()
     part.fails["initialize"] = RuntimeError("no")
     results = await asyncio.gather(*(part.initialize() for _ in range(10)), return_exceptions=True)
@@ -180,7 +178,7 @@ async def test_cancelling_one_of_two_callers_does_not_touch_the_other():
     assert one.cancelled()
 
 
-async def test_a_caller_that_comes_during_the_roll_back_of_a_given_up_start_starts_anew():
+async def test_a_caller_that_comes_during_the_roll_back_of_a_given_up_start_starts_again():
     part = Specimen()
     part.gates["initialize"].clear()
     part.gates["cleanup"].clear()
@@ -248,7 +246,7 @@ async def test_initialize_while_closing_is_refused_and_on_closed_begins_a_new_li
     assert (part.state, part.initialized, part.cleaned) == (S.READY, 2, 1)
 
 
-async def test_a_hook_that_is_not_async_is_told_so():
+async def test_a_hook_that_is_not_async_gets_an_error_that_says_so():
     class Plain(Specimen):
         def _do_initialize(self) -> None:  # type: ignore[override]
             pass
@@ -300,7 +298,7 @@ async def test_a_cleanup_error_is_raised_when_the_body_is_fine():
             part.fails["cleanup"] = OSError("cleanup")
 
 
-async def test_a_kept_error_keeps_nothing_open_that_the_hook_had_in_its_hands():
+async def test_a_kept_error_keeps_nothing_open_that_the_hook_held():
     class Held:
         pass
 

@@ -1,6 +1,4 @@
-"""The table, the machine, listeners, `wait_for`, statistics, registry, and what the constructor
-refuses.
-"""
+"""Transitions, listeners, `wait_for`, statistics, the registry, and invalid arguments."""
 
 from __future__ import annotations
 
@@ -45,7 +43,7 @@ EXPECTED = {
 }
 
 
-def test_the_table_is_the_contracts():
+def test_the_table_is_that_of_the_contract():
     assert {old: set(new) for old, new in TRANSITIONS.items()} == EXPECTED
     with pytest.raises(TypeError):
         TRANSITIONS[S.READY] = frozenset()  # type: ignore[index]
@@ -83,7 +81,8 @@ def test_only_the_machine_assigns_a_state():
                 for t in targets
                 if isinstance(t, ast.Attribute) and t.attr in ("state", "_state")
             ]
-    # errors.py keeps the state an error was raised in; states.py is the machine: made, and moved.
+    # errors.py keeps the state in which an error was raised. The machine in states.py assigns it
+    # when it is made and when it moves.
     assert sorted(assigned) == ["errors.py", "states.py", "states.py"]
 
 
@@ -291,7 +290,7 @@ def test_live_resources_are_held_weakly_and_listed_by_type_oldest_first():
     assert [r.resource_id for r in live_resources("rare")] == ["r0", "r2"]
 
 
-def test_a_health_hook_under_its_old_name_is_told_at_class_creation():
+def test_a_health_hook_under_its_old_name_causes_a_warning_at_class_creation():
     with pytest.warns(
         UserWarning,
         match=r"Old\._check_health is no hook of AsyncResource: name it _do_health_check",

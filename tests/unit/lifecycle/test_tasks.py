@@ -1,4 +1,4 @@
-"""`TaskManager`. The defects of fork section 3 are each a test here."""
+"""`TaskManager`: start, cancel, priorities, failures, bounded memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def boom() -> None:
 
 
 class Ignoring:
-    """A task that ignores its cancellation until it is let go."""
+    """A task that ignores its cancellation until it is released."""
 
     def __init__(self) -> None:
         self.let_go = asyncio.Event()
@@ -101,7 +101,7 @@ async def test_a_failing_task_is_logged_counted_and_handed_over(caplog: pytest.L
     assert "'owner' failed: RuntimeError('lost it')" in caplog.text
 
 
-async def test_a_failing_task_nobody_waits_for_makes_no_never_retrieved_noise():
+async def test_a_failing_task_without_a_waiter_causes_no_never_retrieved_warning():
     unhandled: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     manager = TaskManager("owner")

@@ -60,14 +60,14 @@ async def test_views_and_types_follow_the_monitor(probe):
     for service in ("live", "started", "ready", "inference_engine", ""):
         assert await ask(stub, service) == SERVING, service
     engine.healthy = False
-    await monitor.check_now()
+    await engine.check_health()
     assert await ask(stub, "ready") == NOT_SERVING
     assert await ask(stub, "inference_engine") == NOT_SERVING
     assert await ask(stub, "live") == SERVING
     assert await ask(stub, "started") == SERVING
     remove = monitor.add_readiness("ring", lambda: "the ring has not formed")
     engine.healthy = True
-    await monitor.check_now()
+    await engine.check_health()
     assert await ask(stub, "inference_engine") == SERVING
     assert await ask(stub, "ready") == NOT_SERVING
     remove()
@@ -81,14 +81,14 @@ async def test_an_unknown_name_is_not_found(probe):
 
 
 async def test_a_watcher_hears_each_change_once(probe):
-    engine, monitor, stub = probe
+    engine, _, stub = probe
     watch = stub.Watch(health_pb2.HealthCheckRequest(service="ready"))
     assert (await watch.read()).status == NOT_SERVING
     await engine.initialize()
     assert (await watch.read()).status == SERVING
-    await monitor.check_now()
+    await engine.check_health()
     engine.healthy = False
-    await monitor.check_now()
+    await engine.check_health()
     assert (await watch.read()).status == NOT_SERVING
     watch.cancel()
     unknown = stub.Watch(health_pb2.HealthCheckRequest(service="later"))
@@ -97,10 +97,10 @@ async def test_a_watcher_hears_each_change_once(probe):
 
 
 async def test_a_check_that_hangs_delays_no_probe(probe):
-    engine, monitor, stub = probe
+    engine, _, stub = probe
     await engine.initialize()
     engine.healthy = None
-    hanging = asyncio.create_task(monitor.check_now())
+    hanging = asyncio.create_task(engine.check_health())
     await asyncio.sleep(0)
     async with asyncio.timeout(2):
         for _ in range(20):

@@ -13,7 +13,8 @@ import pytest
 import structlog
 
 from exo.lifecycle import AsyncResource
-from exo.observability.logging import configure_logging, ids
+from exo.observability.logging import configure_logging
+from exo.observability.request_ids import ids
 
 
 class Sequence(NamedTuple):

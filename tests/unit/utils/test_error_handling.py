@@ -35,7 +35,7 @@ class Part(AsyncResource):
 
 
 class Flaky:
-    """Fails as often as it is told, then answers."""
+    """Fails the given number of times, then answers."""
 
     def __init__(self, failures: int, error: type[BaseException] = ConnectionError) -> None:
         self.left = failures
@@ -158,7 +158,7 @@ async def test_a_failed_probe_opens_it_again_for_the_whole_time():
     assert breaker.state is BreakerState.OPEN
 
 
-async def test_a_cancelled_probe_frees_its_seat():
+async def test_a_cancelled_probe_makes_room_for_the_next():
     clock = Clock()
     breaker = await opened(clock)
     clock.now = 10.0
@@ -268,7 +268,7 @@ async def test_fallbacks_are_tried_in_order_and_the_one_that_serves_is_declared(
         assert degradations() == (), "the first way works again"
 
 
-async def test_when_no_way_works_all_errors_are_told(events: list[DegradationChange]):
+async def test_when_no_way_works_all_errors_are_reported(events: list[DegradationChange]):
     with pytest.raises(ExceptionGroup, match="engine: none of onnx, numpy works") as failed:
         await with_fallbacks(
             "engine", {"onnx": Flaky(1, OSError), "numpy": Flaky(1, OSError)}, on=[OSError]

@@ -1,6 +1,4 @@
-"""A listener that cannot listen says where and which setting helps, as fields; the words come from
-the system.
-"""
+"""`CannotListen` names host, port and the setting to change; the reason comes from the system."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ def taken_port(family: socket.AddressFamily, host: str) -> socket.socket:
 @pytest.mark.parametrize(
     ("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
 )
-def test_a_taken_port_is_told_with_its_setting(family: socket.AddressFamily, host: str) -> None:
+def test_a_taken_port_is_reported_with_its_setting(family: socket.AddressFamily, host: str) -> None:
     with taken_port(family, host) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(CannotListen) as refused:
@@ -67,7 +65,7 @@ def test_what_the_system_says_decides_which_setting_helps(error: OSError, settin
 
 
 @pytest.mark.parametrize("setting", ["grpc_port", "health_port"])
-async def test_a_grpc_server_tells_the_same(setting: str) -> None:
+async def test_a_grpc_server_reports_the_same(setting: str) -> None:
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     with taken_port(socket.AF_INET, "127.0.0.1") as taken:
         port = taken.getsockname()[1]
@@ -93,7 +91,7 @@ def test_what_listens_takes_connections_and_does_not_block() -> None:
 def test_a_socket_bound_at_the_same_moment_is_found_before_anything_serves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Linux lets two bind (SO_REUSEADDR), and refuses the second one's listen."""
+    """Linux lets two sockets bind (SO_REUSEADDR) and refuses `listen` on the second."""
     with socket.socket() as first:
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         first.bind(("127.0.0.1", 0))

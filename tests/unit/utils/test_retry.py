@@ -14,7 +14,7 @@ from exo.utils.error_handling import FailedTry, retrying, retrying_blocking
 
 
 class Flaky:
-    """Fails as often as it is told, then answers."""
+    """Fails the given number of times, then answers."""
 
     def __init__(self, failures: int, error: type[BaseException] = ConnectionError) -> None:
         self.left = failures
