@@ -29,20 +29,16 @@ async def close(
     record.counts.cleanups += 1
     left = max(timeout / 2, timeout - (time.monotonic() - started))
     try:
-        await _run_cleanup_hook(record, left, flight)
+        try:
+            await run_hook(record, "cleanup", left, flight, stoppable=False)
+        except (HookStopped, asyncio.CancelledError):
+            if not record.opened:
+                raise
+            # An event loop that is being closed cancelled the hook before its first step: nothing
+            # is closed yet.
+            await run_hook(record, "cleanup", left, flight, stoppable=False)
     except (Exception, asyncio.CancelledError):
         record.counts.cleanup_failures += 1
         raise
     finally:
         record.counts.last_cleanup_seconds = time.monotonic() - started
-
-
-async def _run_cleanup_hook(record: LifeRecord, timeout: float, flight: Flight[Any]) -> None:
-    try:
-        await run_hook(record, "cleanup", timeout, flight, stoppable=False)
-    except (HookStopped, asyncio.CancelledError):
-        if not record.opened:
-            raise
-        # An event loop that is being closed cancelled the hook before its first step: nothing is
-        # closed yet.
-        await run_hook(record, "cleanup", timeout, flight, stoppable=False)

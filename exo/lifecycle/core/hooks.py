@@ -111,15 +111,16 @@ async def run_hook(
         record.hook_began(name)
         _publish(record.subject, name, 0.0, "ok")
         return True
-    task, frame = _start(record, name, hook)
-    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    task, frame = _start(record, name, hook, loop)
+    ended: asyncio.Future[None] = loop.create_future()
 
     def wake(_: object = None) -> None:
         if not ended.done():
             ended.set_result(None)
 
     task.add_done_callback(wake)
-    timer = asyncio.get_running_loop().call_later(timeout, wake)
+    timer = loop.call_later(timeout, wake)
     if stoppable:
         flight.on_stop = wake
         if flight.stopping:
@@ -157,12 +158,12 @@ def _publish(subject: Subject, name: str, seconds: float, outcome: Outcome) -> N
 
 
 def _start(
-    record: LifeRecord, name: str, hook: Callable[[], Any]
+    record: LifeRecord, name: str, hook: Callable[[], Any], loop: asyncio.AbstractEventLoop
 ) -> tuple[asyncio.Task[Any], HookFrame]:
     frame = HookFrame(record.subject, name, current.get())
     context = contextvars.copy_context()
     context.run(current.set, frame)
-    task = asyncio.get_running_loop().create_task(
+    task = loop.create_task(
         _call(record, name, hook), name=f"{record.subject.resource_id}:{name}", context=context
     )
     frame.task = task

@@ -260,7 +260,8 @@ class Lifecycle:
     async def _run_cleanup(self, flight: Flight[list[BaseException]]) -> list[BaseException]:
         error: BaseException | None = None
         try:
-            await self._settle_others()
+            if self.starting is not None or self.health.running is not None:
+                await self._settle_others()
             await close(self.record, self._tasks, self._subject.cleanup_timeout, flight)
         # A hook may raise anything.
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001
