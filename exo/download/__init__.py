@@ -1,7 +1,8 @@
-"""Where models come from: the bundled one, a path, a mounted folder; `hub_downloader`: a Hugging
-Face hub as well.
+"""Where models come from: the bundled one, a path, a mounted folder; with `hub_downloader` also a
+Hugging Face hub.
 
-That one is imported where it is needed: it brings an HTTP client along that most nodes never use.
+That module is imported only where it is needed, because of an HTTP client that most nodes never
+use.
 """
 
 from exo.download.shard_downloader import (

@@ -1,9 +1,9 @@
 """One Hugging Face hub through `huggingface_hub`: what a repository has, and its files, each
 checked by its hash.
 
-Blocks; runs in threads. Files land in the library's own cache, which resumes cut downloads and is
-safe to share. Faults that pass (429, 5xx, cut connections, a wrong hash) are tried again; the
-others are `CheckpointError` or `ModelNotFound` in words.
+Blocks, so it runs in threads. Files go to the library's own cache, which resumes interrupted
+downloads and may be shared. Faults that may pass (429, 5xx, broken connections, a wrong hash) are
+tried again; the others become `CheckpointError` or `ModelNotFound` in plain words.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class WrongContent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """sha256: "" for small files, which the hub keeps in git and names by another hash."""
+    """sha256: "" for small files, which the hub keeps in git under a different hash."""
 
     name: str
     size: int
@@ -54,7 +54,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """commit: what the revision asked for is now; everything is fetched of this one."""
+    """commit: what the revision asked for is now; everything is fetched from this one."""
 
     repo: str
     commit: str
@@ -62,10 +62,10 @@ class Repository:
 
 
 class Hub:
-    """endpoint: address of the hub; None: the library's own choice, the public hub.
+    """endpoint: address of the hub; None: the library's default, the public hub.
     pause: seconds before the second try; later pauses are longer.
 
-    `cancelled` ends waiting and retrying.
+    Setting `cancelled` ends waiting and retrying.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class Hub:
         self.cancelled = threading.Event()
 
     def look_up(self, repo: str, revision: str | None) -> Repository:
-        """Raises `ModelNotFound` for what the hub does not have or show, `CheckpointError` for a
-        hub that fails.
+        """Raises `ModelNotFound` for what the hub does not have or show, `CheckpointError` when the
+        hub fails.
         """
         if self._offline:
             return self.cached(repo, revision)
@@ -103,15 +103,16 @@ class Hub:
             for each in info.siblings or ()
         }
         for name in (str(info.sha), *(file.sha256 for file in files.values() if file.sha256)):
-            if not HASH.fullmatch(name):  # they become names of files here
+            if not HASH.fullmatch(name):  # they become file names here
                 raise CheckpointError(
-                    f"the hub names a commit or content {name[:80]!r}, which is no hash", path=repo
+                    f"the hub names a commit or content {name[:80]!r}, which is not a hash",
+                    path=repo,
                 )
         self._remember(repo, revision, str(info.sha))
         return Repository(repo, str(info.sha), files)
 
     def fetch(self, repository: Repository, name: str) -> Path:
-        """The file, whole and checked."""
+        """The file, complete and checked."""
         return self._try(
             repository.repo, lambda: self._fetch_once(repository, repository.files[name])
         )
@@ -133,7 +134,7 @@ class Hub:
         return path
 
     def _verify(self, path: Path, expected: str) -> None:
-        """Once for each file: a mark beside the cache remembers it."""
+        """Once for each file: a marker in the cache remembers it."""
         mark = self._cache / "verified" / expected
         if mark.exists() and mark.stat().st_mtime >= path.stat().st_mtime:
             return
@@ -148,9 +149,7 @@ class Hub:
         mark.touch()
 
     def _ref(self, repo: str, revision: str | None) -> Path:
-        """Where the cache keeps which commit a branch or tag was;
-        the library's own place for it.
-        """
+        """Where the cache keeps the commit of a branch or tag; the library uses the same place."""
         return self._cache / f"models--{repo.replace('/', '--')}" / "refs" / (revision or "main")
 
     def _remember(self, repo: str, revision: str | None, commit: str) -> None:
@@ -218,19 +217,19 @@ def _passes(error: Exception) -> bool:
     """Whether trying again may help."""
     if isinstance(error, HfHubHTTPError):
         return error.response is not None and error.response.status_code in TRANSIENT
-    # The library's word for "neither network nor cache".
+    # What the library raises when neither network nor cache has it.
     if isinstance(error, LocalEntryNotFoundError):
         cause = error.__cause__
         return cause is None or not isinstance(cause, Exception) or _passes(cause)
     if isinstance(error, WrongContent | ConnectionError | TimeoutError) or _is_transport(error):
         return True
-    # "Consistency check failed": cut short.
+    # "Consistency check failed": the download broke off.
     return isinstance(error, OSError) and error.errno is None
 
 
 def _is_transport(error: Exception) -> bool:
-    """By name: which HTTP client the library uses has changed before, and is none of our
-    dependencies.
+    """By name: the library has changed its HTTP client before, and none of them is a dependency
+    here.
     """
     return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 

@@ -1,8 +1,8 @@
-"""`HubShardDownloader`: models of a Hugging Face hub beside the local ones; a node fetches only its
-shard's files.
+"""`HubShardDownloader`: models of a Hugging Face hub as well as local ones. A node fetches only the
+files of its shard.
 
-A shard is laid out as a folder of hard links into the hub cache with an index of just its files, so
-that a checkpoint reader sees a whole checkpoint of what is there.
+A shard is laid out as a folder of hard links into the hub cache, with an index of just its files,
+so that a checkpoint reader sees a complete checkpoint of what is there.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ DEGRADATION = "hub"
 
 
 class HubShardDownloader(LocalShardDownloader):
-    """cache: folder for what was fetched. revision: where the model's name gives none. See `Hub`
-    for the rest.
+    """cache: folder for what is fetched.
+    revision: used where the model's name gives none. See `Hub` for the rest.
     """
 
     def __init__(
@@ -88,13 +88,13 @@ class HubShardDownloader(LocalShardDownloader):
         )
 
     async def _look_up(self, repo: str, revision: str | None) -> Repository:
-        """Of the hub; where it cannot be reached, of what an earlier run left, as a degradation
-        that shows.
+        """Ask the hub; where it cannot be reached, use what an earlier run left, and declare the
+        degradation.
         """
         try:
             found: Repository = await self._run(self._hub.look_up, repo, revision)
         except CheckpointError as error:
-            if not is_unreachable(error) or self._workers is None:  # None: it is being closed
+            if not is_unreachable(error) or self._workers is None:  # None: closing
                 raise
             try:
                 found = await self._run(self._hub.cached, repo, revision)
@@ -120,7 +120,7 @@ class HubShardDownloader(LocalShardDownloader):
         return await asyncio.to_thread(self._lay_out, source.path, repository, weights, weight_map)
 
     async def _fetch(self, repository: Repository, names: Iterable[str]) -> list[Path]:
-        """All at once, a few at a time; progress goes up file by file."""
+        """Fetch all of them, a few at a time; progress is reported file by file."""
         names = list(names)
         total = sum(repository.files[name].size for name in names)
         done = 0
@@ -147,8 +147,8 @@ class HubShardDownloader(LocalShardDownloader):
         weights: list[Path],
         weight_map: dict[str, str],
     ) -> Path:
-        """The folder of this set of files; made aside and moved in place, so that two nodes may do
-        it at once.
+        """The folder of this set of files. It is made under another name and then moved into place,
+        so that two nodes may do it at once.
         """
         names = sorted(path.name for path in weights)
         tag = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
@@ -171,7 +171,7 @@ class HubShardDownloader(LocalShardDownloader):
             made.rename(folder)
         except OSError as error:
             shutil.rmtree(made, ignore_errors=True)
-            if not folder.is_dir():  # else the other node was quicker
+            if not folder.is_dir():  # otherwise another node was faster
                 raise CheckpointError(
                     f"cannot be laid out: {error.strerror or error}", path=str(folder)
                 ) from error
@@ -179,7 +179,9 @@ class HubShardDownloader(LocalShardDownloader):
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    """Of the index, {} for a model in one file. Names that are not plain file names are refused."""
+    """The map of the index; {} for a model in one file. Names that are not plain file names are
+    refused.
+    """
     if not (folder / hub_names.INDEX).exists():
         return {}
     found = read_json(folder / hub_names.INDEX).get("weight_map")
@@ -192,7 +194,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
             or not file.endswith(".safetensors")
         ):
             raise CheckpointError(
-                f"names {file!r} for {tensor!r}, which is no safetensors file", path=str(folder)
+                f"names {file!r} for {tensor!r}, which is not a safetensors file", path=str(folder)
             )
     return found
 

@@ -1,6 +1,4 @@
-"""What to fetch from a hub: names of models, and which files of a repository a shard needs.
-Pure.
-"""
+"""What to fetch from a hub: names of models, and the files that a shard needs. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from exo.inference.shard import Shard
 
 PREFIX: Final = "hf:"
 INDEX: Final = "model.safetensors.index.json"
-# What tells the shape of a model and how to talk to it. Nothing that is run: no *.py, no pickle.
+# The shape of a model and how to talk to it. Nothing that could be run: no *.py, no pickle.
 SMALL_FILES: Final = (
     "config.json",
     "generation_config.json",
@@ -31,8 +29,8 @@ _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 @dataclass(frozen=True, slots=True)
 class HubName:
-    """revision: branch, tag or commit, None: the repository's main branch. file: one GGUF file of
-    it.
+    """revision: branch, tag or commit; None: the repository's main branch.
+    file: one GGUF file of the repository.
     """
 
     repo: str
@@ -49,11 +47,11 @@ def is_hub_name(model: str) -> bool:
 
 
 def parse(model: str) -> HubName:
-    """Raises `InvalidRequest` with the form that is right."""
+    """Raises `InvalidRequest`, showing the right form."""
     match = _NAME.fullmatch(model)
     if match is None or ".." in model:
         raise InvalidRequest(
-            f"{model!r} is no model of a hub; write hf:OWNER/REPO, hf:OWNER/REPO@REVISION or"
+            f"{model!r} is not a model on a hub; write hf:OWNER/REPO, hf:OWNER/REPO@REVISION or"
             " hf:OWNER/REPO:FILE.gguf",
             field="model",
         )
@@ -61,19 +59,19 @@ def parse(model: str) -> HubName:
 
 
 def checked_revision(revision: str | None) -> str | None:
-    """One from a setting. It becomes part of a path: raises `InvalidRequest` for what could lead
-    elsewhere.
+    """A revision from a setting. It becomes part of a path: raises `InvalidRequest` for one that
+    could lead elsewhere.
     """
     if revision is not None and (
         ".." in revision or not re.fullmatch(r"\w[\w./-]*", revision, re.ASCII)
     ):
-        raise InvalidRequest(f"{revision!r} is no branch, tag or commit", field="hub-revision")
+        raise InvalidRequest(f"{revision!r} is not a branch, tag or commit", field="hub-revision")
     return revision
 
 
 def gguf_file(name: HubName, files: Iterable[str]) -> str | None:
-    """The GGUF file to serve; None for a safetensors repository. Raises `InvalidRequest` listing
-    the choice.
+    """The GGUF file to serve; None for a safetensors repository. Raises `InvalidRequest`, listing
+    the choices.
     """
     there = sorted(file for file in files if file.endswith(".gguf") and "/" not in file)
     if name.file is not None:
@@ -96,7 +94,7 @@ def gguf_file(name: HubName, files: Iterable[str]) -> str | None:
 
 
 def needed_files(weight_map: Mapping[str, str], shard: Shard) -> set[str]:
-    """The safetensors files with tensors of the shard's layers; embedding, norm and head go with
+    """The safetensors files with tensors of the shard's layers. Embedding, norm and head belong to
     both ends.
     """
     return {file for tensor, file in weight_map.items() if _is_needed(tensor, shard)}

@@ -1,7 +1,7 @@
 """`ShardDownloader`: from a model's name to files on this machine. Knows no engine and no plan.
 
-In two steps, so that a node of a ring fetches only its share: `describe` brings what tells the
-shape of the model (configuration, index, tokenizer), `ensure_shard` the weights of a shard.
+There are two steps, so that a node of a ring fetches only its share: `describe` fetches what gives
+the shape of the model (configuration, index, tokenizer), `ensure_shard` the weights of a shard.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from exo.lifecycle import AsyncResource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """A model on this machine. revision: what pins its content, "" where nothing does.
+    """A model on this machine.
 
-    weights_here: False where only the small files are: `ensure_shard` brings the weights.
+    revision: what pins its contents, "" where nothing does.
+    weights_here: False where only the small files are here; `ensure_shard` fetches the weights.
     """
 
     model_id: str
@@ -34,8 +35,8 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadProgress:
-    """Bytes of all the files of one `describe` or `ensure_shard`;
-    those already here count as done.
+    """Bytes of all the files of one `describe` or `ensure_shard`; files that are here already count
+    as done.
     """
 
     bytes_done: int
@@ -51,7 +52,7 @@ class ShardDownloader(AsyncResource, ABC):
         self.on_progress: Callable[[DownloadProgress], None] | None = None
 
     async def describe(self, model: str) -> ModelSource:
-        """Raises `ModelNotFound` or `CheckpointError`, naming what there is."""
+        """Raises `ModelNotFound` or `CheckpointError`, naming the models there are."""
         await self.ensure_ready()
         return await self._describe(model)
 
@@ -75,7 +76,7 @@ class LocalShardDownloader(ShardDownloader):
         self._models_dir = models_dir
 
     async def _describe(self, model: str) -> ModelSource:
-        if model == DUMMY:  # the dummy engine makes its model up
+        if model == DUMMY:  # the dummy engine needs no files
             return ModelSource(model_id=DUMMY, path=Path(DUMMY))
         path = await asyncio.to_thread(resolve_model, model, self._models_dir)
         return ModelSource(model_id=model_id_of(model), path=path)

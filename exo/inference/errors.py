@@ -7,11 +7,11 @@
     +-- CheckpointError       the file's: `path` names it
     |   +-- UnsupportedModel  `supported` lists what would work
     +-- Overloaded            busy now: try again after `retry_after` seconds
-    +-- NodeDraining          this node is leaving: ask another
+    +-- NodeDraining          this node is leaving: ask another one
     +-- RingUnavailable       no plan can serve the model now
     +-- SequenceLost          an engine no longer holds the KV of a sequence: prefill it again
 
-The HTTP API and the gRPC server translate them by a table each.
+The HTTP API and the gRPC server each translate them by a table.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class RingUnavailable(ExoError):
 
 
 class SequenceLost(ExoError):
-    """The KV cache of a sequence is not here at the position asked for; prefill prompt and tokens
-    again.
+    """The KV cache of a sequence is not here at the position asked for; prefill its prompt and
+    tokens again.
     """
 
     def __init__(self, sequence_id: str, *, expected: int, held: int | None) -> None:

@@ -1,7 +1,7 @@
 """What `exo eval` and `exo bench` do: logits of given tokens, perplexity of a text, tokens per
 second.
 
-Each function resolves and loads the model, computes, and returns what the command prints. Progress
+Each function finds and loads the model, computes, and returns what the command prints. Progress
 goes to `say`.
 """
 
@@ -46,7 +46,7 @@ class Stages:
         self.config = config
 
     def engine_name(self, asked: str) -> str:
-        """The engine that runs: with `auto`, the one it chose."""
+        """The engine that runs: with `auto`, the one that it chose."""
         return self.engines[0][0].active or asked
 
     async def infer(self, steps: Sequence[Step]) -> list[Array]:
@@ -63,15 +63,12 @@ class Stages:
             await engine.release(sequence_id)
 
     async def prefill(self, sequences: dict[str, Array]) -> dict[str, Array]:
-        """Logits (T, vocab) of every token of each sequence, all of them as one batch,
-        in chunks.
-        """
+        """Logits (T, vocab) of every token of each sequence, all as one batch, in chunks."""
         for _ in range(len(self.engines) * len(sequences)):
             try:
                 return await self._prefill(sequences)
             except SequenceLost:
-                # A stage wants one computed anew (longrope, grown past the short factors); each
-                # may, once for each.
+                # A sequence has outgrown the short rope factors; each may do so once in each stage.
                 continue
         return await self._prefill(sequences)
 
@@ -92,7 +89,7 @@ class Stages:
 async def loaded(
     model: str | Path, engine: str, shards: int = 1, options: EngineOptions = DEFAULTS
 ) -> AsyncIterator[Stages]:
-    """The model's layers, in `shards` stages of about equal size. Raises `InvalidRequest`,
+    """The model's layers, in `shards` stages of about equal size. Raises `InvalidRequest` or
     `CheckpointError`.
     """
     path = model if isinstance(model, Path) else resolve_model(model)
@@ -128,7 +125,7 @@ async def eval_logits(
     `tokens_file`.
     """
     lists = read_token_lists(tokens_file)
-    check_writable(out)  # now, and not when all is computed
+    check_writable(out)  # now, before hours of computing
     results: dict[str, Array] = {}
     async with loaded(model, engine, shards, options) as stages:
         _check_vocabulary(lists, stages.config.vocab, tokens_file)
@@ -145,7 +142,7 @@ async def eval_logits(
 
 
 def check_writable(out: Path) -> None:
-    """Raises `InvalidRequest`. Leaves everything as it is."""
+    """Raises `InvalidRequest`. Changes nothing."""
     was_there = out.exists()
     try:
         with out.open("ab"):
@@ -168,7 +165,7 @@ def read_text(path: Path) -> str:
         raise InvalidRequest(f"{path}: {error.strerror or error}", field="text") from error
     except UnicodeDecodeError as error:
         raise InvalidRequest(
-            f"{path} is no UTF-8 text (byte {error.start})", field="text"
+            f"{path} is not UTF-8 text (byte {error.start})", field="text"
         ) from error
 
 
@@ -181,7 +178,7 @@ def read_token_lists(path: Path) -> list[Array]:
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path} is not JSON: {error}", field="tokens-file") from None
     if not isinstance(value, list):
-        raise InvalidRequest(f"{path} holds no list of lists of token ids", field="tokens-file")
+        raise InvalidRequest(f"{path} is not a list of lists of token ids", field="tokens-file")
     for i, ids in enumerate(value):
         if not isinstance(ids, list) or any(
             not isinstance(t, int) or isinstance(t, bool) for t in ids
@@ -270,8 +267,8 @@ async def bench(
     """Tokens per second: decoding with each batch size (after 64 tokens of prompt), prefilling each
     prompt length.
 
-    With more shards than one a step goes through all stages before the next: what they cost beside
-    one, not a ring.
+    With more than one shard, a step goes through all stages before the next one begins: this shows
+    what stages cost in one process, and not how fast a ring is.
     """
     if any(n < 1 for n in (*batches, *prefills)):
         raise InvalidRequest("batch sizes and prompt lengths are at least 1", field="batch")
@@ -298,7 +295,7 @@ async def bench(
 
 
 async def _prefill_rate(stages: Stages, n: int, rng: np.random.Generator) -> float:
-    """Median of three, each with other tokens: nothing is there to be reused."""
+    """Median of three, each with other tokens, so that nothing can be reused."""
     rates = []
     for k in range(4):
         tokens = rng.integers(0, stages.config.vocab, n)

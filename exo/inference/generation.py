@@ -45,8 +45,8 @@ class GenerationRequest:
         return self if self.max_tokens <= left else replace(self, max_tokens=left)
 
     def check_tokens(self, vocab: int) -> None:
-        """Raises `InvalidRequest` naming a token id that a model with so many tokens does not have,
-        and its field.
+        """Raises `InvalidRequest`, naming the field and a token id that a model with `vocab` tokens
+        does not have.
         """
         for field_, tokens in (
             ("prompt", self.prompt_tokens),
@@ -69,10 +69,10 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationChunk:
-    """One step of the answer. `text` may be empty (half a character, or a stop string in the
-    making).
+    """One step of the answer. `text` may be empty (half a character, or the beginning of a stop
+    string).
 
-    The last chunk, and only it, has `finish_reason`. `usage` counts tokens so far.
+    Only the last chunk has a `finish_reason`. `prompt_tokens` and `completion_tokens` count so far.
     """
 
     text: str

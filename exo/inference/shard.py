@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Shard:
     """Layers `start_layer` to `end_layer`, both included, of a model of `n_layers`.
 
-    Raises `ValueError` naming the field when the range is empty or outside the model.
+    Raises `ValueError`, naming the field, when the range is empty or outside the model.
     """
 
     model_id: str

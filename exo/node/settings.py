@@ -1,8 +1,8 @@
-"""`NodeSettings`: everything a node is built from, checked once. Reads no environment: the CLI
-does.
+"""`NodeSettings`: everything a node is built from, checked once. Only the CLI reads the
+environment.
 
 Each field is the setting of the same name (`node_id` is `--node-id`, `EXO_NODE_ID`), unless its
-comment says else.
+comment says otherwise.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ _NODE_ID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 
 
 def default_node_id() -> str:
-    """The host name: in Kubernetes the pod's name."""
+    """The host name; in Kubernetes that is the pod's name."""
     return socket.gethostname() or "node"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
-    """Raises `ValueError` whose message begins with the name of the field that is wrong.
+    """Raises `ValueError` whose message begins with the name of the wrong field.
 
-    memory_mib: `--memory`; cap of what the node offers, None: what the machine or its cgroup
+    memory_mib: `--memory`; limit of what the node offers, None: what the machine or its cgroup
         allows.
-    advertise_host: the address peers are told; "": found by the peers themselves.
-    api_port: only told to peers and shown; the CLI's API server listens there.
-    secret: the shared secret of the cluster's hello; b"": none asked for.
+    advertise_host: the address that peers are given; "": the peers find it out.
+    api_port: only shown, and given to peers; the API server of the CLI listens there.
+    secret: the shared secret of the cluster's hello; b"": none is asked for.
     tls_cert, tls_key, tls_ca: PEM files for mutual TLS between nodes; all three or none.
-    tls_check_identity: a peer's certificate must name its node id; else any of the authority's
-        speaks for any node.
-    engine_options: see there; its `cache_dir` is this record's where it names none of its own.
+    tls_check_identity: a peer's certificate must name its node id; otherwise any certificate of the
+        authority is valid for any node.
+    engine_options: see there. Where they name no `cache_dir`, this record's is used.
     models_dir: folder of models by name; None: the image's.
     cache_dir: where downloaded and converted models are kept; None: a folder in the user's home.
     hub_endpoint: address of the hub; None: the public one.
-    max_requests: live and waiting sequences this node takes as entry; more is answered
-        `Overloaded`.
-    recovery_seconds: how long a stream waits for a ring that can go on before it ends with
+    max_requests: live and waiting sequences that this node takes as entry node; more are answered
+        with `Overloaded`.
+    recovery_seconds: how long a stream waits for a ring that can continue it before it ends with
         `RingUnavailable`.
-    stuck_seconds: without progress of a forward pass, beyond what passes usually take, after which
-        this node is stuck.
+    stuck_seconds: how long a forward pass may make no progress, beyond what passes usually take,
+        before this node counts as stuck.
     """
 
     node_id: str = field(default_factory=default_node_id)

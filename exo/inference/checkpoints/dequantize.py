@@ -31,8 +31,8 @@ SUPPORTED: Final = (*PLAIN, "BF16", *BLOCKED)
 
 
 def block_layout(dtype: str) -> tuple[int, int]:
-    """(values per block, bytes per block) of a stored type. Raises `ValueError` for a type we do
-    not read.
+    """(values per block, bytes per block) of a stored type. Raises `ValueError` for an unsupported
+    type.
     """
     if dtype in PLAIN:
         return 1, np.dtype(PLAIN[dtype]).itemsize
@@ -47,8 +47,8 @@ def block_layout(dtype: str) -> tuple[int, int]:
 
 
 def to_float32(raw: RawTensor) -> Array:
-    """float32 array of `raw.shape`, never a view of `raw.data`. Raises `ValueError` for an unknown
-    type.
+    """float32 array of `raw.shape`, never a view of `raw.data`. Raises `ValueError` for an
+    unsupported type.
     """
     if raw.dtype in PLAIN:
         with np.errstate(all="ignore"):
@@ -60,7 +60,7 @@ def to_float32(raw: RawTensor) -> Array:
         from gguf.constants import GGMLQuantizationType
         from gguf.quants import dequantize
 
-        # A damaged scale may be infinite; the caller looks at the values.
+        # A damaged scale may be infinite; the caller checks the values.
         with np.errstate(all="ignore"):
             values = dequantize(raw.data, GGMLQuantizationType[raw.dtype])
     else:

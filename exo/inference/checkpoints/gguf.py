@@ -1,9 +1,10 @@
-"""GGUF files: header, key-values and tensor table, every length checked against the file before it
-is believed.
+"""GGUF files: header, key-values and tensor table. Every length is checked against the file before
+it is used.
 
-The header is read here and not by `gguf.GGUFReader`: that one makes several arrays of each of
-100,000 vocabulary entries (seconds and hundreds of MB) and trusts the counts in the file. The block
+The header is read here and not by `gguf.GGUFReader`, which makes several arrays for each of 100,000
+vocabulary entries (seconds, and hundreds of MB) and trusts the counts in the file. The block
 formats come from the package.
+
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -64,7 +65,7 @@ class _Broken(Exception):
 
 
 class _Cursor:
-    """Reads little-endian values from a buffer; refuses to leave it."""
+    """Reads little-endian values from a buffer, and nothing beyond its end."""
 
     def __init__(self, data: mmap.mmap | bytes) -> None:
         self.data = data
@@ -205,7 +206,9 @@ class GGUFCheckpoint(Checkpoint):
         self.tensors = infos
 
     def _check_apart(self, infos: dict[str, TensorInfo]) -> None:
-        """Each byte belongs to one tensor; else a small file could claim to hold a large model."""
+        """Each byte belongs to one tensor; otherwise a small file could claim to hold a large
+        model.
+        """
         order = sorted(infos.values(), key=lambda info: self._offsets[info.name])
         for one, other in pairwise(order):
             if self._offsets[one.name] + one.n_bytes > self._offsets[other.name]:
@@ -229,7 +232,7 @@ class GGUFCheckpoint(Checkpoint):
 
 def _map_file(path: Path) -> mmap.mmap:
     try:
-        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+        if path.exists() and not path.is_file():  # opening a pipe would block
             raise CheckpointError("is not a file", path=str(path))
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

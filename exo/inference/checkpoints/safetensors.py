@@ -2,8 +2,8 @@
 no remote code.
 
 The `safetensors` library checks headers and maps the files. Names in the index are file names of
-the same folder, never paths; a link may only lead to the folder itself or, in a hub cache, to the
-`blobs` beside its `snapshots`.
+the same folder, never paths. A link may only lead to the folder itself or, in a hub cache, to the
+`blobs` next to its `snapshots`.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_inside(path: Path) -> None:
-    """Raises `CheckpointError` for what is no file, or a link out of its folder (and of the hub
-    cache it may be in).
+    """Raises `CheckpointError` for anything but a file, and for a link that leaves its folder and
+    the hub cache that the folder is in.
     """
     home, real = path.parent.resolve(), path.resolve()
     if home not in real.parents and home.parent.parent / "blobs" != real.parent:
         raise CheckpointError(
             f"{path.name!r} is a link to a place outside the folder", path=str(path.parent)
         )
-    if real.exists() and not real.is_file():  # to read a pipe would wait for ever
+    if real.exists() and not real.is_file():  # reading a pipe would block
         raise CheckpointError("is not a file", path=str(path))
 
 
@@ -81,7 +81,7 @@ class SafetensorsCheckpoint(Checkpoint):
         self.tensors = infos
 
     def _plan(self) -> dict[Path, tuple[str, ...] | None]:
-        """Which tensors to take from which file; None: all it has."""
+        """Which tensors to take from which file; None: all that it has."""
         index = self.path / INDEX
         if not index.exists():
             self._refuse_pickles()
@@ -100,7 +100,7 @@ class SafetensorsCheckpoint(Checkpoint):
         pickles = [p.name for p in sorted(self.path.iterdir()) if p.suffix in PICKLES]
         if pickles and not (self.path / SINGLE).exists():
             message = (
-                f"no such file; {pickles[0]!r} beside it is a pickle, which is never opened: save"
+                f"no such file; {pickles[0]!r} next to it is a pickle, which is never opened: save"
                 " it as safetensors"
             )
             raise CheckpointError(message, path=str(self.path / SINGLE))
@@ -134,7 +134,7 @@ class SafetensorsCheckpoint(Checkpoint):
         from safetensors import SafetensorError, safe_open
 
         if file not in self._open:
-            # A stack per file would be no simpler: the handle has no close, only a context manager.
+            # The handle can only be closed as a context manager.
             try:
                 self._open[file] = safe_open(str(file), framework="numpy")
             except FileNotFoundError:

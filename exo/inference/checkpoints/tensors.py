@@ -21,8 +21,8 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawTensor:
-    """A tensor as stored. `data` is uint8 (rows, bytes per row), read-only, possibly a view of the
-    mapped file.
+    """A tensor as stored. `data` is uint8 (rows, bytes per row), read-only, and may be a view of
+    the mapped file.
     """
 
     dtype: str

@@ -1,10 +1,10 @@
-"""`DummyEngine`: a model that costs nothing, for tests of orchestration and to measure floors. No
-weights are read.
+"""`DummyEngine`: a model that costs nothing, for tests of nodes and rings and to measure lower
+bounds. No weights are read.
 
-What it answers is nonsense, but right nonsense: each token depends on every token before it and on
-every layer, any split into shards gives the same, and a sequence that is not held is
-`SequenceLost`. Loaded from a checkpoint it takes that one's tokenizer and sizes; from a path named
-`dummy` it makes up a vocabulary of bytes.
+Its answers are nonsense, but consistent: each token depends on every token before it and on every
+layer, any split into shards gives the same answer, and a sequence that is not held raises
+`SequenceLost`. Loaded from a checkpoint, it takes that one's tokenizer and sizes; from a path named
+`dummy`, it has a vocabulary of bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from exo.inference.shard import Shard
 from exo.inference.text.tokenizer import Tokenizer
 
 MODEL: Final = "dummy"
-# Everything is computed modulo this prime, so that float32 carries it exactly.
+# Everything is computed modulo this prime, so that float32 holds it exactly.
 PRIME: Final = 4093
 HIDDEN: Final = 8
 CONTROL: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -53,7 +53,7 @@ CONFIG: Final = ModelConfig(
 
 @dataclass(slots=True)
 class _Held:
-    """A sequence: its length, and per layer the weighted sum of what the layer has seen."""
+    """A sequence: its length and, per layer, the weighted sum of what the layer has seen."""
 
     length: int
     sums: Array  # int64 (layers, hidden)
@@ -116,8 +116,8 @@ class DummyRunner(ModelRunner):
         return [self._step(step) for step in steps]
 
     def _decode_steps(self, steps: Sequence[Step]) -> list[Array]:
-        """As `_step`, for one token of each sequence: the whole batch at once, so that the floor
-        stays a floor.
+        """As `_step`, for one token of each sequence, but the whole batch at once to keep the cost
+        low.
         """
         shard = self._shard
         assert shard is not None  # the engine has checked that it is loaded
@@ -164,7 +164,7 @@ class DummyRunner(ModelRunner):
         return self._logits(x[first:])
 
     def _logits(self, x: Array) -> Array:
-        """One word is far ahead, another comes second."""
+        """One token is far ahead, another one comes second."""
         out = np.zeros((len(x), self._vocab), np.float32)
         for row, (a, b) in enumerate(x[:, :2]):
             out[row, self._words[b % len(self._words)]] = 18.0

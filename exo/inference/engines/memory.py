@@ -1,5 +1,5 @@
-"""How much memory keys and values may take, by what the container or the machine lets this process
-use.
+"""How much memory keys and values may take, within what the container or the machine gives this
+process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ SMALLEST_KV: Final = 64 << 20
 
 
 def resident_bytes() -> int:
-    """What this process holds now; 0 where it cannot be told."""
+    """What this process holds now; 0 where that is unknown."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -29,7 +29,7 @@ def default_kv_budget() -> int:
 
 
 def free_memory_mib() -> int:
-    """What this process may still take: of its container's limit, and of what the machine has
+    """What this process may still take of its container's limit and of what the machine has
     available.
     """
     device = device_capabilities()

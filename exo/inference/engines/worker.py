@@ -1,10 +1,9 @@
-"""`Worker`: one thread that computes, an engine or a sampler, and how the event loop waits for it.
-Knows neither.
+"""`Worker`: one thread that computes, for an engine or a sampler, and how the event loop waits for
+it.
 
-A decode step takes a few milliseconds and leaves the processor's caches full of weights, so that
-what runs around it
-runs cold: one queue and one callback cost a twentieth of a step less than the two futures, the
-condition and the semaphore of an executor (decision 0010).
+A decode step takes a few milliseconds and leaves the processor's caches full of weights, so the
+code around it runs with cold caches. One queue and one callback cost a twentieth of a step less
+than the two futures, the condition and the semaphore of an executor (decision 0010).
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Calls run one at a time, in order. `stop` it, or it stops when the interpreter ends."""
+    """Calls run one at a time, in order. The thread ends with `stop`, or with the interpreter."""
 
     def __init__(self, name: str) -> None:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
-        # Daemon: an interpreter that ends would wait for it before it asks it to stop.
+        # Daemon: otherwise the interpreter would wait for it before `_stop_and_wait` is called.
         self._thread = threading.Thread(target=_serve, args=(self._calls,), name=name, daemon=True)
         self._thread.start()
         atexit.register(self._stop_and_wait)
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Run it on the thread. Cancelled, what has not begun never does, and what has goes on with
-        nobody waiting.
+        """Run it on the thread. When the future is cancelled, a call that has not begun never does;
+        one that has runs to its end, and its result is dropped.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -64,7 +63,7 @@ def _outcome(
 ) -> tuple[Any, BaseException | None]:
     try:
         return function(*arguments), None
-    except BaseException as error:  # noqa: BLE001 - it is the caller's
+    except BaseException as error:  # noqa: BLE001 - raised to the caller
         return None, error
 
 
@@ -77,7 +76,7 @@ def _answer(
     try:
         loop.call_soon_threadsafe(_settle, future, result, error)
     except RuntimeError:
-        pass  # the loop is closed: nobody waits
+        pass  # the loop is closed: no caller is left
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -1,9 +1,8 @@
 """Architecture families: what a checkpoint's configuration means and how its tensors are called.
 Knows no engine.
 
-Each family is one small file in `families/` that registers itself; engines see `ModelConfig` and
-the canonical tensor
-names of `weights.py` only. Supported: see `supported_families()`.
+Each family is one small file in `families/` that registers itself. Engines see only `ModelConfig`
+and the canonical tensor names of `weights.py`. `supported_families()` lists the families.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ GGUF_NAMES: Final = {
     },
 }
 
-# A kind of token in GGUF, and texts of such tokens that end an answer.
+# The type of control tokens in GGUF, and texts of those that end an answer.
 CONTROL: Final = 3
 TURN_ENDS: Final = {"<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"}
 
@@ -97,8 +97,8 @@ def hf_fields(
     context_length: int,
     partial_rotary: bool = False,
 ) -> dict[str, Any]:
-    """The fields of `ModelConfig` that all families read alike; the arguments are the family's
-    defaults.
+    """The fields of `ModelConfig` that all families read in the same way; the arguments are the
+    family's defaults.
     """
     heads = size("heads", config["num_attention_heads"])
     hidden = size("hidden", config["hidden_size"])
@@ -132,7 +132,7 @@ def hf_fields(
 def hf_windows(
     config: dict[str, Any], window: int | None, sliding: tuple[bool, ...]
 ) -> tuple[int | None, ...]:
-    """Per-layer windows: by `layer_types` where config.json has it, else by the family's rule
+    """Windows per layer: by `layer_types` where config.json has it, otherwise by the family's rule
     `sliding`.
     """
     if not window:
@@ -159,7 +159,7 @@ def _first(value: Any) -> int | None:
 
 
 def gguf_fields(checkpoint: Checkpoint, arch: str) -> dict[str, Any]:
-    """The same from GGUF keys. Biases and norms are where their tensors are."""
+    """The same fields from GGUF keys. Biases and norms exist where their tensors do."""
     meta, tensors = dict(checkpoint.metadata), checkpoint.tensors
     heads = _uniform(meta[f"{arch}.attention.head_count"], "head_count")
     hidden = size("hidden", meta[f"{arch}.embedding_length"])
@@ -194,8 +194,8 @@ def gguf_fields(checkpoint: Checkpoint, arch: str) -> dict[str, Any]:
 
 
 def gguf_eos(meta: dict[str, Any]) -> tuple[int, ...]:
-    """Those the keys name and, as in llama.cpp, control tokens that end a turn by their text: older
-    files name one.
+    """The tokens that the keys name and, as in llama.cpp, control tokens that end a turn by their
+    text: older files name only one.
     """
     keys = ("eos_token_id", "eot_token_id", "eom_token_id")
     ids = [meta.get(f"tokenizer.ggml.{key}") for key in keys]
@@ -212,7 +212,7 @@ def gguf_eos(meta: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _uniform(value: Any, name: str) -> int:
-    """GGUF allows one value per layer; we run models whose layers are alike."""
+    """GGUF allows one value per layer; only models with equal layers are supported."""
     if isinstance(value, list):
         if len(set(value)) != 1:
             raise ValueError(f"{name} differs between layers, which is not supported")

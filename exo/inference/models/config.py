@@ -1,7 +1,7 @@
 """`ModelConfig`: everything an engine must know of a decoder-only transformer besides its weights.
 Pure data.
 
-The block all families share: x + attention(norm(x)), then x + mlp(norm(x)), RMS norms, rotary
+The block that all families share: x + attention(norm(x)), then x + mlp(norm(x)), RMS norms, rotary
 positions on the two halves of each head, grouped-query attention, gated MLP. The fields say where a
 family differs.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-# Larger than any model's; keeps the sizes in a broken file from being believed.
+# Larger than any model's, so that the sizes in a broken file are refused.
 LIMITS: Final = {
     "n_layers": 1024,
     "heads": 4096,
@@ -23,8 +23,8 @@ MAX_SIZE: Final = 1 << 24
 
 
 def size(name: str, value: object) -> int:
-    """`value` as the size `name` of a model. Raises `ValueError` unless it is a whole number within
-    reason.
+    """`value` as the size `name` of a model. Raises `ValueError` unless it is a whole number in a
+    sensible range.
     """
     limit = LIMITS.get(name, MAX_SIZE)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:

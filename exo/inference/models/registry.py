@@ -20,9 +20,8 @@ class Family:
     name.
 
     hf_type: `model_type` in config.json; gguf_arch: `general.architecture`.
-    hf_names, gguf_names: canonical name -> template with `{i}` for the layer. A value
-        "NAME#part/parts" is
-        a share of the rows of a packed tensor: see `weights.py`.
+    hf_names, gguf_names: canonical name -> template with `{i}` for the layer. Parts of one packed
+        tensor have the same template; they follow each other in its rows.
     norm_offset: added to norm weights of safetensors (gemma stores w for a factor of 1 + w; GGUF
         stores 1 + w).
     gguf_interleaved: q and k rows of GGUF files are in llama.cpp's order (neighbouring pairs rotate
@@ -53,7 +52,7 @@ def supported_families() -> tuple[str, ...]:
 
 
 def family_of(checkpoint: Checkpoint) -> Family:
-    """Raises `UnsupportedModel` naming the family and the ones there are."""
+    """Raises `UnsupportedModel`, naming the family and the ones that are supported."""
     key = "general.architecture" if checkpoint.FORMAT == "gguf" else "model_type"
     kind = checkpoint.metadata.get(key)
     for family in _FAMILIES.values():
@@ -69,8 +68,8 @@ def family_of(checkpoint: Checkpoint) -> Family:
 
 
 def _with_generation_eos(checkpoint: Checkpoint, config: ModelConfig) -> ModelConfig:
-    """generation_config.json lists every token that ends an answer; config.json often only one of
-    them.
+    """generation_config.json lists every token that ends an answer; config.json often lists only
+    one.
     """
     path = checkpoint.path / "generation_config.json"
     if not path.is_file():

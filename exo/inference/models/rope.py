@@ -1,7 +1,7 @@
-"""Rotary frequencies and the scalings of them. Pure.
+"""Rotary frequencies and their scalings. Pure.
 
 `RopeConfig` holds divisors of frequencies, so that Hugging Face's rope_parameters, GGUF's
-rope_freqs and the linear factor all become one thing. Formulas as in transformers'
+rope_freqs and the linear factor are the same thing. Formulas as in transformers'
 modeling_rope_utils.
 """
 
@@ -19,8 +19,8 @@ SUPPORTED = ("default", "linear", "llama3", "yarn", "longrope")
 
 
 def inverse_frequencies(rope: RopeConfig, *, long: bool = False) -> Array:
-    """float32 (dims / 2,): position p turns pair i by p * result[i]. `long`: the factors for long
-    sequences.
+    """float32 (dims / 2,): position p turns pair i by p * result[i]. `long`: with the factors for
+    long sequences.
     """
     # Rounded to float32 after each step, as the references are: at position 1000 the last bit shows
     # in the logits. (Their power is rounded correctly; numpy's in float32 is not.)
@@ -45,11 +45,12 @@ def cos_sin(rope: RopeConfig, positions: Array, *, long: bool = False) -> tuple[
 def rope_from_hf(
     config: dict[str, Any], head_dim: int, context_length: int, *, partial: bool = False
 ) -> RopeConfig:
-    """From config.json, older style (rope_theta, rope_scaling) or newer (rope_parameters).
+    """From config.json, in the older style (rope_theta, rope_scaling) or the newer one
+    (rope_parameters).
 
-    partial: the family heeds `partial_rotary_factor`; in transformers the others rotate whole heads
-    whatever it says. Raises `ValueError` for a scaling we do not know, `KeyError` for one that
-    lacks a parameter.
+    partial: the family obeys `partial_rotary_factor`; in transformers the others rotate whole heads
+        whatever it says. Raises `ValueError` for an unknown scaling, `KeyError` for one that lacks
+        a parameter.
     """
     scaling = _of_all_layers(config.get("rope_scaling") or config.get("rope_parameters") or {})
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
@@ -90,8 +91,8 @@ def rope_from_hf(
 
 
 def _of_all_layers(scaling: dict[str, Any]) -> dict[str, Any]:
-    """Parameters may come by kind of layer. Raises `ValueError` where they differ: our layers turn
-    alike.
+    """Parameters may be given per kind of layer. Raises `ValueError` where they differ: all layers
+    rotate in the same way here.
     """
     by_kind = [value for value in scaling.values() if isinstance(value, dict)]
     if any(value != by_kind[0] for value in by_kind):
@@ -127,7 +128,7 @@ def _llama3_divisors(base: RopeConfig, scaling: dict[str, Any], original: int) -
     )
     wavelength = 2 * math.pi / inverse_frequencies(base)
     smooth = (original / wavelength - low) / (high - low)
-    with np.errstate(all="ignore"):  # outside its band this is of no use, and may divide by zero
+    with np.errstate(all="ignore"):  # outside its band it is not used, and may divide by zero
         between = 1 / ((1 - smooth) / factor + smooth)
     divisors = np.where(
         wavelength < original / high, 1.0, np.where(wavelength > original / low, factor, between)
@@ -138,7 +139,7 @@ def _llama3_divisors(base: RopeConfig, scaling: dict[str, Any], original: int) -
 def _yarn(
     base: RopeConfig, scaling: dict[str, Any], original: int, context_length: int
 ) -> tuple[tuple[float, ...], float]:
-    """Slow frequencies are interpolated, quick ones kept, a ramp between.
+    """Slow frequencies are interpolated, fast ones kept, with a ramp between them.
     https://arxiv.org/abs/2309.00071
     """
     factor = float(scaling.get("factor") or context_length / original)

@@ -1,12 +1,11 @@
-"""`Weights`: a checkpoint's tensors by canonical name, in one layout whatever the family and
-format.
+"""`Weights`: a checkpoint's tensors by canonical name, in one layout for all families and formats.
 
 Canonical names. Of the model: `embed` (vocab, hidden), `norm` (hidden,), `head` (vocab, hidden; the
 embedding where tied). Of layer i, as `"{i}.q"`: q k v o gate up down, rows = outputs; q_bias k_bias
 v_bias o_bias gate_bias up_bias down_bias; attn_norm ffn_norm, q_norm k_norm (head_dim,),
 post_attn_norm post_ffn_norm. Norm weights are the factors themselves. Rotary pairs are (j, j + dims
-/ 2) of each head, so GGUF's interleaved q and k rows come re-ordered. Packed tensors (phi3) come as
-their rows.
+/ 2) of each head, so GGUF's interleaved q and k rows are re-ordered. A part of a packed tensor
+(phi3) is its rows.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from exo.inference.shard import Shard
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a canonical tensor lies: rows `start` to `stop` of the tensor `name`, re-ordered by
+    """Where a canonical tensor is: rows `start` to `stop` of the tensor `name`, re-ordered by
     `order` if given.
     """
 
@@ -38,7 +37,7 @@ class Source:
 
 
 class Weights:
-    """Raises `CheckpointError` for a tensor that is missing or has another shape than the
+    """Raises `CheckpointError` for a tensor that is missing or has a different shape than the
     configuration says.
     """
 
@@ -75,7 +74,7 @@ class Weights:
             self.source(name)
 
     def tensor(self, name: str) -> Array:
-        """float32, a copy of its own."""
+        """As float32, a copy."""
         value = self.checkpoint.floats(self.source(name).name, self.raw(name))
         if (
             self._family.norm_offset

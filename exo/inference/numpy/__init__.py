@@ -1,1 +1,3 @@
-"""The numpy engine: readable, float32, exact, everywhere. The other engines are held against it."""
+"""The numpy engine: readable, float32, exact, available everywhere. Other engines are compared with
+it.
+"""

@@ -2,9 +2,9 @@
 arithmetic.
 
 A released sequence whose tokens are known stays as a *prefix* until its room is needed, so that a
-request that begins alike (the same system prompt, the next turn of a chat) starts with those
+request with the same beginning (the same system prompt, the next turn of a chat) starts with those
 positions. When room is short, prefixes go first, then live sequences, the least recently used
-first; what was evicted is missed by `SequenceLost` at its next use.
+first. A sequence that was evicted raises `SequenceLost` when it is used next.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ from exo.inference.arrays import Array
 from exo.inference.engines.prefixes import SHORTEST_PREFIX, common_length
 from exo.inference.errors import Overloaded, SequenceLost
 
-# Room is given in whole blocks, and grows by half, so that a long answer copies its cache only a
-# few times.
+# Room is given in whole blocks and grows by half, so that a long answer copies its cache only a few
+# times.
 BLOCK: Final = 64
 # The type of keys and values.
 DTYPE: Final = np.float32
 
 
 class Sequence:
-    """keys and values: per layer float32 (kv_heads, capacity, head_dim), of which `length`
-    positions are filled.
-
-    tokens: the ids of the first positions, as far as they are known (a stage in mid-ring sees
-        none).
+    """keys, values: per layer (kv_heads, capacity, head_dim), of which `length` positions are
+    filled.
+    tokens: the ids of the first positions, as far as they are known; a stage in the middle of a
+        ring sees none.
     long: its keys were rotated with the factors for long sequences.
     """
 
@@ -61,8 +60,8 @@ class KVStore:
     """All sequences of one engine. `budget` and `used` count bytes of allocated room, prefixes
     included.
 
-    prefix_budget: at most so many bytes are kept for reuse, so that a node with much memory does
-    not fill it all; None is the whole budget.
+    prefix_budget: how many bytes to keep for reuse at most, so that a node with much memory does
+        not fill it all; None: the whole budget.
     """
 
     def __init__(
@@ -87,8 +86,8 @@ class KVStore:
 
     @property
     def live_tokens(self) -> int:
-        """Tokens that live sequences have room for. May be asked from another thread: the tuple is
-        made at once.
+        """Tokens that live sequences have room for. Another thread may ask: the tuple is made in
+        one step.
         """
         return sum(s.capacity for s in tuple(self._live.values()))
 
@@ -104,9 +103,9 @@ class KVStore:
         return sequence_id in self._live
 
     def at(self, sequence_id: str, position: int) -> Sequence:
-        """The sequence to be continued at `position`; 0 begins it anew. Raises `SequenceLost`."""
+        """The sequence to be continued at `position`; 0 starts it again. Raises `SequenceLost`."""
         sequence = self._live.get(sequence_id)
-        # One that holds nothing yet is kept: its tokens may be known already.
+        # A sequence that holds nothing yet is kept: its tokens may be known already.
         if position == 0 and (sequence is None or sequence.length):
             self._forget(sequence_id)
             sequence = self._live[sequence_id] = Sequence(*self._shape)
@@ -122,7 +121,7 @@ class KVStore:
         return sequence is not None and sequence.long
 
     def check(self, sequence_id: str, position: int) -> None:
-        """Raise `SequenceLost` as `at` would, changing nothing."""
+        """Raises `SequenceLost` as `at` would, and changes nothing."""
         sequence = self._live.get(sequence_id)
         if position and (sequence is None or sequence.length != position):
             raise SequenceLost(
@@ -130,8 +129,8 @@ class KVStore:
             )
 
     def reserve(self, sequence: Sequence, length: int, keep: Collection[str]) -> None:
-        """Room for `length` positions; evicts others, none of `keep`. Raises `Overloaded` if that
-        is not enough.
+        """Make room for `length` positions, evicting others, but none of `keep`. Raises
+        `Overloaded` if that is not enough.
         """
         if length <= sequence.capacity:
             return
@@ -153,7 +152,7 @@ class KVStore:
         raise Overloaded(message)
 
     def release(self, sequence_id: str) -> None:
-        """The sequence is over; it stays as a prefix if it may serve another."""
+        """The sequence is over; it stays as a prefix if it may serve another one."""
         sequence = self._live.pop(sequence_id, None)
         if sequence is None:
             return
@@ -171,8 +170,8 @@ class KVStore:
             self._discard(self._prefixes.popitem(last=False)[1])
 
     def borrow(self, sequence: Sequence, tokens: Array, limit: int, keep: Collection[str]) -> int:
-        """Fill `sequence`, which holds the KV of the first `length` of `tokens`, from one that
-        begins alike.
+        """Fill `sequence`, which holds the KV of the first `length` of `tokens`, from one with the
+        same beginning.
 
         At most `limit` positions are filled in all. Returns how many positions it holds then.
         """
@@ -195,12 +194,10 @@ class KVStore:
             sequence.tokens = np.array(tokens[:common], dtype=np.int64)
         return sequence.length
 
-    def drop_prefixes(self) -> None:
-        while self._prefixes:
-            self._discard(self._prefixes.popitem(last=False)[1])
-
     def _is_known(self, sequence: Sequence) -> bool:
-        """Another prefix has all of it (the same request again); it is the fresher one now."""
+        """Whether another prefix has all of it (the same request again); that one counts as just
+        used.
+        """
         for key, other in self._prefixes.items():
             if (
                 common_length(other.tokens, sequence.tokens) == len(sequence.tokens)

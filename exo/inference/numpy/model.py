@@ -2,7 +2,7 @@
 no asyncio.
 
 The rows of all steps are stacked, so that each weight matrix is read once per pass; only attention
-goes sequence by sequence. Matrices that share their input (q, k, v; gate, up) are one matrix.
+runs sequence by sequence. Matrices that share their input (q, k, v; gate, up) are one matrix.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ class Rows:
 
 @dataclass(slots=True, eq=False)
 class Layer:
-    """Matrices are (outputs, inputs). Biases and further norms are None where the family has
-    none.
-    """
+    """Matrices are (outputs, inputs). Biases and further norms: None where the family has none."""
 
     attn_norm: Array
     qkv: Array
@@ -89,15 +87,15 @@ class NumpyModel:
     def run_layers(
         self, x: Array, rows: Sequence[Rows], between: Callable[[], None] = lambda: None
     ) -> Array:
-        """x: float32 (N, hidden), changed in place. Keys and values are written behind each
-        sequence's `position`.
+        """x: float32 (N, hidden), changed in place. Keys and values are written from each
+        sequence's `position` on.
 
-        `between` is called before each layer and may raise; lengths of sequences are the caller's
-        to advance.
+        `between` is called before each layer and may raise. Advancing the lengths of sequences is
+        left to the caller.
         """
         cos, sin = self._angles(rows)
         eps = self.config.norm_eps
-        # exp(-x) of a very negative gate is infinite, and its silu 0, as it should be.
+        # exp(-x) of a very negative gate is infinite and its silu 0, which is right.
         with np.errstate(over="ignore"):
             for index, layer in enumerate(self.layers):
                 between()
@@ -179,7 +177,7 @@ class NumpyModel:
 
 
 class _Loader:
-    """Builds layers; packed matrices are filled part by part, so that no tensor is there twice."""
+    """Builds layers. Packed matrices are filled part by part, so no tensor is in memory twice."""
 
     def __init__(self, weights: Weights, advance: Callable[[int], None]) -> None:
         self._weights = weights

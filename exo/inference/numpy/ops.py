@@ -26,8 +26,8 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> None:
-    """Rotary positions, in place. x: (N, heads, D); cos, sin: (N, dims / 2); pairs are (j, j + dims
-    / 2).
+    """Rotary positions, in place. x: (N, heads, D); cos, sin: (N, dims / 2); pairs: (j, j + dims /
+    2).
     """
     half = cos.shape[-1]
     cos, sin = cos[:, None, :], sin[:, None, :]
@@ -90,8 +90,8 @@ def attend(
 
 
 def _mask(scores: Array, first: int, low: int, window: int | None) -> None:
-    """Hide what a query must not see, in place: later keys, and keys `window` or more behind. Last
-    axes (t, keys).
+    """Hide what a query must not see, in place: later keys, and keys `window` or more positions
+    before it. Last axes (t, keys).
     """
     t, n = scores.shape[-2:]
     rows = np.arange(first, first + t)[:, None]
@@ -104,8 +104,8 @@ def _mask(scores: Array, first: int, low: int, window: int | None) -> None:
 
 
 def _erf(x: Array) -> Array:
-    """Error function; numpy has none. Abramowitz and Stegun 7.1.26 in float64: absolute error below
-    1.5e-7.
+    """Error function, which numpy lacks. Abramowitz and Stegun 7.1.26 in float64: absolute error
+    below 1.5e-7.
     """
     z = np.abs(x.astype(np.float64))
     t = 1.0 / (1.0 + 0.3275911 * z)

@@ -43,7 +43,7 @@ def limit_threads(threads: int) -> bool:
 
 @lru_cache(maxsize=1)
 def _library() -> tuple[ctypes.CDLL, str, int] | None:
-    """The library, the form of its names, and the number of threads before anything changed it."""
+    """The library, the form of its names, and how many threads it started with."""
     for path in sorted((Path(np.__file__).parent.parent / "numpy.libs").glob("*openblas*")):
         try:
             library = ctypes.CDLL(str(path))

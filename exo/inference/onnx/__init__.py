@@ -4,6 +4,6 @@ sockets.
 
 import os
 
-# From 1.32 on the library tells its maker about each session, over the network, unless this is set
-# before it is imported. Nothing of a node leaves it unasked.
+# From 1.32 on the library reports each session to its maker over the network, unless this is set
+# before it is imported. A node sends nothing that its user has not asked for.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

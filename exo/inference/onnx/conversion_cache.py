@@ -1,10 +1,10 @@
-"""Converted shards on disk, so that a second start is quick. Knows files, no models.
+"""Converted shards on disk, so that a second start is fast. Knows files, no models.
 
 An entry is a folder named by its key, with a manifest of its files' sizes and hashes. It is built
-under a temporary name and renamed, so that a reader, here or on another node that shares the
-volume, sees all of it or nothing. A broken entry is put aside and built anew. The least recently
-used entries go when the whole is too large; a process that still maps one keeps it until it lets
-go.
+under a temporary name and then renamed, so that a reader, on this node or on another one with the
+same volume, sees all of it or nothing. A broken entry is removed and built again. When the total is
+too large, the least recently used entries are removed; a process that has mapped one keeps it until
+it closes the mapping.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 MANIFEST: Final = "manifest.json"
-# Folders in the making or put aside, older than this, belong to nobody any more.
+# Temporary folders older than this were left behind by a process that ended early.
 STALE_SECONDS: Final = 3600.0
 _PREFIX: Final = ".tmp-"
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
 
 class ConversionCache:
-    """`folder` None, or one that cannot be written or is full: the entry is private and gone with
-    `close`.
+    """With `folder` None, or one that is full or cannot be written to, the entry is private and
+    removed by `close`.
     """
 
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
@@ -42,7 +42,7 @@ class ConversionCache:
         self._private: tempfile.TemporaryDirectory[str] | None = None
 
     def get(self, key: str, build: Callable[[Path], None]) -> Path:
-        """The folder of the entry, built by `build(folder)` where it is not there or not whole."""
+        """The folder of the entry; `build(folder)` fills it where it is missing or broken."""
         root = self._usable_root()
         try:
             return self._get(root, key, build)
@@ -58,7 +58,7 @@ class ConversionCache:
             fault = find_fault(entry)
             if fault is None:
                 os.utime(entry)
-                self._shrink(root, keep=entry)  # a start that was killed may have left something
+                self._shrink(root, keep=entry)  # a killed start may have left something
                 return entry
             logger.warning(
                 "converted weights %s are broken (%s): converting again", entry.name, fault
@@ -69,7 +69,7 @@ class ConversionCache:
         return entry
 
     def discard(self, entry: Path) -> None:
-        """Remove an entry that proved unusable."""
+        """Remove an entry that turned out to be unusable."""
         logger.warning("converted weights %s cannot be loaded: removed", entry.name)
         self._discard(entry)
 
@@ -103,7 +103,7 @@ class ConversionCache:
             try:
                 making.rename(entry)
             except OSError:
-                # Another node was quicker: its entry is as good as ours.
+                # Another node was faster; its entry is the same.
                 if find_fault(entry) is not None:
                     raise
         finally:
@@ -115,7 +115,7 @@ class ConversionCache:
         try:
             entry.rename(aside)
         except FileNotFoundError:
-            return  # another node did
+            return  # another node has removed it
         shutil.rmtree(aside, ignore_errors=True)
 
     def _shrink(self, root: Path, keep: Path) -> None:
@@ -128,7 +128,7 @@ class ConversionCache:
                     sum(f.stat().st_size for f in path.iterdir() if f.is_file()),
                 )
             except OSError:
-                continue  # gone in the meantime, or not a folder
+                continue  # removed in the meantime, or not a folder
             if path.name.startswith(_PREFIX):
                 if now - used > STALE_SECONDS:
                     shutil.rmtree(path, ignore_errors=True)

@@ -37,8 +37,7 @@ from exo.topology.device_capabilities import device_capabilities
 
 logger = logging.getLogger(__name__)
 
-# Part of every cache key: raise it whenever the same checkpoint would be converted to something
-# else.
+# Part of every cache key. Raise it whenever the same checkpoint is converted to different files.
 CONVERSION: Final = 7
 
 
@@ -75,7 +74,7 @@ class OnnxRunner(ModelRunner):
 
     @property
     def evictions(self) -> int:
-        """Live sequences whose KV had to go since the checkpoint was loaded."""
+        """Live sequences whose KV was evicted since the checkpoint was loaded."""
         return self.sequences.table.evictions if self.sequences else 0
 
     def load(self, weights: Weights, shard: Shard, advance: Callable[[int], None]) -> None:
@@ -87,7 +86,7 @@ class OnnxRunner(ModelRunner):
             convert(weights, shard, spec, options.weight_format, folder, advance)
 
         gc.collect()
-        trim_heap()  # what reading the header and building the tokenizer left
+        trim_heap()  # left by reading the header and building the tokenizer
         forget_code()
         try:
             key = f"{weights.checkpoint.content_hash()}-" + conversion_key(
@@ -95,7 +94,7 @@ class OnnxRunner(ModelRunner):
             )
             session = self._open(cache, key, build, spec, weights)
         finally:
-            # What the session maps stays readable after the files are gone.
+            # What the session has mapped stays readable after the files are removed.
             cache.close()
             forget_code()
         budget = default_kv_budget() if options.kv_budget is None else options.kv_budget
@@ -116,7 +115,7 @@ class OnnxRunner(ModelRunner):
             entry = cache.get(key, build)
             try:
                 return start_session(entry, spec, weights, threads, providers)
-            except Exception as error:  # onnxruntime's errors have no common root
+            except Exception as error:  # onnxruntime's errors have no common base class
                 cache.discard(entry)
                 if fresh:
                     path = str(weights.checkpoint.path)
@@ -157,7 +156,7 @@ class OnnxEngine(Engine):
 
 
 def conversion_key(shard: Shard, weight_format: WeightFormat) -> str:
-    """What besides the checkpoint's contents decides the converted files."""
+    """What, besides the contents of the checkpoint, determines the converted files."""
     layers = f"{shard.start_layer}-{shard.end_layer}of{shard.n_layers}"
     return f"{layers}-{weight_format}-{platform.machine()}-v{CONVERSION}"
 
@@ -198,7 +197,7 @@ def convert(
 def start_session(
     folder: Path, spec: DecoderSpec, weights: Weights, threads: int, providers: Sequence[str]
 ) -> ShardSession:
-    """On a converted shard, tried out. Raises `OSError` and what ONNX Runtime raises."""
+    """A session on a converted shard, tried out. Raises `OSError` and what ONNX Runtime raises."""
     config = weights.config
     with contextlib.ExitStack() as undo:
         embedding = None
@@ -219,7 +218,7 @@ def start_session(
 
 
 class _TensorMeter:
-    """Reports each tensor of a part of the graph when the part is written."""
+    """Reports the tensors of each part of the graph when that part is written."""
 
     def __init__(self, weights: Weights, shard: Shard, advance: Callable[[int], None]) -> None:
         self._weights = weights

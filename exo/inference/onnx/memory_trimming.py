@@ -1,9 +1,9 @@
-"""Keeping the resident size down: pages of mapped files, and memory that malloc keeps, go back to
+"""Keeping resident memory small: pages of mapped files, and memory that malloc keeps, go back to
 the system.
 
-Mapped pages are read again from the file when they are touched, so forgetting them loses nothing;
-without that, all of a checkpoint that was read once counts against the container's limit. Linux
-only; elsewhere these do nothing.
+Mapped pages are read from the file again when they are touched, so dropping them loses nothing.
+Otherwise all of a checkpoint that was read once would count against the container's limit. Linux
+only; elsewhere these functions do nothing.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def mappings(maps: str, files: Iterable[Path]) -> list[tuple[int, int]]:
 
 
 def code_mappings(maps: str) -> list[tuple[int, int]]:
-    """(address, bytes) of the program code of all libraries. Only what can never have been written
-    to: r-x.
+    """(address, bytes) of the program code of all libraries. Only r-x, which can never have been
+    written to.
     """
     found: list[tuple[int, int]] = []
     for line in maps.splitlines():
@@ -52,12 +52,14 @@ def code_mappings(maps: str) -> list[tuple[int, int]]:
 
 
 def forget_mapped_pages(files: Iterable[Path]) -> None:
-    """Drop the pages of files mapped read-only (or never written to) from this process."""
+    """Drop the pages of files that are mapped read-only (or were never written to) from this
+    process.
+    """
     _forget(lambda maps: mappings(maps, files))
 
 
 def forget_code() -> None:
-    """Drop the code that only starting up needed; what runs on comes back page by page from the
+    """Drop code that only the start needed; what is still used comes back page by page from the
     page cache.
     """
     _forget(code_mappings)

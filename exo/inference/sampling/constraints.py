@@ -2,7 +2,7 @@
 `llguidance` library.
 
 A constraint follows one sequence: `allowed()` before a choice, `accept(token)` after it. It depends
-on the schema and the tokens accepted alone, so a replayed sequence meets the same ones.
+only on the schema and the accepted tokens, so a replayed sequence meets the same constraint.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from exo.inference.errors import InvalidRequest
 from exo.inference.text.tokenizer import Tokenizer
 
 ANY_OBJECT: Final = {"type": "object"}
-# Small models love to go on with spaces for ever; this is room enough for indented JSON.
+# Small models tend to repeat spaces without end; this is enough for indented JSON.
 OPTIONS: Final = {"whitespace_pattern": r"[ \n]{0,12}"}
 FIELD: Final = "json_schema"  # of `SamplingParams`; the API has its own name for it
 MAX_SCHEMA: Final = 256 << 10
@@ -44,8 +44,7 @@ class _Words:
 class JsonConstraint:
     """schema: a JSON schema; {} is any object. Raises `InvalidRequest` for one that cannot be
     compiled.
-
-    eos_ids: the tokens that may end the answer once it is whole; at least one.
+    eos_ids: the tokens that may end a complete answer; at least one.
     """
 
     def __init__(
@@ -60,8 +59,8 @@ class JsonConstraint:
             raise InvalidRequest(f"the JSON schema cannot be used: {self._fault()}", field=FIELD)
 
     def allowed(self) -> Array:
-        """bool (vocab,): the tokens that may come next; once the answer is whole, an end token is
-        among them.
+        """bool (vocab,): the tokens that may come next; with an end token among them once the
+        answer is complete.
         """
         if self._over or self._matcher.is_stopped():
             only_ends = np.zeros(self._vocab, bool)
@@ -71,8 +70,8 @@ class JsonConstraint:
         return np.unpackbits(bits, count=self._vocab, bitorder="little").astype(bool)
 
     def accept(self, *tokens: int) -> None:
-        """What was chosen. Raises `ValueError` for a token that was not allowed; after the end
-        nothing matters.
+        """Go on with a chosen token. Raises `ValueError` for one that was not allowed; after the
+        end nothing matters.
         """
         for token in tokens:
             self._over = self._over or (token in self._ends and self.is_complete())
@@ -93,15 +92,15 @@ def is_available() -> bool:
 
 
 def _library() -> Any:
-    # By name: it may be missing, and has no part in anything but structured output.
+    # Found by name: it may be missing, and only structured output needs it.
     return importlib.import_module("llguidance")
 
 
 def check_schema(
     tokenizer: Tokenizer | None, schema: dict[str, Any], eos_ids: Collection[int], vocab: int
 ) -> None:
-    """For the edge: raises `InvalidRequest` where the schema, the model or this installation cannot
-    do it.
+    """For the entry node: raises `InvalidRequest` where the schema, the model or this installation
+    cannot do it.
     """
     if not is_available():
         raise InvalidRequest(
@@ -125,7 +124,7 @@ def _grammar(schema: dict[str, Any]) -> str:
     return grammar
 
 
-# Making one takes a tenth of a second: one per tokenizer, for as long as that lives.
+# Making one takes a tenth of a second, so there is one per tokenizer, as long as that exists.
 _made: WeakKeyDictionary[Tokenizer, dict[tuple[int, Sequence[int]], Any]] = WeakKeyDictionary()
 
 

@@ -26,7 +26,7 @@ class Effect(Enum):
     CUT = "cut"  # which tokens are left out of the draw
     DRAW = "draw"  # the draw itself
     CONSTRAINT = "constraint"  # what the whole answer must be
-    REPORT = "report"  # what is told besides the token
+    REPORT = "report"  # what is reported with the token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,9 @@
-"""From logits to the next token. Pure: the choice depends on logits, parameters, history, seed and
-position alone.
+"""From logits to the next token. Pure: the choice depends only on logits, parameters, history, seed
+and position.
 
 Order as in Hugging Face `generate`: logit bias, repetition penalty, presence and frequency penalty,
 temperature, top-k, top-p, min-p, typical-p. The random number is counter based (Philox, keyed by
-the seed, counter = position), so a replayed sequence chooses the same tokens on whatever node.
+the seed, counter = position), so a replayed sequence chooses the same tokens on any node.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from exo.inference.arrays import Array
 from exo.inference.errors import ExoError
 from exo.inference.sampling.params import SamplingParams
 
-# Tokens less likely than the best by more than this factor's logarithm are looked at only where
-# need be,
+# Tokens whose score is below the best one by more than this are examined only where necessary.
 NEAR: Final = 8.0
-# and then so many first.
+# How many of the most likely tokens are examined before all of them are.
 HEADS: Final = (1024, 8192)
 
 
@@ -33,13 +32,14 @@ def sample(
     position: int,
     allowed: Array | None = None,
 ) -> tuple[int, float | None, tuple[tuple[int, float], ...]]:
-    """Choose the token for `position`. Raises `ExoError` where the logits are no numbers, or
+    """Choose the token for `position`. Raises `ExoError` where the logits are not numbers, or
     nothing is allowed.
 
-    logits: float32 (vocab,). history: prompt and tokens so far; the first `prompt_length` are
-        prompt.
-    allowed: bool (vocab,), the tokens a constraint leaves; None: all.
-    Returns (token, log probability, most likely alternatives as (token, log probability)); the last
+    logits: float32 (vocab,).
+    history: prompt and tokens so far; the first `prompt_length` are the prompt.
+    allowed: bool (vocab,), the tokens that a constraint leaves; None: all.
+
+    Returns (token, log probability, most likely alternatives as (token, log probability)). The last
     two are None and () unless `params.logprobs` asks for them. They are of the model's own
     distribution, before penalties and temperature.
     """
@@ -71,11 +71,11 @@ def _draw_from_head(
     position: int,
     allowed: Array | None,
 ) -> int | None:
-    """The draw from all tokens (no top-k, top-p, min-p: the API's default) without sorting the
-    whole vocabulary.
+    """A draw from all tokens (no top-k, top-p, min-p: the API's default) without sorting the whole
+    vocabulary.
 
-    The same token as by `distribution`, several times as fast; None where the draw falls outside
-    the likeliest.
+    It gives the same token as `distribution` would, several times as fast; None where the draw
+    falls outside the most likely tokens.
     """
     if params.temperature == 0 or params.cuts or len(logits) <= 4 * HEADS[0]:
         return None
@@ -99,8 +99,8 @@ def distribution(
     prompt_length: int = 0,
     allowed: Array | None = None,
 ) -> tuple[Array, Array]:
-    """(token ids, float64 probabilities) that a draw chooses from, most likely first; one token
-    where greedy.
+    """(token ids, float64 probabilities) that a draw chooses from, most likely first; a single
+    token where greedy.
     """
     scores = penalised(logits, params, history, prompt_length)
     if allowed is not None:
@@ -112,7 +112,7 @@ def distribution(
     _apply_temperature(scores, params)
     weights = np.exp(scores)
     ids = _most_likely_first(scores, weights, params)
-    # Masses of what lies outside `ids` count only where no top-k has cut them away.
+    # What is outside `ids` counts in the total, except where top-k has removed it.
     total = weights[ids].sum() if 0 < params.top_k < len(scores) else weights.sum()
     weights = weights[ids]
     if params.top_p < 1.0:
@@ -128,8 +128,8 @@ def distribution(
 
 
 def check_number(best: float) -> None:
-    """`best`: the largest score. Raises `ExoError` if it is none,
-    so that no token can be chosen.
+    """`best`: the largest score. Raises `ExoError` if it is not a number, so that no token can be
+    chosen.
     """
     if not np.isfinite(best):
         raise ExoError(
@@ -138,8 +138,8 @@ def check_number(best: float) -> None:
 
 
 def _apply_temperature(scores: Array, params: SamplingParams) -> None:
-    """In place. The best becomes and stays 0, so that the smallest temperature makes only the
-    others infinite.
+    """In place. The best score becomes 0 first and stays so: the smallest temperature makes only
+    the others infinite.
     """
     best = scores.max()
     check_number(best)
@@ -151,7 +151,7 @@ def _apply_temperature(scores: Array, params: SamplingParams) -> None:
 def penalised(
     logits: Array, params: SamplingParams, history: Sequence[int], prompt_length: int
 ) -> Array:
-    """Bias and penalties, on a float64 copy. Presence and frequency count produced tokens only, as
+    """Bias and penalties, on a float64 copy. Presence and frequency count generated tokens only, as
     OpenAI does.
     """
     scores = logits.astype(np.float64)
@@ -173,15 +173,15 @@ def penalised(
 
 
 def _most_likely_first(scores: Array, weights: Array, params: SamplingParams) -> Array:
-    """Ids after top-k, by falling score, equal scores by id. Only as many as top-p can need, or
+    """Ids after top-k, by falling score, equal scores by id. Only as many as top-p can need or
     min-p will keep.
     """
     vocab = len(scores)
     if 0 < params.top_k < vocab:
         return _sorted_ids(scores, _at_least(scores, params.top_k))
     if params.min_p > 0.0:
-        # Whatever top-p leaves out, min-p measures by the best one. A little more than it keeps: it
-        # decides itself.
+        # Whatever top-p leaves out, min-p compares with the best one. These are a few more than it
+        # will keep; it decides exactly.
         return _sorted_ids(scores, np.flatnonzero(scores >= math.log(params.min_p) - 1e-6))
     if params.top_p < 1.0:
         enough = (params.top_p + 1e-9) * weights.sum()
@@ -192,11 +192,11 @@ def _most_likely_first(scores: Array, weights: Array, params: SamplingParams) ->
 
 
 def _beginnings(scores: Array) -> Iterator[Array]:
-    """Beginnings of the falling order, as a rule each longer than the one before. The best score
-    must be 0.
+    """The first ids in the order of falling scores, usually more each time. The best score must be
+    0.
 
-    Sorting a whole vocabulary takes as long as a decode step, and what is drawn is nearly always
-    among the likeliest.
+    Sorting a whole vocabulary takes as long as a decode step, and nearly every draw falls on the
+    most likely tokens.
     """
     near = np.flatnonzero(scores >= -NEAR)
     if len(near) <= HEADS[0]:
@@ -228,9 +228,7 @@ def _nucleus(ids: Array, weights: Array, total: float, top_p: float) -> tuple[Ar
 
 
 def _typical(ids: Array, weights: Array, typical_p: float) -> tuple[Array, Array]:
-    """Keep the tokens whose surprise is nearest to the expected one,
-    up to a mass of `typical_p`.
-    """
+    """Keep the tokens whose surprise is nearest to the expected one, to a mass of `typical_p`."""
     ids, weights = ids[weights > 0], weights[weights > 0]
     probabilities = weights / weights.sum()
     surprise = -np.log(probabilities)

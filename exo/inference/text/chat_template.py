@@ -1,8 +1,9 @@
 """Chat messages to tokens: the model's own Jinja template, run in a sandbox. User text cannot forge
 control tokens.
 
-Before rendering, control tokens written in messages get an invisible mark inside; after it, the
-text is split at the template's own control tokens and the marks are taken out of the plain parts.
+Before rendering, control tokens written in messages get an invisible mark inside. Afterwards the
+text is split at the template's own control tokens, and the marks are removed from the parts in
+between.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from exo.inference.errors import InvalidRequest
 from exo.inference.text.tokenizer import Tokenizer
 
-# For models that come without a template.
+# For models without a template.
 CHATML: Final = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] +"
     " '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%"
     " endif %}"
 )
 MAX_RENDERED: Final = 16 << 20
-# A private-use character that no text of a message may have.
+# A private-use character, which messages may not contain.
 MARK: Final = "\U0010fffd"
 
 Message = dict[str, Any]
@@ -52,8 +53,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 class _Generation(Extension):
-    """`{% generation %}`: marks what the model itself wrote, for training. Here its contents are
-    just that.
+    """`{% generation %}` marks what the model itself wrote, for training. Here only its contents
+    matter.
     """
 
     tags = {"generation"}  # noqa: RUF012  as Jinja declares it
@@ -95,10 +96,11 @@ def render_chat(
     control: tuple[str, ...] = (),
     **variables: Any,
 ) -> str:
-    """The text of the conversation. With `control`, those tokens are marked where a message has
-    written them.
+    """The text of the conversation. With `control`, those tokens are marked where a message
+    contains them.
 
-    Raises `InvalidRequest` naming the message for a shape we or the template refuse.
+    Raises `InvalidRequest`, naming the message, for a shape that this function or the template
+    refuses.
     """
     checked = [_message(i, m) for i, m in enumerate(_nonempty(messages))]
     mark = _marker(control)
@@ -157,8 +159,8 @@ def _raise(message: str) -> None:
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-    # Jinja's own escapes for HTML, which a model must not see. Options as of json.dumps: indent,
-    # separators, sort_keys.
+    # Jinja's own filter escapes for HTML, which a model must not see. The options are those of
+    # json.dumps: indent, separators, sort_keys.
     return json.dumps(
         None if isinstance(value, Undefined) else value, ensure_ascii=ensure_ascii, **options
     )
@@ -182,7 +184,7 @@ def _message(index: int, message: Any) -> Message:
 
 
 def _content(index: int, message: Message) -> str:
-    """OpenAI allows text, a list of parts, and nothing beside tool calls; templates want text."""
+    """OpenAI allows text, a list of parts, or nothing next to tool calls; templates want text."""
     content, field = message.get("content"), f"messages[{index}].content"
     if isinstance(content, str):
         return content
@@ -209,7 +211,7 @@ def _marker(control: tuple[str, ...]) -> Callable[[str], str]:
     if not control:
         return lambda text: text
     pattern = _pattern(control)
-    # The mark goes behind the first character of each control token.
+    # The mark goes after the first character of each control token.
     return lambda text: pattern.sub(
         lambda m: m.group()[0] + MARK + m.group()[1:], text.replace(MARK, "")
     )

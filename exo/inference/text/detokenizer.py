@@ -11,7 +11,7 @@ from exo.inference.text.tokenizer import Tokenizer
 
 
 class IncrementalDetokenizer:
-    """Text of a growing sequence of tokens: `push` each, `flush` at the end."""
+    """`push` each token; `flush` at the end."""
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
@@ -27,7 +27,7 @@ class IncrementalDetokenizer:
         )
 
     def flush(self) -> str:
-        """What is left of a character that was cut: U+FFFD or nothing."""
+        """What is left of an incomplete character: U+FFFD or nothing."""
         return self._stripped(self._decoder.decode(b"", final=True))
 
     def _stripped(self, text: str) -> str:
@@ -40,8 +40,8 @@ class IncrementalDetokenizer:
 class StopMatcher:
     """Finds stop strings in a text that comes in pieces; holds back what may become one.
 
-    `push` returns (text that is safe to show, whether a stop string was met); the stop string and
-    what follows it are never shown. After a stop `push` returns ("", True).
+    `push` returns (text that is safe to show, whether a stop string was found). The stop string and
+    what follows it are never shown; after a stop, `push` returns ("", True).
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -62,7 +62,7 @@ class StopMatcher:
         return held[: len(held) - keep], False
 
     def flush(self) -> str:
-        """The end has come: what was held back is text after all."""
+        """The end of the text: what was held back is text after all."""
         held, self._held = self._held, ""
         return held
 

@@ -30,8 +30,8 @@ GPT4O: Final = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_SUFFIX}"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Value of tokenizer.ggml.pre -> the pattern words are split by, "digits" for single digits and
-# GPT-2's own, or GPT-2's.
+# Value of tokenizer.ggml.pre -> the pattern that splits words. "digits": single digits first, then
+# GPT-2's pattern; None: GPT-2's pattern alone.
 PRE: Final = {
     "gpt-2": None,
     "gpt2": None,
@@ -96,16 +96,16 @@ def from_gguf(checkpoint: Checkpoint) -> Tokenizer:
 
 
 def _looks_words_up(meta: Any) -> bool:
-    """Llama 3 and Mistral Nemo do, before they merge; they also put bos before a prompt where no
-    key says so.
+    """Llama 3 and Mistral Nemo look a whole word up before they merge. They also put bos before a
+    prompt where no key says so.
     """
     pre = meta.get("tokenizer.ggml.pre")
     return isinstance(pre, str) and PRE.get(pre) in {LLAMA3, TEKKEN}
 
 
 def _right_blind(meta: Any, control: dict[str, int]) -> frozenset[int]:
-    """GGUF has no key for tokens that swallow the white space behind them; phi3's do, but for three
-    of them.
+    """Tokens that swallow the white space after them. GGUF has no key for these; phi3's do, except
+    for three of them.
     """
     if meta.get("general.architecture") != "phi3":
         return frozenset()
@@ -165,7 +165,7 @@ def _byte_level(checkpoint: Checkpoint, tokens: list[str]) -> Any:
 
 
 def _sentencepiece(checkpoint: Checkpoint, tokens: list[str]) -> Any:
-    """Merges are not in the file: a pair merges into a piece with the piece's score as its rank."""
+    """Merges are not in the file: a pair merges into a piece, and the piece's score is the rank."""
     from tokenizers import Tokenizer as Backend
     from tokenizers.models import BPE
     from tokenizers.normalizers import Prepend, Replace, Sequence
@@ -194,8 +194,8 @@ def _sentencepiece(checkpoint: Checkpoint, tokens: list[str]) -> Any:
 def _merges_by_score(
     tokens: list[str], scores: list[float], vocabulary: dict[str, int], names: set[str]
 ) -> list[tuple[str, str]]:
-    """Best score first; of equal ones that with the longer left part, as Hugging Face's converter
-    has it.
+    """Best score first. Of equal scores the one with the longer left part, as in Hugging Face's
+    converter.
     """
     pieces = vocabulary.keys() - names
     ranked: list[tuple[float, int, int, int, str, str]] = []

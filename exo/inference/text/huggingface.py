@@ -1,6 +1,4 @@
-"""Tokenizers from a Hugging Face folder: tokenizer.json, with what tokenizer_config.json adds to
-it.
-"""
+"""Tokenizers from a Hugging Face folder: tokenizer.json, with what tokenizer_config.json adds."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from exo.inference.text.tokenizer import Tokenizer
 
 
 def from_folder(folder: Path) -> Tokenizer:
-    """Raises `CheckpointError`: there is none, or it is broken."""
+    """Raises `CheckpointError` where there is no tokenizer, or a broken one."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise CheckpointError("has no tokenizer.json", path=str(folder))
@@ -58,8 +56,8 @@ def _built(build: Callable[[], Any], path: Path) -> Any:
 
 
 def _backend_for_the_rest(content: dict[str, Any], path: Path) -> Any:
-    """The same tokenizer without the space that Metaspace puts before the first word only; None: it
-    does not.
+    """The same tokenizer without the space that Metaspace puts before the first word only; None
+    where it puts none.
     """
     first = [
         p
@@ -76,7 +74,7 @@ def _backend_for_the_rest(content: dict[str, Any], path: Path) -> Any:
 
 
 def _parts(component: Any, key: str) -> Iterator[dict[str, Any]]:
-    """A component of tokenizer.json, and those it is a sequence of."""
+    """A component of tokenizer.json and, for a sequence, its parts."""
     if isinstance(component, dict):
         yield component
         for part in component.get(key) or ():
@@ -95,8 +93,8 @@ def _strips(decoder: dict[str, Any]) -> bool:
 
 
 def _bos(backend: Any, settings: dict[str, Any]) -> tuple[int | None, bool]:
-    """(bos id, whether it goes before a plain prompt): as tokenizer_config.json says, else as the
-    file itself does.
+    """(bos id, whether it goes before a plain prompt): from tokenizer_config.json, otherwise from
+    the file itself.
     """
     encoded = backend.encode("a", add_special_tokens=True)
     first = encoded.ids[0] if encoded.ids and encoded.special_tokens_mask[0] else None
@@ -119,5 +117,5 @@ def _template(folder: Path, settings: dict[str, Any]) -> str | None:
 
 
 def _text(token: Any) -> str:
-    """A token in tokenizer_config.json is its text or an object with it."""
+    """A token in tokenizer_config.json is its text, or an object that contains it."""
     return str(token.get("content", "")) if isinstance(token, dict) else str(token)

@@ -1,7 +1,6 @@
-"""`Tokenizer`: text to token ids and back, from GGUF metadata or tokenizer.json, on Hugging Face's
-`tokenizers`.
+"""`Tokenizer`: text to token ids and back, on Hugging Face's `tokenizers`.
 
-Control tokens (`<|im_end|>` and the like) in a text are plain text unless asked for: a prompt
+Control tokens (`<|im_end|>` and the like) in a text are plain text unless asked for, so a prompt
 cannot forge them.
 """
 
@@ -13,16 +12,15 @@ from typing import Any, Final
 
 BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 SPACE: Final = "\u2581"  # how sentencepiece writes a space
-# What the library takes for white space beside a token that swallows it; Python's own notion has
-# four more.
+# What the library counts as white space next to a token that swallows it; Python counts four more.
 WHITE: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
 
 
 def byte_of_character() -> dict[str, int]:
-    """The printable characters that stand for bytes in a byte-level vocabulary (as GPT-2 chose
-    them).
+    """The printable characters that stand for bytes in a byte-level vocabulary, as GPT-2 chose
+    them.
     """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {chr(b): b for b in printable}
@@ -31,14 +29,12 @@ def byte_of_character() -> dict[str, int]:
 
 
 class Tokenizer:
-    """bos_id is put before a plain prompt where `add_bos` (chat templates write their own).
-
-    `control` maps the texts of control tokens to their ids; `left_blind` and `right_blind` are
-    those of them that
-    swallow the white space before or after them. strip_space: a decoded text begins with a space
-    that is not its own.
-    rest: the backend for text behind a control token, where that is not written like text at the
-        beginning.
+    """bos_id: put before a plain prompt where `add_bos`; chat templates write their own.
+    control: texts of control tokens -> their ids.
+    left_blind, right_blind: those control tokens that swallow the white space before or after them.
+    strip_space: a decoded text begins with a space that is not part of it.
+    rest: the backend for text after a control token, where that is encoded differently from text at
+        the beginning.
     """
 
     def __init__(
@@ -72,7 +68,7 @@ class Tokenizer:
         self._control_ids = frozenset(control.values())
         self._characters = byte_of_character()
         self._bytes: dict[int, bytes] = {}
-        # Longest first, so that no control token hides one that begins alike.
+        # Longest first, so that no control token hides a longer one with the same beginning.
         names = sorted(control, key=len, reverse=True)
         self._control_pattern = re.compile("|".join(map(re.escape, names))) if names else None
 
@@ -104,14 +100,14 @@ class Tokenizer:
         return ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """A plain (non-chat) prompt: bos where the model wants it,
-        no control tokens from the text.
+        """A plain (non-chat) prompt: bos where the model wants it, and no control tokens from the
+        text.
         """
         ids = self.encode(text)
         return [self.bos_id, *ids] if self.add_bos and self.bos_id is not None else ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """Text; a broken character is U+FFFD. Ids outside the vocabulary are nothing."""
+        """A broken character becomes U+FFFD. Ids outside the vocabulary have no text."""
         text = b"".join(self.token_bytes(i, skip_special) for i in ids).decode("utf-8", "replace")
         return text.removeprefix(" ") if self.strip_space else text
 
@@ -124,14 +120,11 @@ class Tokenizer:
             known = self._bytes[token] = self._read_bytes(self._backend.id_to_token(token) or "")
         return known
 
-    def is_control(self, token: int) -> bool:
-        return token in self._control_ids
-
     @staticmethod
     def _plain(text: str, backend: Any) -> list[int]:
         if not text:
             return []
-        # A lone surrogate (from a JSON escape) is no character; the library would refuse it.
+        # A lone surrogate (from a JSON escape) is not a character; the library would refuse it.
         text = text.encode("utf-8", "replace").decode("utf-8")
         ids: list[int] = backend.encode(text, add_special_tokens=False).ids
         return ids

@@ -262,7 +262,7 @@ async def test_an_index_cannot_name_anything_but_safetensors_of_its_folder(
         {"weight_map": {"model.layers.0.x": file}}
     ).encode()
     source = await downloader.describe(MODEL)
-    with pytest.raises(CheckpointError, match="no safetensors file"):
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
         await downloader.ensure_shard(source, whole(source.path))
 
 
@@ -290,7 +290,7 @@ async def test_a_revision_that_would_lead_elsewhere_is_refused(
     hub: Hub, tmp_path: Path, revision: str
 ) -> None:
     async with HubShardDownloader(tmp_path, endpoint=hub.url, revision=revision) as made:
-        with pytest.raises(InvalidRequest, match="is no branch, tag or commit"):
+        with pytest.raises(InvalidRequest, match="is not a branch, tag or commit"):
             await made.describe(MODEL)
 
 
@@ -298,7 +298,7 @@ async def test_a_hub_whose_commit_is_a_path_is_not_believed(
     hub: Hub, downloader: HubShardDownloader
 ) -> None:
     hub.commit = "../../../elsewhere"
-    with pytest.raises(CheckpointError, match=r"'\.\./\.\./\.\./elsewhere', which is no hash"):
+    with pytest.raises(CheckpointError, match=r"'\.\./\.\./\.\./elsewhere', which is not a hash"):
         await downloader.describe(MODEL)
 
 

@@ -50,7 +50,7 @@ async def test_a_long_list_goes_in_chunks_and_an_empty_one_has_no_rows(tmp_path:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "no list of lists"),
+        ("{}", "not a list of lists"),
         ("[[1], 2]", "entry 1 is not a list"),
         ('[["a"]]', "entry 0"),
         ("[[true]]", "entry 0"),
@@ -101,7 +101,7 @@ async def test_a_text_too_short_to_measure_is_refused(tmp_path: Path) -> None:
 
 async def test_perplexity_of_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"ELF\x00\xff\xfe")
-    with pytest.raises(InvalidRequest, match=r"binary is no UTF-8 text \(byte 4\)"):
+    with pytest.raises(InvalidRequest, match=r"binary is not UTF-8 text \(byte 4\)"):
         await eval_perplexity(str(TINY), tmp_path / "binary", "numpy")
 
 

@@ -1,6 +1,6 @@
 """Architecture families, one file each; importing this package registers them all.
 
-A new family is a new file here: it calls `register`, and nothing else has to name it.
+A new family is a new file here that calls `register`; no list has to name it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from exo.inference.models.registry import Family, register
 
 
 def _alternating(n_layers: int) -> tuple[bool, ...]:
-    """Layers 0, 2, 4 ... slide."""
+    """Layers 0, 2, 4 ... have the window."""
     return tuple(i % 2 == 0 for i in range(n_layers))
 
 
@@ -48,7 +48,7 @@ def from_hf(config: dict[str, Any]) -> ModelConfig:
 def from_gguf(checkpoint: Checkpoint) -> ModelConfig:
     meta, fields = checkpoint.metadata, gguf_fields(checkpoint, "gemma2")
     window = int(meta.get("gemma2.attention.sliding_window", 4096))
-    # As llama.cpp: only the 27B model (46 layers) scales by another width than that of a head.
+    # As llama.cpp: only the 27B model (46 layers) does not scale by a head's width.
     width = fields["hidden"] // fields["heads"] if fields["n_layers"] == 46 else fields["head_dim"]
     return ModelConfig(
         family="gemma2",

@@ -1,5 +1,5 @@
-"""Llama 2, 3, SmolLM2 and their like: the plain block, llama3 or linear rope scaling, biases where
-configured.
+"""Llama 2, 3, SmolLM2 and similar models: the plain block, llama3 or linear rope scaling, biases
+where configured.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Mistral: llama with a sliding attention window in every layer. Its GGUF files say `llama`,
-without a window.
+"""Mistral: llama with a sliding attention window in every layer. Its GGUF files say `llama` and
+have no window.
 """
 
 from __future__ import annotations

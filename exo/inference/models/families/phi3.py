@@ -1,5 +1,5 @@
-"""Phi-3 and 3.5 mini: q, k, v packed in one tensor, gate and up in another; longrope in the
-long-context ones.
+"""Phi-3 and 3.5 mini: q, k, v packed in one tensor, gate and up in another; longrope in the models
+with a long context.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from exo.inference.models.registry import Family, register
 
 
 def from_hf(config: dict[str, Any]) -> ModelConfig:
-    # In transformers the class has this value, which goes before one within rope_scaling.
+    # In transformers the class has this value, which takes precedence over one in rope_scaling.
     config = {"original_max_position_embeddings": 4096, "eos_token_id": 32000, **config}
     fields = hf_fields(config, tied=False, norm_eps=1e-5, context_length=4096, partial_rotary=True)
     window = config.get("sliding_window")

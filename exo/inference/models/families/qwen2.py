@@ -1,5 +1,5 @@
 """Qwen2 and 2.5: biases on q, k and v; a sliding window in the upper layers where
-`use_sliding_window` says so.
+`use_sliding_window` is set.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from exo.inference.models.registry import Family, register
 
 
 def qwen_windows(config: dict[str, Any], n_layers: int) -> tuple[int | None, ...]:
-    """Layers from `max_window_layers` on slide."""
+    """Layers from `max_window_layers` on have the window."""
     window = config.get("sliding_window", 4096) if config.get("use_sliding_window") else None
     first = int(config.get("max_window_layers", 28))
     return hf_windows(config, window, tuple(i >= first for i in range(n_layers)))

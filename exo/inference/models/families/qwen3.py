@@ -1,5 +1,5 @@
-"""Qwen3: each q and k head is RMS-normalised before rotation; biases only where `attention_bias`
-says so.
+"""Qwen3: each q and k head is RMS-normalised before rotation; biases only where `attention_bias` is
+set.
 """
 
 from __future__ import annotations

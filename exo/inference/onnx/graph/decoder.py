@@ -1,13 +1,14 @@
 """The decoder as an ONNX graph: one shard's layers, from hidden states to hidden states or logits.
 
 Theory of operation. Activations are (batch, length, hidden). GroupQueryAttention takes packed q, k
-and v, applies
-rotary embedding, causal mask, window and softcap, and appends to a KV cache that is input and
-output at once: the caller binds the same memory to `past_*` and `present_*`. Each row has its own
-length (`seqlens_k`: tokens after this step, minus 1). Rotary pairs are (j, j + head_dim / 2) of
-each head; `DecoderWeights` re-orders what is stored so. The residual stream is carried as (sum so
-far, what to add): SkipSimplifiedLayerNormalization adds and norms at once, also at a shard's first
-layer, so that shards together compute bit for bit what one graph does.
+and v, applies rotary embedding, causal mask, window and softcap, and appends to a KV cache that is
+input and output at once: the caller binds the same memory to `past_*` and `present_*`. Each row has
+its own length (`seqlens_k`: tokens after this step, minus 1). Rotary pairs are (j, j + head_dim /
+2) of each head; `DecoderWeights` re-orders rows that are stored differently.
+
+The residual stream is carried as (sum so far, what to add). SkipSimplifiedLayerNormalization adds
+and norms at once, also at a shard's first layer, so that several shards compute bit for bit what
+one graph does.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from exo.inference.onnx.graph.formats import Matrix
 from exo.inference.onnx.graph.layout import CONTRIB, KV_DTYPE
 from exo.inference.onnx.graph.products import Products
 
-if TYPE_CHECKING:  # it brings the onnx package, which a warm start does not need
+if TYPE_CHECKING:  # it imports the onnx package, which a warm start does not need
     from exo.inference.onnx.graph.graph_writer import GraphWriter
 
 
-# The first layers of a model make the attention sinks: what they round, all later ones see.
+# The first layers make the attention sinks; all later layers see what these round.
 SINK_LAYERS: Final = 4
 KV_TYPE: Final = np.dtype(KV_DTYPE).name
 
@@ -74,8 +75,8 @@ class DecoderWeights(Protocol):
 
 
 class DecoderGraph:
-    """Writes the graph of a `DecoderSpec`, part by part, so that the caller can report progress
-    between them.
+    """Writes the graph of a `DecoderSpec`, part by part, so that the caller can report progress in
+    between.
     """
 
     def __init__(self, spec: DecoderSpec, weights: DecoderWeights, writer: GraphWriter) -> None:
@@ -87,7 +88,7 @@ class DecoderGraph:
         self._delta = ""  # what the next norm adds to it; empty: nothing
 
     def begin(self) -> None:
-        """Inputs. A first shard takes the rows of the embedding for hidden states."""
+        """Inputs. In a first shard the hidden states are rows of the embedding."""
         spec, g = self._spec, self._g
         hidden = self._residual = g.input("hidden_in", "float32", ["batch", "length", spec.hidden])
         self._delta = g.node(
@@ -122,7 +123,7 @@ class DecoderGraph:
         self._delta = x
 
     def end(self) -> None:
-        """Outputs; in a last shard the final norm and the head, for the rows asked for only."""
+        """Outputs; in a last shard also the final norm and the head, for the rows asked for."""
         spec, g = self._spec, self._g
         if not spec.last:
             g.node("Add", [self._residual, self._delta], "hidden_out")
@@ -155,7 +156,7 @@ class DecoderGraph:
         )
 
     def _norm(self, gamma: Array, out: str) -> str:
-        """Add what is due to the residual stream and return its norm."""
+        """Add what is pending to the residual stream and return its norm."""
         if not self._delta:
             return self._plain_norm(self._residual, gamma, out)
         inputs = [self._residual, self._delta, self._g.constant(f"{out}.gamma", gamma)]
@@ -200,8 +201,8 @@ class DecoderGraph:
         )
 
     def _normed_qkv(self, x: str, index: int, name: str) -> list[str]:
-        """q, k and v apart, each head of q and k normed (the CPU kernel of GroupQueryAttention does
-        not do it).
+        """q, k and v apart, each head of q and k normed: the CPU kernel of GroupQueryAttention does
+        not do it.
         """
         spec, g = self._spec, self._g
         widths = np.array([spec.n_heads, spec.n_kv_heads, spec.n_kv_heads]) * spec.head_dim

@@ -1,10 +1,10 @@
-"""Weight formats: stored tensors to what `MatMulNBits`, `Gemm` and `Gather` take. Pure numpy; knows
-no graph.
+"""Weight formats: from stored tensors to what `MatMulNBits`, `Gemm` and `Gather` take. Pure numpy;
+knows no graph.
 
 A matrix is (N outputs, K inputs). `Packed` rows are blocks of 32 weights: w = scale * (code -
-2**(bits-1)) + offset. `MatMulNBits` knows the first part only (its int8 kernels take integer zero
-points, and that of a Q4_1 block is not one); the offset is added by a small product with the sums
-of the input over each block, so Q4_1 stays exact. ggml's blocks:
+2**(bits-1)) + offset. `MatMulNBits` computes only the first part (its int8 kernels take integer
+zero points, and that of a Q4_1 block is not one). The offset is added by a small product with the
+sums of the input over each block, so Q4_1 stays exact. ggml's blocks:
 https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h
 """
 
@@ -22,16 +22,17 @@ from exo.inference.checkpoints.tensors import RawTensor
 BLOCK: Final = 32
 # Stored types whose blocks map to MatMulNBits without rounding, and the bits they take there.
 DIRECT: Final = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8}
-# Rows that are converted at a time where all would be much memory.
+# Rows that are converted at a time, where all at once would take much memory.
 ROWS: Final = 2048
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
-    """codes: uint8 (N, blocks, block * bits / 8); scales: float32 (N, blocks); offsets: float32 (N,
-    blocks) or None.
+    """codes: uint8 (N, blocks, block * bits / 8).
+    scales: float32 (N, blocks).
+    offsets: float32 (N, blocks) or None.
 
-    Blocks of another size than 32 have 8-bit codes and no offsets.
+    Blocks of a size other than 32 have 8-bit codes and no offsets.
     """
 
     bits: int
@@ -86,8 +87,8 @@ def take_over(raw: RawTensor) -> Packed:
 
 
 def _pair_nibbles(stored: Array) -> Array:
-    """ggml puts weights i and i + 16 in one byte, MatMulNBits 2*i and 2*i + 1; both have the first
-    in the low half.
+    """ggml puts weights i and i + 16 into one byte, MatMulNBits 2*i and 2*i + 1; both have the
+    first one in the low half.
     """
     return pack_nibbles(np.concatenate((stored & 15, stored >> 4), axis=-1))  # (n, blocks, 32)
 
@@ -104,9 +105,7 @@ def unpack_nibbles(packed: Array) -> Array:
 
 
 def quantize(values: Array, bits: int, block: int = BLOCK) -> Packed:
-    """float32 (N, K) to symmetric blocks of `bits` (4 or 8);
-    the last block is padded with zeros.
-    """
+    """float32 (N, K) to symmetric blocks of `bits` (4 or 8); zeros pad the last block."""
     n, k = values.shape
     pad = -k % block
     blocks = np.pad(values, ((0, 0), (0, pad))) if pad else values
@@ -127,12 +126,12 @@ def quantize(values: Array, bits: int, block: int = BLOCK) -> Packed:
 
 
 def in_larger_blocks(matrix: Packed, block: int) -> Packed:
-    """8-bit codes without offsets in blocks of `block`. Rounds anew, by half an 8-bit step of the
-    larger block.
+    """8-bit codes without offsets in blocks of `block`. This rounds again, by up to half an 8-bit
+    step of the larger block.
     """
     codes = np.empty((matrix.n, matrix.k // block, block), np.uint8)
     scales = np.empty(codes.shape[:2], np.float32)
-    # As float32 at once it would take four times what it takes.
+    # All at once as float32 it would take four times its size.
     for start in range(0, matrix.n, ROWS):
         rows = slice(start, start + ROWS)
         part = quantize(dequantize(take_rows(matrix, np.arange(matrix.n)[rows])), 8, block)
@@ -163,9 +162,9 @@ def dequantize(matrix: Matrix) -> Array:
 def convert(raw: RawTensor, bits: int | None) -> Matrix:
     """A stored matrix in the format asked for.
 
-    bits: 32 float32; 8 exact where the stored blocks are 8 bit or fewer of a format of `DIRECT`,
-    else rounded to that; 4 the same, but without offsets; None what the file has where that is a
-    format of `DIRECT`, else 8.
+    bits: 32: float32. 8: exact where the stored blocks are of a format of `DIRECT` with 8 bits or
+        fewer, otherwise rounded to 8. 4: the same, but without offsets. None: the stored blocks
+        where their format is in `DIRECT`, otherwise 8.
     """
     if bits == 32:
         return Dense(to_float32(raw).reshape(-1, raw.shape[-1]))
@@ -197,7 +196,7 @@ def take_rows(matrix: Matrix, rows: Array) -> Matrix:
 
 
 def take_columns(matrix: Matrix, columns: Array) -> Matrix:
-    """Columns in the order of `columns`; -1 gives zeros. Blocks do not survive that: packed weights
+    """Columns in the order of `columns`; -1 gives zeros. This breaks blocks up, so packed weights
     become 8 bit.
     """
     values = dequantize(matrix)[:, columns]

@@ -1,4 +1,4 @@
-"""`GraphWriter`: an ONNX graph under construction; weights go straight to a file beside it. Knows
+"""`GraphWriter`: an ONNX graph under construction; weights go straight to a file next to it. Knows
 no model.
 
 Weights never gather in memory: each is written when it is added, so that the peak is one matrix.
@@ -20,7 +20,7 @@ from exo.inference.onnx.graph.layout import CONTRIB, MODEL_FILE, WEIGHTS_FILE
 
 OPSET: Final = 21
 IR_VERSION: Final = 10
-# Tensors up to this many bytes live in the graph itself (shapes, norms).
+# Tensors up to this many bytes are in the graph itself (shapes, norms).
 INLINE_LIMIT: Final = 1024
 # One page, so that a mapping of one tensor shares no page with the next.
 ALIGNMENT: Final = 4096
@@ -34,8 +34,8 @@ _TYPES: Final = {
 
 
 class GraphWriter:
-    """Collects nodes and writes weights to `folder / weights.bin`; `save` writes
-    `folder / model.onnx`.
+    """Collects nodes and writes weights to `folder / weights.bin`; `save` writes `folder /
+    model.onnx`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,7 +56,7 @@ class GraphWriter:
         self._outputs.append(helper.make_tensor_value_info(name, _TYPES[dtype], shape))
 
     def constant(self, name: str, value: Array) -> str:
-        """Add an initializer; the same name again is the same tensor."""
+        """Add an initializer; the same name again means the same tensor."""
         if name in self._initializers:
             return name
         value = np.ascontiguousarray(value)
@@ -102,8 +102,8 @@ class GraphWriter:
     ) -> str:
         """Add a node; returns its first output.
 
-        ONNX Runtime repacks weights node by node in file order, for a moment holding a matrix
-        twice: with the largest `early`, that moment is when the others are not there yet.
+        ONNX Runtime repacks weights node by node in file order, and holds a matrix twice for a
+        moment. With the largest `early`, that moment is when the others are not in memory yet.
         """
         outputs = [outputs] if isinstance(outputs, str) else outputs
         nodes = self._early if early else self._nodes
@@ -121,5 +121,5 @@ class GraphWriter:
         (self._folder / MODEL_FILE).write_bytes(model.SerializeToString())
 
     def close(self) -> None:
-        """Close the weights file; for a build that was given up."""
+        """Close the weights file; for a build that was abandoned."""
         self._file.close()

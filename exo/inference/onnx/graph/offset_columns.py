@@ -4,10 +4,12 @@ graph.
 A row of blocks is w = d * (q - 8) + o (4 bit; 128 for 8 bit). With the integer zero point z nearest
 to 8 - o / d it is w = d * (q - z) + r, and |r| is at most d / 2. The product with r is r times the
 sums of the input over each block: with those sums appended to the input, the r of a row's blocks
-are a few columns more of the same matrix, in codes of the same width. One code is too coarse; so
-there are two digits, the second for what rounding the first left, each in blocks (and so with
-scales) of its own. That loses nothing that can be measured, and against a product of its own in
-float32 it saves up to half of the bytes of the offsets, and an operator per matrix.
+are a few more columns of the same matrix, in codes of the same width.
+
+One code is too coarse, so there are two digits: the second holds what rounding the first has left.
+Each digit is in blocks of its own, and so has scales of its own. The loss is too small to measure.
+Compared with a separate float32 product it saves up to half of the bytes of the offsets, and an
+operator per matrix.
 """
 
 from __future__ import annotations
@@ -21,20 +23,20 @@ from exo.inference.arrays import Array
 from exo.inference.onnx.graph.formats import BLOCK, Packed, dequantize, pack_nibbles, quantize
 
 DIGITS: Final = 2
-# What rounding the columns may add to the rounding noise of the weights (a step / sqrt(12)), both
-# root mean square.
+# What rounding the columns may add to the rounding noise of the weights (a step / sqrt(12)). Both
+# are root mean squares.
 MAX_NOISE: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Folded:
     """A matrix for an input of `k` values: the matrix's own, then for each digit the sums of its
-    blocks of 32.
+    blocks of 32. `pad` zeros stand between the digits.
 
-    `pad` zeros stand between the digits. codes: uint8 (N, blocks, 4 * bits); scales: float32 (N,
-    blocks);
-    zero_points: uint8 (N, bytes), as MatMulNBits takes them: two to a byte for 4 bits, the first in
-        the low half.
+    codes: uint8 (N, blocks, 4 * bits).
+    scales: float32 (N, blocks).
+    zero_points: uint8 (N, bytes), as MatMulNBits takes them: for 4 bits two to a byte, the first
+        one in the low half.
     """
 
     bits: int

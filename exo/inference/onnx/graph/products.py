@@ -1,8 +1,8 @@
 """`Products`: inputs times weight matrices, as nodes of a graph. Knows no model.
 
-Inputs are (batch, length, K). Packed matrices are `MatMulNBits`; what that operator does not know
-of affine blocks is added as `offset_columns` says. Activations are int8 per block of 32, or float32
-where `careful` is asked for.
+Inputs are (batch, length, K). Packed matrices are `MatMulNBits`; the part of affine blocks that
+this operator does not know is added as `offset_columns` says. Activations are int8 per block of 32,
+or float32 where `careful` is asked for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from exo.inference.onnx.graph.formats import BLOCK, Dense, Matrix, Packed
 from exo.inference.onnx.graph.layout import CONTRIB
 from exo.inference.onnx.graph.offset_columns import DIGITS, Folded, fold
 
-if TYPE_CHECKING:  # it brings the onnx package, which a warm start does not need
+if TYPE_CHECKING:  # it imports the onnx package, which a warm start does not need
     from exo.inference.onnx.graph.graph_writer import GraphWriter
 
 # Writes the product of an input with a packed matrix: (input's name, matrix, output's name).
@@ -40,9 +40,8 @@ class Products:
 
     def begin(self, hidden: str) -> None:
         """hidden: an input (batch, length, hidden).
-
-        `prompts_and_steps`: how many rows bring several tokens each, and how many bring one. One of
-            them is 0.
+        prompts_and_steps: how many rows bring several tokens each, and how many bring one. One of
+            the two is 0.
         """
         g = self._g
         batch = g.node("Shape", [hidden], "n_batch", end=1)
@@ -71,8 +70,8 @@ class Products:
         """`linear` with float activations where a prompt is read: int8 loses most at the spikes of
         attention sinks.
 
-        Sinks are tokens of the prompt; steps gain nothing from that (decision 0005), and int8
-        kernels give a row the same bits whatever rows are beside it.
+        Sinks are tokens of the prompt, so steps gain nothing from it (decision 0005); and int8
+        kernels give a row the same bits whatever other rows are in the batch.
         """
         if isinstance(matrix, Dense):
             return self._dense(x, matrix, bias, out)
@@ -88,7 +87,7 @@ class Products:
         return self._affine(x, matrix, either, out)
 
     def head(self, x: str, matrix: Matrix, bias: Array | None, out: str) -> str:
-        """`linear` for the largest matrix, which is repacked before all others; x may be of any
+        """`linear` for the largest matrix, which is repacked before all others; x may have any
         length.
         """
         if isinstance(matrix, Dense):
@@ -114,8 +113,8 @@ class Products:
         return g.node("Add", [product, g.constant(f"{out}.bias", bias)], out)
 
     def _affine(self, x: str, matrix: Packed, product: PackedProduct, out: str) -> str:
-        """`product` with the matrix's offsets, if it has any: as columns, or else in a product
-        apart.
+        """`product` with the matrix's offsets, if it has any: as columns, or otherwise as a
+        separate product.
         """
         if matrix.offsets is None:
             return product(x, matrix, out)
@@ -137,8 +136,8 @@ class Products:
     def _block_sums(self, x: str, k: int, out: str) -> str:
         """(batch, length, blocks) of (batch, length, k).
 
-        No product with a constant: ONNX Runtime would keep (and read) a repacked one for every
-            node.
+        Not a product with a constant: ONNX Runtime would keep (and read) a repacked copy for every
+        node.
         """
         g = self._g
         blocks = g.constant(f"blocks_{k}", np.array([0, 0, k // BLOCK, BLOCK]))
@@ -169,7 +168,7 @@ class Products:
         early: bool = False,
         accuracy: int = INT8_ACTIVATIONS,
     ) -> str:
-        """Without the offsets of a `Packed` matrix. weights: what its constants are named after."""
+        """Without the offsets of a `Packed` matrix. weights: prefix of its constants' names."""
         g = self._g
         inputs = [
             x,

@@ -1,11 +1,10 @@
-"""`ShardWeights`: the canonical tensors of a checkpoint as the decoder graph wants them. Knows no
-ONNX.
+"""`ShardWeights`: the canonical tensors of a checkpoint in the form the decoder graph wants. Knows
+no ONNX.
 
-Two things are done to what is stored. The format of each matrix is chosen (`formats.convert`). And
-heads are laid out
+Two things change. The format of each matrix is chosen (`formats.convert`). And heads are laid out
 for GroupQueryAttention: its head size is a multiple of 16, and it rotates the pairs (j, j +
-head_dim / 2) of the whole head; so heads of other sizes are padded with zeros, and where only part
-of a head is rotated its rows are re-ordered (the pairs left over are rotated by an angle of 0).
+head_dim / 2) of the whole head. So heads of other sizes are padded with zeros, and where only part
+of a head is rotated, its rows are re-ordered (the remaining pairs are rotated by an angle of 0).
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from exo.inference.shard import Shard
 # Bits of `formats.convert`; None keeps the blocks that the file has.
 BITS: Final[dict[WeightFormat, int | None]] = {"stored": None, "float32": 32, "8bit": 8, "4bit": 4}
 HEAD_MULTIPLE: Final = 16
-# `auto`: a shard whose weights take at most this many bytes as float32 is run so, exactly; small
-# matrices gain nothing from fewer bits. Larger ones are run as `stored`.
+# `auto`: a shard whose weights take at most this many bytes as float32 runs in float32, exactly:
+# small matrices gain nothing from fewer bits. Larger shards run as `stored`.
 FLOAT_LIMIT: Final = 64 << 20
 # A head of at least this many weights is most of what a step reads. In blocks of 64 it is a tenth
-# smaller and its kernel quicker (decision 0009); smaller ones gain nothing.
+# smaller and its kernel faster (decision 0009); smaller heads gain nothing.
 WIDE_HEAD: Final = 16 << 20
 HEAD_BLOCK: Final = 64
 _NORMS: Final = {
@@ -65,7 +64,7 @@ class HeadLayout:
         return cls(size, rotary, plain)
 
     def rows(self, kind: Literal["rotary", "plain"], n_heads: int, head_dim: int) -> Array | None:
-        """Row order of a matrix of `n_heads` heads; None: as it is."""
+        """Row order of a matrix of `n_heads` heads; None: unchanged."""
         order: Array = getattr(self, kind)
         if len(order) == head_dim and (order == np.arange(head_dim)).all():
             return None
@@ -151,8 +150,8 @@ class ShardWeights:
         return formats.stack(parts), np.concatenate(biases) if biases else None
 
     def qk_norm(self, layer: int) -> tuple[Array, Array]:
-        """Factors of the padded head. Padding lowers the mean square; the factor (and epsilon)
-        makes up for it.
+        """Factors for the padded head. Padding lowers the mean square; the factor (and epsilon)
+        compensates.
         """
         order = self._layout.rotary
         shrink = np.float32((self._config.head_dim / self._layout.size) ** 0.5)

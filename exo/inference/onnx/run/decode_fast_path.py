@@ -1,9 +1,9 @@
-"""`DecodeFastPath`: a batch that decodes step after step. Pure: where its sequences lie, as long as
+"""`DecodeFastPath`: a batch that decodes step after step. Pure: where its sequences are, as long as
 none comes, goes or moves.
 
-Nearly every pass is the one before with a token more. What was found out about the batch then
-(slots, window, order) is taken again, which leaves little to do around a step; whatever else
-happens goes the long way through `Sequences`.
+Nearly every pass is the previous one with one more token. What was found out about the batch then
+(slots, window, order) is used again, which leaves little to do around a step. Everything else goes
+the long way through `Sequences`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from exo.inference.onnx.run.slots import GRAIN, SlotTable
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodeFastPath:
-    """Sequences in adjacent slots from `start` on, no foreign one between.
+    """Sequences in adjacent slots from `start` on, with no other sequence in between.
 
-    moves: of the table when this was found out. slots: in the order of the steps. at: the row of
-        each in the window;
+    moves: `SlotTable.moves` when this was found out.
+    slots: in the order of the steps.
+    at: the row of each step in the window.
     order: which step is in each row.
     """
 
@@ -39,8 +40,8 @@ class DecodeFastPath:
         return cls(table.moves, slots, start, at, np.argsort(at).tolist())
 
     def goes_on(self, steps: Sequence[Step], table: SlotTable, capacity: int) -> bool:
-        """Whether these steps are one token more of each, and the budget and `capacity` positions
-        have room for it.
+        """Whether these steps are one more token of each sequence, and the budget and `capacity`
+        positions have room for it.
         """
         if self.moves != table.moves:
             return False
@@ -53,7 +54,7 @@ class DecodeFastPath:
         return not grains or table.has_room(grains * GRAIN)
 
     def values(self, steps: Sequence[Step]) -> Array:
-        """(batch, 1) token ids or (batch, 1, hidden), as the slots lie."""
+        """(batch, 1) token ids or (batch, 1, hidden), in the order of the slots."""
         return np.stack([steps[i].values for i in self.order])
 
     def lengths(self, steps: Sequence[Step]) -> Array:

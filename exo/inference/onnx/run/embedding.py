@@ -1,8 +1,9 @@
 """`Embedding`: hidden states of token ids, from the checkpoint's own rows in a file. Knows no graph
 and no sequences.
 
-Rows are read where they are needed, not mapped: a mapping would make up to a huge page around every
-row resident, for a prompt all of the table. They stay in the stored format, so nothing is rounded.
+Rows are read where they are needed, not mapped: a mapping would make up to a huge page around each
+row resident, and for a prompt the whole table. They stay in the stored format, so nothing is
+rounded.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from exo.inference.onnx.graph.layout import EMBEDDING_FILE
 
 # Rows copied at a time when the file is written.
 ROWS: Final = 4096
-# Rows of single tokens that are kept: a text is made of few different ones.
+# Rows of single tokens that are kept: a text has few different ones.
 REMEMBERED: Final = 256
-# Ids that are a step of a batch, not a piece of a prompt.
+# Up to this many ids are a step of a batch, not a part of a prompt.
 STEP: Final = 32
 
 
 class Embedding:
-    """dtype: the stored type; width: values of a row; scale: what each is multiplied by. Raises
-    `OSError`.
+    """dtype: the stored type. width: values per row. scale: what each is multiplied by.
+
+    Raises `OSError`.
     """
 
     def __init__(self, folder: Path, *, dtype: str, width: int, scale: float = 1.0) -> None:
@@ -62,7 +64,9 @@ class Embedding:
 
 
 def write_embedding(folder: Path, raw: RawTensor, between: Callable[[], object]) -> None:
-    """Copy the stored rows; `between` is called now and then, to forget what was read."""
+    """Copy the stored rows. `between` is called now and then, so that the caller can drop what was
+    read.
+    """
     data = raw.data.reshape(raw.shape[0], -1)
     with (folder / EMBEDDING_FILE).open("wb") as file:
         for start in range(0, len(data), ROWS):

@@ -1,5 +1,4 @@
-"""The memory of the KV cache: per layer, keys and values of (slots, heads, capacity, head size)
-float32.
+"""The memory of the KV cache: per layer, keys and values of (slots, heads, capacity, head size).
 
 Plain anonymous mappings: memory is taken when a token is written, and given back when a slot is
 cleared. All slots have the same capacity, so that any run of adjacent slots is one tensor; it grows
@@ -31,7 +30,7 @@ class KvBuffers:
     ) -> None:
         self._names = [f"{kind}.{layer}" for layer in layers for kind in KINDS]
         self._shape = (n_slots, n_heads, head_dim)
-        # Whole pages per head; and one position more than the longest sequence, see
+        # Whole pages per head, and one position more than the longest sequence: see
         # `Sequences._place`.
         self.max_capacity = (max_length // 64 + 1) * 64
         self.capacity = min(MIN_CAPACITY, self.max_capacity)
@@ -76,7 +75,7 @@ class KvBuffers:
             for slot, n in enumerate(used):
                 if n:
                     self.arrays[name][slot, :, :n] = old[slot, :, :n]
-            del old  # the old mapping goes with its last view
+            del old  # the old mapping is freed with its last view
         self.capacity = capacity
         return True
 

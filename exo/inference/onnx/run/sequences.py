@@ -1,8 +1,8 @@
 """`Sequences`: batches of steps on a `ShardSession`: slots, room, prefixes, chunks. Knows no
 weights.
 
-Steps of one token run together, as adjacent slots of the KV cache; longer ones one after the other,
-in chunks, so that attention's scratch memory is bounded and a cancelled pass ends soon.
+Steps of one token run together, in adjacent slots of the KV cache. Longer ones run one after the
+other, in chunks, so that attention's scratch memory is bounded and a cancelled pass ends soon.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from exo.inference.onnx.run.slots import SlotTable, grained, window_of
 # masked upper half and need less scratch memory; below the fewest, weights would be read too often.
 CHUNK: Final = 40
 MIN_CHUNK: Final = 16
-# Tokens of a prompt that are read even where all are known: one alone would be a step, which rounds
-# otherwise.
+# Tokens of a prompt that are computed even where all are held: one alone would be a step, which
+# rounds differently.
 REST: Final = 2
 # Multiplications of a chunk, so that a cancelled prompt of a large model ends within about a second
 # on a few cores.
 CHUNK_WORK: Final = 50e9
-# Batches of which is kept where they lie: the groups of a pipeline take turns.
-MAX_STEADY: Final = 8
+# How many batches are remembered: the groups of a pipeline take turns.
+MAX_FAST_PATHS: Final = 8
 
 
 def chunk_size(spec: DecoderSpec, config: ModelConfig) -> int:
@@ -48,8 +48,8 @@ def chunk_size(spec: DecoderSpec, config: ModelConfig) -> int:
 
 
 def chunks_of(length: int, size: int) -> list[tuple[int, int]]:
-    """(start, stop) of each pass. A rest of one token goes along: alone it would be a step, which
-    rounds otherwise.
+    """(start, stop) of each pass. A single token at the end joins the chunk before it: alone it
+    would be a step, which rounds differently.
     """
     starts = list(range(0, max(1, length - 1), size))
     return list(zip(starts, [*starts[1:], length], strict=True))
@@ -91,16 +91,16 @@ class Sequences:
         )
         self.table = SlotTable(n_slots, kv_budget // self._buffers.bytes_per_token)
         self._long_rope = LongRope(config.rope)
-        # By sequence ids, in order.
-        self._steady: OrderedDict[tuple[str, ...], DecodeFastPath] = OrderedDict()
+        # By the ids of the sequences, in order.
+        self._fast_paths: OrderedDict[tuple[str, ...], DecodeFastPath] = OrderedDict()
 
     def forward(self, steps: Sequence[Step], cancel: Callable[[], None]) -> list[Array]:
         """One pass. Raises `SequenceLost` or `Overloaded` before computing; when cancelled, lengths
         are as before.
         """
-        steady = self._steady.get(tuple(step.sequence_id for step in steps))
-        if steady is not None and steady.goes_on(steps, self.table, self._buffers.capacity):
-            return self._go_on(steady, steps, cancel)
+        path = self._fast_paths.get(tuple(step.sequence_id for step in steps))
+        if path is not None and path.goes_on(steps, self.table, self._buffers.capacity):
+            return self._go_on(path, steps, cancel)
         self._check(steps)
         places = self._place(steps)
         try:
@@ -142,8 +142,8 @@ class Sequences:
             self._long_rope.check(step, is_long=self.table.is_long(step.sequence_id))
 
     def _place(self, steps: Sequence[Step]) -> list[_Place]:
-        """Give each step a slot and all of them room; take over what other sequences have computed
-        already.
+        """Give each step a slot and all of them room; take over what other sequences have already
+        computed.
         """
         for step in steps:
             if step.position == 0 and not self._is_fresh(step.sequence_id):
@@ -165,8 +165,8 @@ class Sequences:
             places.append(
                 _Place(step, position, step.values[position - step.position :], step.position == 0)
             )
-        # One more than the longest: a foreign slot that runs along with a batch writes one position
-        # behind its end.
+        # One more than the longest: the slot of another sequence that is run along with a batch
+        # gets one position written after its end.
         lengths = self.table.lengths()
         longest = max(*lengths, *(p.step.position + len(p.step.values) for p in places))
         if self._buffers.grow(longest + 1, lengths):
@@ -174,15 +174,13 @@ class Sequences:
         return places
 
     def _may_borrow(self, step: Step) -> bool:
-        """Only where no other stage waits for these rows, and no logits of every row are asked
-        for.
-        """
+        """Only where no other stage waits for these rows, and not all logits are wanted."""
         return self._spec.first and self._spec.last and step.rows != "all"
 
     def _begin(
         self, sequence_id: str, tokens: Array, limit: int, long: bool, keep: set[int]
     ) -> int:
-        """Put a new sequence into a slot, with the KV of its beginning where that is held; adds the
+        """Put a new sequence into a slot, with the KV of its beginning where that is held. Adds the
         slot to `keep`.
         """
         prefix = (
@@ -214,12 +212,12 @@ class Sequences:
         return prefix.length
 
     def _is_fresh(self, sequence_id: str) -> bool:
-        """Begun by `reuse`, and nothing was found."""
+        """Whether `reuse` has begun it and found nothing."""
         slot = self.table.find(sequence_id)
         return slot is not None and self.table[slot].length == 0
 
     def _forget(self, sequence_id: str) -> None:
-        """The sequence begins anew; what it held may still serve as a prefix, of itself too."""
+        """The sequence begins again; what it held may still serve as a prefix, even its own."""
         self.release(sequence_id)
 
     def _roll_back(self, places: Sequence[_Place]) -> None:
@@ -282,32 +280,32 @@ class Sequences:
     def _remember(
         self, places: Sequence[_Place], slots: Sequence[int], start: int, stop: int
     ) -> None:
-        """The next pass may be the same once more. Not where ropes change with length, or
-        foreigners run along.
+        """The next pass may be the same again. Not where ropes change with length, or where the
+        slots of other sequences are in between.
         """
         if self._config.rope.long_divisors or stop - start > len(slots):
             return
-        self._steady[tuple(place.sequence_id for place in places)] = DecodeFastPath.of(
+        self._fast_paths[tuple(place.sequence_id for place in places)] = DecodeFastPath.of(
             self.table, slots, start
         )
-        if len(self._steady) > MAX_STEADY:
-            self._steady.popitem(last=False)
+        if len(self._fast_paths) > MAX_FAST_PATHS:
+            self._fast_paths.popitem(last=False)
 
     def _go_on(
-        self, steady: DecodeFastPath, steps: Sequence[Step], cancel: Callable[[], None]
+        self, path: DecodeFastPath, steps: Sequence[Step], cancel: Callable[[], None]
     ) -> list[Array]:
-        """One token more of a batch that lies where it lay: nothing to check,
-        place or roll back.
+        """One more token of a batch whose sequences have not moved: nothing to check, place or roll
+        back.
         """
         cancel()
-        rows = steady.at if self._spec.last else None
+        rows = path.at if self._spec.last else None
         out = self._session.run(
-            self._buffers, steady.start, steady.values(steps), steady.lengths(steps), rows
+            self._buffers, path.start, path.values(steps), path.lengths(steps), rows
         )
-        for slot, step in zip(steady.slots, steps, strict=True):
+        for slot, step in zip(path.slots, steps, strict=True):
             self._extend(slot, step.values)
         if not self._spec.last:
-            return [out[row : row + 1] for row in steady.at]
+            return [out[row : row + 1] for row in path.at]
         return [out[i : i + 1] if step.rows != "none" else out[:0] for i, step in enumerate(steps)]
 
     def _prefill(self, place: _Place, cancel: Callable[[], None]) -> Array:
@@ -320,7 +318,7 @@ class Sequences:
             slot, long = self._slot(place)
             rows: Array | None = None
             if self._spec.last:
-                # One row where none is wanted: the graph has no way round the head.
+                # One row even where none is wanted: the graph cannot skip the head.
                 rows = np.arange(len(chunk)) if wanted == "all" else np.array([len(chunk) - 1])
             after = np.array([self.table[slot].length + len(chunk)])
             out = self._session.run(self._buffers, slot, chunk[None], after, rows, long_rope=long)

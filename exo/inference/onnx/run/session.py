@@ -2,7 +2,7 @@
 Knows no sequences.
 
 A decode step copies its token ids and lengths in and its logits out; keys and values are appended
-where they lie. Bindings are kept, so that a step of the same slots binds nothing.
+where they are. Bindings are kept, so that a step of the same slots binds nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from exo.inference.onnx.run.kv_buffers import KvBuffers
 CPU: Final = "CPUExecutionProvider"
 # In order of preference; only those that this onnxruntime was built with are used.
 PROVIDERS: Final = ("CUDAExecutionProvider", CPU)
-# Decode bindings kept: one per batch composition seen lately.
+# Decode bindings that are kept, one for each recent composition of a batch.
 MAX_BINDINGS: Final = 32
 
 
@@ -43,7 +43,7 @@ def choose_providers(available: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Binding:
-    """Arrays the session reads from and writes to; change them in place, then run."""
+    """Arrays that the session reads from and writes to. Change them in place, then run."""
 
     io: Any
     values: Array
@@ -74,12 +74,12 @@ class ShardSession:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         if not (spec.first and spec.last):
-            # Threads spin from operator to operator, and of a whole model (to which the next step
-            # comes at once) from pass to pass. A stage's would take the cores from the stages
-            # beside it.
+            # Threads spin from operator to operator, and in a whole model (whose next step comes at
+            # once) also from pass to pass. Those of a stage would take the cores from other stages
+            # on the same machine.
             options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
-        # A pattern is kept for every shape ever seen, and prompts come in all lengths.
+        # A pattern is kept for every shape that occurs, and prompts have all lengths.
         options.enable_mem_pattern = False
         self._session = onnxruntime.InferenceSession(
             str(folder / MODEL_FILE), options, providers=list(providers)
@@ -110,7 +110,7 @@ class ShardSession:
         buffers.close()
 
     def forget_buffers(self) -> None:
-        """The KV buffers moved: bindings to the old ones are void."""
+        """The KV buffers have moved: bindings to the old ones are void."""
         self._bindings.clear()
         self._caches.clear()
 
@@ -128,9 +128,10 @@ class ShardSession:
 
         values: int64 (B, S) token ids, or float32 (B, S, hidden) in a shard without the first
             layer.
-        lengths: tokens of each row after this pass. rows: which of the B * S rows give logits (the
-        last layer only). Returns logits (len(rows), vocab) or hidden states (B * S, hidden), in
-        memory of their own.
+        lengths: tokens of each row after this pass.
+        rows: which of the B * S rows give logits, in a shard with the last layer.
+
+        Returns logits (len(rows), vocab) or hidden states (B * S, hidden), in memory of their own.
         """
         n_rows = 0 if rows is None else len(rows)
         binding = self._binding(buffers, start, values.shape[:2], n_rows, long_rope)

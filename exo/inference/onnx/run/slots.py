@@ -1,11 +1,9 @@
-"""Which slot of the KV cache holds which sequence. Pure decisions: the engine moves the bytes it is
-told to.
+"""Which slot of the KV cache holds which sequence. Pure decisions: `Sequences` moves the bytes.
 
-A slot holds one sequence. A released one whose tokens are known stays as a *prefix* for later ones
-that begin alike, until its room is needed. Room is counted in tokens; when it runs out, prefixes go
-first, then live sequences outside
-the batch, least recently used first: their next step raises `SequenceLost`, and the caller prefills
-again.
+A slot holds one sequence. A released one whose tokens are known stays as a *prefix* for later
+sequences with the same beginning, until its room is needed. Room is counted in tokens. When it runs
+out, prefixes go first, then live sequences outside the batch, least recently used first: their next
+step raises `SequenceLost`, and the caller prefills again.
 """
 
 from __future__ import annotations
@@ -27,10 +25,9 @@ GRAIN: Final = 16
 class Held:
     """A sequence in a slot: `length` positions are filled.
 
-    tokens: the ids of the first positions as far as they are known; a stage in mid-ring may know
-        none, or, after
-    `reuse_prefix`, more than are filled yet. long: its keys were rotated with the factors for long
-    sequences.
+    tokens: the ids of the first positions as far as they are known. A stage in the middle of a ring
+        may know none or, after `reuse_prefix`, more than are filled yet.
+    long: its keys were rotated with the factors for long sequences.
     """
 
     __slots__ = ("_ids", "_n_ids", "length", "live", "long", "sequence_id", "used")
@@ -49,7 +46,7 @@ class Held:
 
     @tokens.setter
     def tokens(self, tokens: Array) -> None:
-        self._ids = np.array(tokens, np.int64)  # of its own: it grows in place
+        self._ids = np.array(tokens, np.int64)  # a copy: it grows in place
         self._n_ids = len(tokens)
 
     @property
@@ -58,7 +55,7 @@ class Held:
         return self._ids[: min(self._n_ids, self.length)]
 
     def extend(self, n: int, tokens: Array | None) -> None:
-        """`n` more positions are filled; `tokens` are their ids, None where this stage does not see
+        """`n` more positions are filled. `tokens`: their ids; None where this stage does not see
         them.
         """
         if tokens is not None and self._n_ids >= self.length:
@@ -93,7 +90,7 @@ class SlotTable:
         self.slots: list[Held | None] = [None] * n_slots
         self.budget = budget
         self.evictions = 0
-        # Changes whenever a sequence comes, goes or changes its slot.
+        # Changes whenever a sequence comes, goes or moves to another slot.
         self.moves = 0
         self._clock = 0
         self._live: dict[str, int] = {}
@@ -122,7 +119,7 @@ class SlotTable:
 
     def check(self, sequence_id: str, position: int) -> None:
         """Raises `SequenceLost` unless `position` tokens of the sequence are held (0: it begins
-        anew).
+        again).
         """
         if position == 0:
             return
@@ -147,7 +144,7 @@ class SlotTable:
         return best
 
     def has_room(self, new_tokens: int) -> bool:
-        """Whether so many more fit and nothing has to go."""
+        """Whether so many more fit without evicting anything."""
         return self.tokens_used() + new_tokens <= self.budget
 
     def make_room(self, new_tokens: int, keep: Collection[int]) -> list[int]:
@@ -157,7 +154,7 @@ class SlotTable:
         emptied.
         """
         victims: list[int] = []
-        if self.has_room(new_tokens):  # as a rule: no need to put them in order
+        if self.has_room(new_tokens):  # the usual case: no need to sort them
             return victims
         missing = self.tokens_used() + new_tokens - self.budget
         for slot in self._by_worth(keep):
@@ -176,7 +173,7 @@ class SlotTable:
 
     def take_slot(self, keep: Collection[int]) -> tuple[int, bool]:
         """A slot for a new sequence, and whether it must be cleared first. Raises `Overloaded` when
-        all are kept.
+        all are in `keep`.
         """
         for slot, held in enumerate(self.slots):
             if held is None:
@@ -187,7 +184,7 @@ class SlotTable:
         raise Overloaded(f"all {len(self.slots)} slots of the KV cache are in use")
 
     def _by_worth(self, keep: Collection[int]) -> list[int]:
-        """Occupied slots, the first to go first."""
+        """Occupied slots, in the order in which they are given up."""
         occupied = [
             (h.live, h.used, slot)
             for slot, h in enumerate(self.slots)
@@ -210,14 +207,14 @@ class SlotTable:
         self.touch(slot)
 
     def extend(self, slot: int, n: int, tokens: Array | None) -> None:
-        """`n` more positions are filled; `tokens` are their ids, None where this stage does not see
+        """`n` more positions are filled. `tokens`: their ids; None where this stage does not see
         them.
         """
         self[slot].extend(n, tokens)
         self.touch(slot)
 
     def truncate(self, slot: int, length: int) -> None:
-        """Take back what a pass that was given up has added."""
+        """Take back what a cancelled pass has added."""
         self[slot].truncate(length)
 
     def touch(self, slot: int) -> None:
@@ -225,7 +222,7 @@ class SlotTable:
         self[slot].used = self._clock
 
     def release(self, slot: int) -> list[int]:
-        """The sequence in `slot` is over; it stays as a prefix if it may serve another. Returns
+        """The sequence in `slot` is over; it stays as a prefix if it may serve another one. Returns
         slots to clear.
         """
         self.moves += 1
@@ -239,8 +236,8 @@ class SlotTable:
         return self._drop_redundant(slot)
 
     def _drop_redundant(self, fresh: int) -> list[int]:
-        """PrefixCache that are beginnings of the one in `fresh`; or `fresh`, where another has all
-        of it.
+        """Prefixes that are beginnings of the one in `fresh`; or `fresh` itself, where another one
+        has all of it.
         """
         held = self[fresh]
         redundant: list[int] = []
@@ -270,8 +267,8 @@ class SlotTable:
 def window_of(members: Sequence[int], n_slots: int) -> tuple[int, int, list[tuple[int, int]]]:
     """Adjacent slots for a batch: (start, stop, swaps to make first).
 
-    A few foreign slots in between are run along with the batch; where they are more than a quarter,
-    members outside the best window change places with foreigners inside it.
+    A few slots of other sequences in between are run along with the batch. Where they would be more
+    than a quarter, members outside the best window change places with others inside it.
     """
     n, low, high = len(members), min(members), max(members) + 1
     if high - low <= n + n // 4:
