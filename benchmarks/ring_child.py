@@ -120,7 +120,7 @@ class Child:
         return {}
 
     def _model(self) -> str:
-        return str(self.node.models()[0]["id"])
+        return str(self.node.backend.models()[0]["id"])
 
     def _vocab(self) -> int:
         return 200 if self._model() == "dummy" else 10**6

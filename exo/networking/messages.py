@@ -99,7 +99,10 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Close:
-    """The sequence is over (finished, cancelled or abandoned): free its KV. Travels every stage."""
+    """The sequence is over (finished, cancelled or abandoned): free its KV.
+
+    The entry sends it to every stage. A stage that has lost the entry passes it on to the next.
+    """
 
     sequence_id: str
     epoch: str
