@@ -102,9 +102,10 @@ class Reply(ABC, Generic[BodyT]):
             opened = False
             async for index, chunk in steps:
                 if not opened:  # the first step has shown that the request is accepted
-                    for choice in [event for each in streams for event in each.opening()]:
-                        yield self._event(choice)
                     opened = True
+                    for each in streams:
+                        for choice in each.opening():
+                            yield self._event(choice)
                 for choice in streams[index].take(chunk):
                     yield self._event(choice)
         if self._wants_usage:

@@ -18,6 +18,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
+from exo.cli.failures import Failure
 from exo.cli.settings import defaults
 from exo.cli.settings.options import BY_KEY
 from exo.cli.settings.records import from_environment, local_settings
@@ -169,10 +170,15 @@ def disk(folder: Path) -> Iterator[Finding]:
 
 
 def ports() -> Iterator[Finding]:
-    chosen = from_environment(os.environ, *PORTS)
     for key, kind in PORTS.items():
         setting = BY_KEY[key]
-        yield port_finding(setting.name, chosen.get(key, setting.default), kind)
+        try:
+            port = from_environment(os.environ, key).get(key, setting.default)
+        except Failure as failure:
+            advice = f"Correct the variable, or unset it to use {setting.default}."
+            yield Finding("Port", Mark.BAD, str(failure), advice)
+        else:
+            yield port_finding(setting.name, port, kind)
 
 
 def port_finding(name: str, port: int, kind: socket.SocketKind) -> Finding:

@@ -48,6 +48,11 @@ RECORDS: Final[Mapping[str, type]] = {
     "api": ApiSettings,
     "process": ProcessSettings,
 }
+# The settings that concern models, caches and engines.
+_LOCAL: Final = (
+    *("models_dir", "cache_dir", "hub_revision", "hub_token", "offline"),
+    *("weight_format", "kv_budget", "max_sequences", "threads"),
+)
 # Which flag a person knows a record's field by.
 _FLAG_OF: Final = {feed.field: setting.name for setting in SETTINGS for feed in setting.feeds}
 
@@ -68,12 +73,6 @@ def local_settings(environ: defaults.Environment) -> NodeSettings:
     """
     values = {setting.key: setting.default for setting in SETTINGS}
     return _node(_fields(values | from_environment(environ, *_LOCAL), environ))
-
-
-_LOCAL: Final = (
-    *("models_dir", "cache_dir", "hub_revision", "hub_token", "offline"),
-    *("weight_format", "kv_budget", "max_sequences", "threads"),
-)
 
 
 def from_environment(environ: defaults.Environment, *keys: str) -> dict[str, Any]:

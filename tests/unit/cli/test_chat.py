@@ -15,7 +15,7 @@ from rich.console import Console
 
 from exo.cli.client import check
 from exo.cli.commands.chat import Talk, pieces
-from exo.cli.commands.doctor import Mark, checks, model_files, port_finding
+from exo.cli.commands.doctor import Mark, checks, model_files, port_finding, ports
 from exo.cli.commands.evaluation import numbers
 from exo.cli.commands.status import layer_map, render
 from exo.cli.failures import Failure
@@ -151,6 +151,13 @@ def test_doctor_names_the_models_that_are_here() -> None:
     (finding,) = model_files("gpt-17", None)
     assert finding.mark is Mark.BAD
     assert "smollm2-135m" in finding.advice
+
+
+def test_doctor_names_a_variable_that_is_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXO_GRPC_PORT", "many")
+    (bad,) = [finding for finding in ports() if finding.mark is Mark.BAD]
+    assert bad.says.startswith("EXO_GRPC_PORT: expected a whole number from 0 to 65535")
+    assert "50051" in bad.advice
 
 
 def test_every_check_of_the_doctor_says_something() -> None:
