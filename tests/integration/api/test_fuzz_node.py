@@ -92,7 +92,7 @@ async def test_no_request_is_a_server_error(
     node: Node, request_: tuple[str, dict[str, Any]]
 ) -> None:
     path, body = request_
-    app = build_app(Context(node, node, HealthProbes(node.monitor, node), ApiSettings()))
+    app = build_app(Context(node.backend, node, HealthProbes(node.monitor, node), ApiSettings()))
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://node"
     ) as http:
