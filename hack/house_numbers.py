@@ -102,14 +102,24 @@ def imports(module: Module, known: Iterable[str]) -> set[str]:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= (inner & known) or {node.module}
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, module)
+            # `from package import module` names a module; `from module import thing` does not.
+            inner = {f"{base}.{alias.name}" for alias in node.names}
+            found |= (inner & known) or {base}
     return (found & known) - {module.name}
 
 
-def import_graph(root: Path, package: str) -> dict[str, set[str]]:
-    modules = read(root / PACKAGES[package], package)
+def _absolute(node: ast.ImportFrom, module: Module) -> str:
+    if not node.level:
+        return node.module or ""
+    is_package = module.path.name == "__init__.py"
+    parts = module.name.split(".")
+    parts = parts[: len(parts) - node.level + is_package]
+    return ".".join([*parts, node.module] if node.module else parts)
+
+
+def graph_of(modules: dict[str, Module]) -> dict[str, set[str]]:
     return {name: imports(module, modules) for name, module in modules.items()}
 
 
@@ -169,7 +179,8 @@ def late_parts(path: Path) -> int:
 
 
 def rows(root: Path, package: str) -> dict[str, str]:
-    every = list(read(root / PACKAGES[package], package).values())
+    modules = read(root / PACKAGES[package], package)
+    every = list(modules.values())
     functions = [each for module in every for each in module.functions()]
     public = [each for each in functions if not each.name.startswith("_")]
     lines = sum(module.lines for module in every)
@@ -177,7 +188,7 @@ def rows(root: Path, package: str) -> dict[str, str]:
     def share(of: Callable[[Module], int]) -> str:
         return percent(sum(map(of, every)), lines)
 
-    graph = import_graph(root, package)
+    graph = graph_of(modules)
     loose = Counter(each.path.parent for each in every if each.path.name != "__init__.py")
     fullest = max(loose, key=lambda folder: loose[folder])
     against = [up for contract in layers(root) for up in upward(graph, contract)]

@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 OTHER: Final = "other"
-_PARAMETER: Final = re.compile(r"\{[^}]*\}")
+PARAMETER: Final = re.compile(r"\{[^}]*\}")
 
 
 class RouteLabels:
@@ -27,5 +27,5 @@ class RouteLabels:
         """Also for a method that the path does not take: its label is that of the path."""
         for route in self._routes:
             if route.matches(scope)[0] is not Match.NONE:
-                return _PARAMETER.sub("{id}", str(getattr(route, "path", OTHER)))
+                return PARAMETER.sub("{id}", str(getattr(route, "path", OTHER)))
         return OTHER

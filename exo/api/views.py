@@ -85,6 +85,7 @@ async def resource_list(request: Request) -> Response:
     return JSONResponse(
         {
             "node_id": context.view.node_id,
+            "draining": context.view.is_draining,
             "progress": context.view.describe_progress(),
             **{name: probe.body() for name, probe in probes.items()},
             "resources": context.probes.resources(),

@@ -1,14 +1,19 @@
 """`PeerPool`: keeps one connected handle for every candidate that a discovery names. Knows no
 transport.
 
-Each candidate has one task: connect, wait until the peer is lost, close the handle, wait a little,
-connect anew. A handle is made and closed here and nowhere else. This node itself, met under
-whatever address, is left out.
+Each candidate has one task: connect, wait until the peer is lost, close the handle, pause a little,
+connect again. Handles are made and closed here and nowhere else. This node itself is left out,
+whatever address it is met under.
+
+A node can be met under two addresses (IPv4 and IPv6, or two DNS records), and its id is known only
+in the middle of the hello. So a candidate claims the id at that moment, and the hello ends where
+another candidate has it already: there is never a second connection to the same node.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 import time
@@ -21,22 +26,24 @@ from exo.lifecycle import ResourceError, TaskHandle, TaskManager
 from exo.networking.discovery import ChangeListener, PeerFactory
 from exo.networking.errors import PeerLost, PeerRefused, PeerStuck
 from exo.networking.peer_handle import PeerHandle
-from exo.utils.circuit_breaker import CircuitBreaker, CircuitOpen
+from exo.utils.error_handling import CircuitBreaker, CircuitOpen, FailedTry, retrying
 
 log = logging.getLogger(__name__)
 
-# Between attempts, in seconds: a connection that broke is back before anybody plans anew, a dead
-# peer costs little.
+# Seconds between attempts. A connection that broke is back before the others have planned without
+# this node, and a dead peer costs little.
 FIRST_DELAY = 0.01
 LAST_DELAY = 0.7
-# A connection that lived for less counts as a failed attempt.
+# A connection that lasted for less counts as a failed attempt.
 STEADY = 5.0
 # A refusal will not change by itself within a moment.
 REFUSED_DELAY = 2.0
 MAX_CANDIDATES = 256
-# A peer that got stuck twice in a row is left alone for this long: each time it comes and goes
-# costs a new plan.
+# A peer that was unresponsive twice in a row is left alone for this long: each time it comes and
+# goes, the ring needs a new plan.
 STUCK_PAUSE = 10.0
+# How much of a pause is random, so that nodes that start together do not dial in step.
+JITTER = 0.3
 
 Lost = TypeVar("Lost", bound=PeerLost)
 
@@ -89,7 +96,7 @@ class PeerPool:
 
     async def update(self, candidates: Iterable[Candidate], *, keep_connected: bool) -> None:
         """Make these the candidates. keep_connected: one that is connected stays until it is lost,
-        listed or not.
+        whether it is listed or not.
         """
         wanted = {each for each in candidates if each.node_id != self._own_id}
         if len(wanted) > MAX_CANDIDATES:
@@ -114,9 +121,7 @@ class PeerPool:
         async def keep() -> None:
             await self._keep(candidate)
 
-        self._keepers[candidate] = self._tasks.start_task(
-            f"peer {candidate.address}:{candidate.port}", keep
-        )
+        self._keepers[candidate] = self._tasks.start_task(f"peer {_name(candidate)}", keep)
 
     async def _dismiss(self, candidate: Candidate) -> None:
         keeper = self._keepers.pop(candidate, None)
@@ -127,37 +132,44 @@ class PeerPool:
 
     async def _keep(self, candidate: Candidate) -> None:
         breaker = CircuitBreaker(
-            f"peer {candidate.address}:{candidate.port}",
-            failures=2,
-            reset_after=STUCK_PAUSE,
-            counts=(PeerStuck,),
+            f"peer {_name(candidate)}", failures=2, reset_after=STUCK_PAUSE, counts=(PeerStuck,)
         )
-        delay = FIRST_DELAY
+
+        # Returns after each connection that lasted, so that the pauses begin small again.
+        @retrying(
+            on=(ResourceError, CircuitOpen),
+            idempotent=True,
+            attempts=None,
+            base=2 * FIRST_DELAY,
+            most=LAST_DELAY,
+            jitter=JITTER,
+            when=lambda error: not _is_this_node(error),
+            delay_for=_own_pause,
+            on_retry=functools.partial(self._note, candidate),
+            # Looked up at the time, so that a test can give it another clock.
+            sleep=lambda seconds: asyncio.sleep(seconds),
+        )
+        async def connect() -> None:
+            # Another candidate leads to the same node. It may lose that node at any time.
+            while self._is_taken(candidate):  # noqa: ASYNC110
+                await asyncio.sleep(_jittered(LAST_DELAY))
+            lasted = await breaker.call(lambda: self._one_life(candidate))
+            if lasted <= STEADY:
+                raise PeerLost(_name(candidate), f"the connection did not last for {STEADY:g} s")
+
         while True:
-            if self._is_taken(candidate):
-                await asyncio.sleep(LAST_DELAY)
-                continue
             try:
-                lived = await breaker.call(lambda: self._one_life(candidate))
-                delay = FIRST_DELAY if lived > STEADY else min(2 * delay, LAST_DELAY)
-            except CircuitOpen as error:
-                delay = error.retry_after
-            except PeerStuck as error:
-                self._note(candidate, str(error))
-            except ResourceError as error:
-                refusal = _in_chain(error, PeerRefused)
-                if refusal is not None and refusal.reason == "self":
-                    return
-                self._note(candidate, str(refusal or error.__cause__ or error))
-                delay = REFUSED_DELAY if refusal is not None else min(2 * delay, LAST_DELAY)
-            await asyncio.sleep(delay * random.uniform(0.7, 1.3))
+                await connect()
+            except ResourceError:  # the candidate is this node
+                return
+            await asyncio.sleep(_jittered(FIRST_DELAY))
 
     async def _one_life(self, candidate: Candidate) -> float:
-        """Connect, stay until the peer is lost, close; seconds it lived. Raises `PeerStuck` where
-        that was the end.
+        """Connect, stay until the peer is lost, close. Returns the seconds that the connection
+        lasted. Raises `PeerStuck` where the peer was unresponsive in the end.
         """
         handle = self._create(candidate.node_id, candidate.address, candidate.port)
-        # Asked first: a handle that starts and fails every second fills the log.
+        # Asked first, because a handle that starts and fails every second fills the log.
         if not await handle.answers():
             raise PeerLost(handle.id(), f"nothing answers at {handle.addr()}")
         handle.refuse_when(lambda node_id: self._claim(candidate, node_id))
@@ -184,7 +196,9 @@ class PeerPool:
         return self._owner.get(node_id, candidate) != candidate
 
     def _claim(self, candidate: Candidate, node_id: str) -> str:
-        """Asked in mid-hello, when the peer's id is known: why not to go on, "" to go on."""
+        """Called in the middle of the hello, as soon as the peer's id is known. Returns why the
+        hello must end, or "".
+        """
         owner = self._owner.setdefault(node_id, candidate)
         self._learned[candidate] = node_id
         return "" if owner == candidate else f"already connected at {owner.address}:{owner.port}"
@@ -222,15 +236,39 @@ class PeerPool:
             except Exception:
                 log.exception("a listener for peers failed")
 
-    def _note(self, candidate: Candidate, problem: str) -> None:
+    def _note(self, candidate: Candidate, failed: FailedTry) -> None:
         """Log a problem once, not with every attempt."""
+        error = failed.error
+        if isinstance(error, CircuitOpen):
+            return
+        problem = str(_in_chain(error, PeerRefused) or error.__cause__ or error)
         if self._problems.get(candidate) != problem:
-            log.info("peer at %s:%d not connected: %s", candidate.address, candidate.port, problem)
+            log.info("peer at %s not connected: %s", _name(candidate), problem)
         self._problems[candidate] = problem
 
 
+def _name(candidate: Candidate) -> str:
+    return f"{candidate.address}:{candidate.port}"
+
+
+def _is_this_node(error: Exception) -> bool:
+    refusal = _in_chain(error, PeerRefused)
+    return refusal is not None and refusal.reason == "self"
+
+
+def _own_pause(error: Exception) -> float | None:
+    """The pause after an error that says itself how long to wait; None: the usual, growing one."""
+    if isinstance(error, CircuitOpen):
+        return _jittered(error.retry_after)
+    return None if _in_chain(error, PeerRefused) is None else _jittered(REFUSED_DELAY)
+
+
+def _jittered(seconds: float) -> float:
+    return seconds * random.uniform(1.0 - JITTER, 1.0 + JITTER)
+
+
 def _in_chain(error: BaseException | None, kind: type[Lost]) -> Lost | None:
-    """The first of this kind among the error and its causes."""
+    """The first error of this kind among the error and its causes."""
     while error is not None and not isinstance(error, kind):
         error = error.__cause__
     return error

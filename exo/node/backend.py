@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -76,3 +77,16 @@ class NodeBackend:
         async with contextlib.aclosing(self._frontend.generate(fitted)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def answer(
+        self, model_id: str, prompt: str, *, request_id: str | None = None, max_tokens: int
+    ) -> list[int]:
+        """The tokens of a whole answer, chosen with the default sampling parameters."""
+        request = GenerationRequest(
+            request_id=request_id or secrets.token_hex(8),
+            model_id=model_id,
+            prompt_tokens=await self.render_prompt(model_id, prompt),
+            max_tokens=max_tokens,
+        )
+        async with contextlib.aclosing(self.process_tokens(request)) as chunks:
+            return [token async for chunk in chunks for token in chunk.tokens]

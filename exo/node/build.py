@@ -1,14 +1,15 @@
-"""`build_node`: the parts that the settings ask for, put together. The only place that chooses
-implementations.
+"""`build_node`: makes the parts that the settings ask for, and a node of them. The only place that
+chooses implementations.
 """
 
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
 
+from exo.contract import DiscoveryName
 from exo.download import LocalShardDownloader, ModelSource, ShardDownloader, hub_names
 from exo.inference.checkpoints.catalog import model_id_of
 from exo.inference.engines.factory import create_pool, has_onnxruntime
@@ -24,11 +25,11 @@ from exo.networking.peer_handle import PeerHandle
 from exo.networking.pooled_discovery import NoDiscovery
 from exo.networking.udp.udp_discovery import UDPDiscovery
 from exo.node.node import Node
+from exo.node.offer import first_offer
 from exo.node.served_model import ServedModel, read_model
 from exo.node.settings import NodeSettings
 from exo.ring.membership_view import MembershipView
 from exo.ring.router import Router
-from exo.topology import NodeOffer
 
 
 def build_node(settings: NodeSettings) -> Node:
@@ -37,7 +38,7 @@ def build_node(settings: NodeSettings) -> Node:
     """
     engine = create_pool(settings.engine, engine_options(settings))
     name = engine_name(settings)
-    router = Router(MembershipView(first_offer(settings, name)))
+    router = Router(MembershipView(first_offer(settings, model_id(settings.model), name)))
     membership = Membership(cluster=settings.cluster, secret=settings.secret)
     tls = _tls(settings)
     server = GRPCServer(
@@ -49,13 +50,14 @@ def build_node(settings: NodeSettings) -> Node:
             node_id, address, port, handler=router, membership=membership, tls=tls
         )
 
+    peers = _Peers(
+        settings, membership, router.own_offer().incarnation, connect, lambda: server.port
+    )
     return Node(
         settings.node_id,
         server,
         engine,
-        _discovery(
-            settings, membership, router.own_offer().incarnation, connect, lambda: server.port
-        ),
+        DISCOVERIES[settings.discovery](peers),
         _downloader(settings),
         router=router,
         read_model=functools.partial(_read, settings, name),
@@ -76,21 +78,6 @@ def engine_name(settings: NodeSettings) -> str:
     if settings.engine == "auto":
         return "onnx" if has_onnxruntime() else "numpy"
     return settings.engine
-
-
-def first_offer(settings: NodeSettings, engine: str) -> NodeOffer:
-    """What the node says of itself before it knows its memory and ports. The incarnation is the
-    time of the start.
-    """
-    return NodeOffer(
-        node_id=settings.node_id,
-        incarnation=time.time_ns(),
-        address=settings.advertise_host,
-        api_port=settings.api_port,
-        model_id=model_id(settings.model),
-        engine=engine,
-        pinned=settings.pinned,
-    )
 
 
 def _read(settings: NodeSettings, engine: str, source: ModelSource) -> ServedModel:
@@ -135,29 +122,49 @@ def _tls(settings: NodeSettings) -> TlsFiles | None:
     )
 
 
-def _discovery(
-    settings: NodeSettings,
-    membership: Membership,
-    incarnation: int,
-    connect: PeerFactory,
-    port: Callable[[], int],
-) -> Discovery:
-    match settings.discovery:
-        case "udp":
-            return UDPDiscovery(
-                settings.node_id,
-                port,
-                connect,
-                membership,
-                port=settings.discovery_port,
-                incarnation=incarnation,
-            )
-        case "manual":
-            assert settings.discovery_config is not None  # checked by the settings
-            return ManualDiscovery(settings.node_id, settings.discovery_config, connect)
-        case "dns":
-            return DnsDiscovery(
-                settings.node_id, settings.discovery_name, connect, port=settings.grpc_port
-            )
-        case "none":
-            return NoDiscovery(settings.node_id, connect)
+@dataclass(frozen=True, slots=True)
+class _Peers:
+    """What any discovery can be made from. port: of this node's server, known once it listens."""
+
+    settings: NodeSettings
+    membership: Membership
+    incarnation: int
+    connect: PeerFactory
+    port: Callable[[], int]
+
+
+def _no_discovery(peers: _Peers) -> Discovery:
+    return NoDiscovery(peers.settings.node_id, peers.connect)
+
+
+def _udp(peers: _Peers) -> Discovery:
+    return UDPDiscovery(
+        peers.settings.node_id,
+        peers.port,
+        peers.connect,
+        peers.membership,
+        port=peers.settings.discovery_port,
+        incarnation=peers.incarnation,
+    )
+
+
+def _manual(peers: _Peers) -> Discovery:
+    config = peers.settings.discovery_config
+    assert config is not None  # checked by the settings
+    return ManualDiscovery(peers.settings.node_id, config, peers.connect)
+
+
+def _dns(peers: _Peers) -> Discovery:
+    settings = peers.settings
+    return DnsDiscovery(
+        settings.node_id, settings.discovery_name, peers.connect, port=settings.grpc_port
+    )
+
+
+# Every name of `exo.contract.DISCOVERIES`.
+DISCOVERIES: Final[Mapping[DiscoveryName, Callable[[_Peers], Discovery]]] = {
+    "none": _no_discovery,
+    "udp": _udp,
+    "manual": _manual,
+    "dns": _dns,
+}

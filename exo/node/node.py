@@ -9,9 +9,7 @@ of itself is in `exo.node.describe`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import secrets
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, ClassVar
 
@@ -30,6 +28,7 @@ from exo.networking.server import Server
 from exo.node import describe
 from exo.node.backend import NodeBackend
 from exo.node.model_loader import LocalModel, ReadModel
+from exo.node.offer import offered_mib
 from exo.node.parts import Part, ailing, group_of
 from exo.node.settings import NodeSettings
 from exo.pipeline.frontend import Frontend, FrontendLimits
@@ -55,8 +54,6 @@ CHECK_SECONDS = 1.0
 CLOSING_SECONDS = 30.0
 # A stage that is stuck says so itself. An entry node gives an attempt up only well after that.
 STALL_TIMES = 2.0
-# Interpreter, libraries and buffers of a node that holds no model.
-PROCESS_MIB = 200
 
 
 class Node(AsyncResource):
@@ -116,15 +113,8 @@ class Node(AsyncResource):
         )
         in_force = PlanInForce(shards.fault)
         self.frontend = self._make_frontend(in_force)
-        self.ring = Ring(
-            self.view,
-            self.outboxes,
-            self.stage,
-            self.frontend,
-            shards,
-            in_force,
-            self.model.footprint,
-        )
+        view, model = self.view, self.model.footprint
+        self.ring = Ring(view, self.outboxes, self.stage, self.frontend, shards, in_force, model)
         self.backend = NodeBackend(self.model, self.frontend, self._check_usable)
         router.bind(
             Receivers(
@@ -325,16 +315,10 @@ class Node(AsyncResource):
         tokens do.
         """
         await self.ensure_ready()
-        tokens: list[int] = []
-        request = GenerationRequest(
-            request_id=request_id or secrets.token_hex(8),
-            model_id=base_shard.model_id,
-            prompt_tokens=await self.backend.render_prompt(base_shard.model_id, prompt),
-            max_tokens=int((inference_state or {}).get("max_tokens", 128)),
+        most = int((inference_state or {}).get("max_tokens", 128))
+        tokens = await self.backend.answer(
+            base_shard.model_id, prompt, request_id=request_id, max_tokens=most
         )
-        async with contextlib.aclosing(self.process_tokens(request)) as chunks:
-            async for chunk in chunks:
-                tokens += chunk.tokens
         return np.asarray(tokens, dtype=np.int64)
 
     # -- NodeView ----------------------------------------------------------------------------------
@@ -356,16 +340,6 @@ class Node(AsyncResource):
         if self.is_draining:
             return f"draining: {self.frontend.live} requests run"
         return self.model.progress
-
-
-def offered_mib(capabilities: DeviceCapabilities) -> int:
-    """What is left for the model once the process itself has its share. A cap that the user set
-    counts as it is.
-    """
-    most = capabilities.host_memory_mib
-    if capabilities.cgroup_limit_mib is not None:
-        most = min(most, capabilities.cgroup_limit_mib)
-    return max(0, min(capabilities.memory_mib, most - PROCESS_MIB))
 
 
 def _now() -> float:

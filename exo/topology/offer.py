@@ -1,16 +1,20 @@
 """`NodeOffer`: what one node tells the others about itself, in its hello and in every heartbeat.
 Pure.
 
-Knows no sockets and no clock: how offers travel is `exo.networking`'s, what follows from them
-`plan_ring`'s.
+Knows no sockets and no clock: how offers travel is `exo.networking`'s concern, and what follows
+from them is `ring_plan`'s. A new field is added here and to `exo.proto`; its type says how it is
+checked and how it travels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Final, get_type_hints
 
 MAX_ID_LENGTH = 128
+MAX_TEXT_LENGTH = 4 * MAX_ID_LENGTH
 MAX_PEERS = 256
 
 
@@ -22,20 +26,19 @@ class NodeState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeOffer:
-    """One node's share of the membership view.
+    """One node's share of the membership view. Raises `ValueError` naming the field.
 
-    memory_mib: usable memory, already the least of cgroup limit, host RAM and `--memory`; 0 offers
-        nothing.
-    incarnation: differs for each start of the process, so that a restart is never taken for the
-        same node.
-    epoch: of the ring plan this node has adopted, "" for none.
-    peers: ids of the nodes it is connected to; slow: those among them that answer late.
-    stuck: why its own forward passes make no progress, "" while they do: it is planned without, on
-        its own word.
-    pass_ms: what a forward pass takes there, roughly, 0 where it has not told; queued: sequences
-        wait there for memory.
-    pinned: first and last layer that the operator fixed for this node.
-    Raises `ValueError` naming the field.
+    incarnation: grows with each start of the process, so that a restarted process is never taken
+        for the one before.
+    memory_mib: usable memory: the least of the cgroup's limit, the machine's RAM and `--memory`. A
+        node with 0 offers none.
+    epoch: of the ring plan that this node has adopted; "" for none.
+    peers: ids of the nodes that it is connected to; slow: those among them that answer late.
+    stuck: why its own forward passes make no progress; "" while they do. A node that says so is
+        left out of plans.
+    pass_ms: roughly how long a forward pass takes there; 0 while that is not known.
+    queued: whether sequences wait there for memory.
+    pinned: first and last layer that were fixed for this node (`--layers`).
     """
 
     node_id: str
@@ -62,25 +65,53 @@ class NodeOffer:
             raise ValueError(
                 f"node_id: {len(self.node_id)} characters, must be 1 to {MAX_ID_LENGTH}"
             )
-        for name in ("incarnation", "memory_mib", "cores", "pass_ms"):
-            if not 0 <= getattr(self, name) < 2**63:
-                raise ValueError(f"{name}: {getattr(self, name)} must be 0 or more and below 2**63")
-        for name in ("grpc_port", "api_port"):
-            if not 0 <= getattr(self, name) <= 65535:
-                raise ValueError(f"{name}: {getattr(self, name)} is no port (0 to 65535)")
-        for name in ("address", "model_id", "model_hash", "epoch", "engine", "stuck"):
-            if len(getattr(self, name)) > 4 * MAX_ID_LENGTH:
-                raise ValueError(
-                    f"{name}: {len(getattr(self, name))} characters, at most {4 * MAX_ID_LENGTH}"
-                )
-        for name in ("peers", "slow"):
-            self._check_ids(name, getattr(self, name))
-        if self.pinned is not None and not 0 <= self.pinned[0] <= self.pinned[1] < 2**31:
-            raise ValueError(f"pinned: {self.pinned[0]}-{self.pinned[1]} is no range of layers")
+        for name, check in _CHECKS.items():
+            check(name, getattr(self, name))
 
-    @staticmethod
-    def _check_ids(name: str, ids: tuple[str, ...]) -> None:
-        if len(ids) > MAX_PEERS:
-            raise ValueError(f"{name}: {len(ids)} ids, at most {MAX_PEERS}")
-        if any(not 1 <= len(each) <= MAX_ID_LENGTH for each in ids):
-            raise ValueError(f"{name}: an id must have 1 to {MAX_ID_LENGTH} characters")
+
+def _check_number(name: str, value: int) -> None:
+    if not 0 <= value < 2**63:
+        raise ValueError(f"{name}: {value} must be 0 or more and below 2**63")
+
+
+def _check_port(name: str, value: int) -> None:
+    if not 0 <= value <= 65535:
+        raise ValueError(f"{name}: {value} is no port (0 to 65535)")
+
+
+def _check_text(name: str, value: str) -> None:
+    if len(value) > MAX_TEXT_LENGTH:
+        raise ValueError(f"{name}: {len(value)} characters, at most {MAX_TEXT_LENGTH}")
+
+
+def _check_ids(name: str, ids: tuple[str, ...]) -> None:
+    if len(ids) > MAX_PEERS:
+        raise ValueError(f"{name}: {len(ids)} ids, at most {MAX_PEERS}")
+    if any(not 1 <= len(each) <= MAX_ID_LENGTH for each in ids):
+        raise ValueError(f"{name}: an id must have 1 to {MAX_ID_LENGTH} characters")
+
+
+def _check_layers(name: str, layers: tuple[int, int] | None) -> None:
+    if layers is not None and not 0 <= layers[0] <= layers[1] < 2**31:
+        raise ValueError(f"{name}: {layers[0]}-{layers[1]} is no range of layers")
+
+
+def _check_nothing(name: str, value: object) -> None:
+    """The type says it all."""
+
+
+_CHECKS_BY_TYPE: Final[dict[object, Callable[[str, Any], None]]] = {
+    int: _check_number,
+    str: _check_text,
+    bool: _check_nothing,
+    NodeState: _check_nothing,
+    tuple[str, ...]: _check_ids,
+    tuple[int, int] | None: _check_layers,
+}
+
+
+def _check_of(name: str, kind: object) -> Callable[[str, Any], None]:
+    return _check_port if name.endswith("_port") else _CHECKS_BY_TYPE[kind]
+
+
+_CHECKS: Final = {name: _check_of(name, kind) for name, kind in get_type_hints(NodeOffer).items()}

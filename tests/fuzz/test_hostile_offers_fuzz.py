@@ -29,7 +29,7 @@ class Evil:
 
     def own_offer(self) -> NodeOffer:
         choose = self._rng.choice
-        epochs = [self._net.rings[name].own_offer().epoch for name in GOOD]
+        epochs = [self._net.routers[name].own_offer().epoch for name in GOOD]
         return NodeOffer(
             node_id="evil",
             incarnation=choose((0, 1, 2, 2**63 - 1, self._rng.randrange(2**40))),
@@ -66,7 +66,7 @@ async def test_the_streams_of_the_others_run_on_and_no_epoch_is_left_behind(seed
             await stack.enter_async_context(node)
         await formed(nodes, 2)
         expected = await answer(nodes[0], ask(max_tokens=60))
-        net.rings["evil"] = Evil(rng, net)  # type: ignore[assignment]
+        net.routers["evil"] = Evil(rng, net)  # type: ignore[assignment]
         async with LoopbackDiscovery("evil", net) as there:
             clients = [
                 asyncio.create_task(answer(nodes[i % 2], ask(max_tokens=60))) for i in range(8)

@@ -1,14 +1,11 @@
-"""`exo serve` as real processes on loopback, and clients that read their streams."""
+"""A ring of `exo serve` processes on loopback, and clients that read their streams."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -17,11 +14,12 @@ from typing import Any
 
 import httpx
 from ports import free_ports
+from serve_process import ServeProcess
 from waiting import eventually
 
 
-class Served:
-    """One `exo serve`; `start` again after it ended gives a new process of the same name and ports.
+class Served(ServeProcess):
+    """One node of a ring: it keeps its name and its ports when it is started again.
 
     faults: if this is a folder, files in it make parts of the node fail (see
         `exo.lifecycle.faults`).
@@ -30,59 +28,19 @@ class Served:
     def __init__(
         self, node_id: str, folder: Path, api: int, grpc: int, health: int, flags: list[str]
     ) -> None:
-        self.node_id, self.api, self.grpc, self.health = node_id, api, grpc, health
-        self.flags = flags
-        self.log = folder / f"{node_id}.log"
+        ports = ("--api-port", str(api), "--grpc-port", str(grpc), "--health-port", str(health))
+        super().__init__(folder / f"{node_id}.log", "--node-id", node_id, *ports, *flags)
+        self.node_id, self.api, self.grpc = node_id, api, grpc
         self.faults = folder / f"{node_id}-faults"
-        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.api}"
 
-    @property
-    def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
-
     def start(self) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "exo",
-            "serve",
-            "--host",
-            "127.0.0.1",
-            "--node-id",
-            self.node_id,
-            "--api-port",
-            str(self.api),
-            "--grpc-port",
-            str(self.grpc),
-            "--health-port",
-            str(self.health),
-            "--log-format",
-            "json",
-            *self.flags,
-        ]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         if self.faults.is_dir():
-            environment["EXO_FAULT_DIR"] = str(self.faults)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-
-    def signal(self, number: int) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    async def ended(self, timeout: float = 60.0) -> int:
-        assert self.process is not None
-        return await asyncio.to_thread(self.process.wait, timeout)
-
-    def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(10)
+            self.env["EXO_FAULT_DIR"] = str(self.faults)
+        super().start()
 
 
 @dataclass

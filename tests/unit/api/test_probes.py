@@ -84,3 +84,12 @@ async def test_a_draining_node_takes_nothing_new() -> None:
     view = FakeView(progress="draining: 1 requests run", is_draining=True)
     answer = await ask(Fakes(view=view), **CHAT)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+
+
+@pytest.mark.parametrize("is_draining", [False, True])
+async def test_the_pages_learn_of_a_drain_from_a_field(is_draining: bool) -> None:
+    view = FakeView(progress="2 requests run", is_draining=is_draining)
+    async with Fakes(view=view).http() as http:
+        assert (await http.get("/api/v1/resources")).json()["draining"] is is_draining
+        for page in ("/", "/chat"):
+            assert ".draining" in (await http.get(page)).text

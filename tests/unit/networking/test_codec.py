@@ -51,6 +51,7 @@ logprobs = st.floats(max_value=0, allow_nan=False)
             prompt_length=st.just(1),
             params=params,
             max_length=numbers,
+            request_id=st.just("") | head["sequence_id"],
         ),
         st.builds(
             Token,
@@ -212,7 +213,8 @@ def opened(**changes):
         (opened(params_json='{"logit_bias": {"x": 1}}'), "params_json.logit_bias"),
         (opened(params_json='{"logit_bias": {"1": Infinity}}'), "params_json.logit_bias"),
         (opened(params_json='{"json_schema": 1}'), "params_json.json_schema"),
-        (opened(params_json='{"colour": 1}'), "params_json.colour"),
+        (opened(request_id="x" * 129), "request_id"),
+        (opened(request_id="a\nb"), "request_id"),
         (pb.Frame(token=pb.Token(sequence_id="s", epoch="e", token=2**31)), "token"),
         (pb.Frame(token=pb.Token(sequence_id="s", epoch="e", logprob=float("nan"))), "logprob"),
         (

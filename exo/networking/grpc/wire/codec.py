@@ -17,6 +17,7 @@ from exo.networking.errors import BadMessage
 from exo.networking.grpc.wire import exo_pb2 as pb
 from exo.networking.grpc.wire.checks import (
     MAX_EPOCH_LENGTH,
+    MAX_ID_LENGTH,
     MAX_REASON_LENGTH,
     MAX_TOKEN,
     identifier,
@@ -195,7 +196,15 @@ def _encode_open(message: Open) -> pb.Open:
         prompt_length=message.prompt_length,
         params_json=encode_params(message.params),
         max_length=message.max_length,
+        request_id=_label(message.request_id),
     )
+
+
+def _label(request_id: str) -> str:
+    """An id that a client may have chosen, as peers take it: bounded and printable. Otherwise a
+    client could end the stream between two nodes with a line break.
+    """
+    return "".join(each if each.isprintable() else "?" for each in request_id[:MAX_ID_LENGTH])
 
 
 def _decode_open(data: pb.Open) -> Open:
@@ -210,6 +219,7 @@ def _decode_open(data: pb.Open) -> Open:
         prompt_length=index("prompt_length", data.prompt_length, len(tokens)),
         params=decode_params(data.params_json),
         max_length=index("max_length", data.max_length),
+        request_id=identifier("request_id", data.request_id) if data.request_id else "",
     )
 
 

@@ -14,12 +14,12 @@ from exo.networking.grpc.wire.checks import (
     parse,
     text,
 )
+from exo.networking.grpc.wire.offer_codec import decode_offer, encode_offer
 from exo.networking.hello import NONCE_BYTES
-from exo.topology.offer import NodeOffer, NodeState
+from exo.topology.offer import NodeOffer
 
-# Nothing of the handshake or a heartbeat comes near it; what is larger is not even parsed.
+# No frame of the handshake and no heartbeat comes near it. What is larger is not even parsed.
 MAX_CONTROL_BYTES = 128 * 1024
-_STATES = {state.value: state for state in NodeState}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,66 +38,6 @@ class RefusedFrame:
     epoch: str
     code: str
     reason: str
-
-
-def encode_offer(offer: NodeOffer) -> pb.Offer:
-    pinned = (
-        None if offer.pinned is None else pb.LayerRange(start=offer.pinned[0], end=offer.pinned[1])
-    )
-    return pb.Offer(
-        node_id=offer.node_id,
-        incarnation=offer.incarnation,
-        address=offer.address,
-        grpc_port=offer.grpc_port,
-        api_port=offer.api_port,
-        memory_mib=offer.memory_mib,
-        cores=offer.cores,
-        state=offer.state.value,
-        model_id=offer.model_id,
-        model_hash=offer.model_hash,
-        epoch=offer.epoch,
-        engine=offer.engine,
-        peers=offer.peers,
-        slow=offer.slow,
-        stuck=offer.stuck,
-        pass_ms=offer.pass_ms,
-        queued=offer.queued,
-        pinned=pinned,
-    )
-
-
-def decode_offer(data: pb.Offer) -> NodeOffer:
-    state = _STATES.get(data.state)
-    if state is None:
-        raise BadMessage("offer.state", f"{data.state[:32]!r} is none of {sorted(_STATES)}")
-    identifier("offer.node_id", data.node_id)
-    for name in ("address", "model_id", "model_hash", "epoch", "engine", "stuck"):
-        if not getattr(data, name).isprintable():
-            raise BadMessage(f"offer.{name}", "has characters that cannot be printed")
-    try:
-        return NodeOffer(
-            node_id=data.node_id,
-            incarnation=data.incarnation,
-            address=data.address,
-            grpc_port=data.grpc_port,
-            api_port=data.api_port,
-            memory_mib=data.memory_mib,
-            cores=data.cores,
-            state=state,
-            model_id=data.model_id,
-            model_hash=data.model_hash,
-            epoch=data.epoch,
-            engine=data.engine,
-            peers=tuple(data.peers),
-            slow=tuple(data.slow),
-            stuck=data.stuck,
-            pass_ms=data.pass_ms,
-            queued=data.queued,
-            pinned=(data.pinned.start, data.pinned.end) if data.HasField("pinned") else None,
-        )
-    except ValueError as error:
-        field, _, problem = str(error).partition(": ")
-        raise BadMessage(f"offer.{field}", problem) from error
 
 
 def hello_frame(hello: HelloFrame) -> bytes:

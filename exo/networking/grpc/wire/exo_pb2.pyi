@@ -147,7 +147,7 @@ class LayerRange(_message.Message):
     def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("sequence_id", "epoch", "entry", "tokens", "prompt_length", "params_json", "max_length")
+    __slots__ = ("sequence_id", "epoch", "entry", "tokens", "prompt_length", "params_json", "max_length", "request_id")
     SEQUENCE_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ENTRY_FIELD_NUMBER: _ClassVar[int]
@@ -155,6 +155,7 @@ class Open(_message.Message):
     PROMPT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     PARAMS_JSON_FIELD_NUMBER: _ClassVar[int]
     MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     sequence_id: str
     epoch: str
     entry: str
@@ -162,7 +163,8 @@ class Open(_message.Message):
     prompt_length: int
     params_json: str
     max_length: int
-    def __init__(self, sequence_id: _Optional[str] = ..., epoch: _Optional[str] = ..., entry: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., prompt_length: _Optional[int] = ..., params_json: _Optional[str] = ..., max_length: _Optional[int] = ...) -> None: ...
+    request_id: str
+    def __init__(self, sequence_id: _Optional[str] = ..., epoch: _Optional[str] = ..., entry: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., prompt_length: _Optional[int] = ..., params_json: _Optional[str] = ..., max_length: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Forward(_message.Message):
     __slots__ = ("sequence_id", "epoch", "position", "dtype", "shape", "values", "sample")

@@ -1,23 +1,33 @@
 """`SamplingParams` <-> JSON text, checked field by field: a peer's parameters are a stranger's
 input.
+
+The fields are those of the record: a new sampling parameter is added there and nowhere here. Its
+type says how it is checked; `_RANGES` may narrow that. Between releases: a parameter that this node
+does not know is ignored, with a line in the log, and one that is missing has its default. So nodes
+of two releases can serve one ring during an upgrade; the parameter has its effect once the last
+stage, which samples, knows it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, get_type_hints
 
 from exo.inference.sampling.params import SamplingParams
 from exo.networking.errors import BadMessage
 
+log = logging.getLogger(__name__)
 MAX_PARAMS_BYTES = 256 * 1024
 MAX_BIASES = 65_536
+MAX_REPORTED = 16
 _FIELD = "params_json"
-# Least and greatest value; generous, the API checks what its callers may ask for.
-_FLOATS = {
+_UNBOUNDED = (-float("inf"), float("inf"))
+# Least and greatest value. They are generous: the API checks what its callers may ask for.
+_RANGES: Final[dict[str, tuple[float, float]]] = {
     "temperature": (0.0, 1e6),
     "top_p": (0.0, 1.0),
     "min_p": (0.0, 1.0),
@@ -25,8 +35,12 @@ _FLOATS = {
     "repetition_penalty": (1e-6, 1e6),
     "presence_penalty": (-1e6, 1e6),
     "frequency_penalty": (-1e6, 1e6),
+    "top_k": (0, 2**31 - 1),
+    "seed": (-(2**63), 2**64 - 1),
+    "logprobs": (0, 1024),
 }
-_INTEGERS = {"top_k": (0, 2**31 - 1), "seed": (-(2**63), 2**64 - 1), "logprobs": (0, 1024)}
+# Names of unknown parameters that the log has had already.
+_reported: set[str] = set()
 
 
 def encode_params(params: SamplingParams) -> str:
@@ -49,36 +63,46 @@ def decode_params(text: str) -> SamplingParams:
         raise BadMessage(_FIELD, f"not JSON: {error}") from error
     if not isinstance(data, dict):
         raise BadMessage(_FIELD, "must be a JSON object")
-    checks: dict[str, Callable[[str, Any], Any]] = {
-        **dict.fromkeys(_FLOATS, _float),
-        **dict.fromkeys(_INTEGERS, _integer),
-        "logit_bias": _biases,
-        "json_schema": _schema,
-    }
-    unknown = sorted(set(data) - set(checks))
-    if unknown:
-        raise BadMessage(f"{_FIELD}.{unknown[0][:64]}", "is not known here")
+    _report_unknown(set(data) - set(_CHECKS))
+    known = {name: value for name, value in data.items() if name in _CHECKS}
     try:
-        return SamplingParams(**{name: checks[name](name, value) for name, value in data.items()})
+        return SamplingParams(**{name: _CHECKS[name](name, value) for name, value in known.items()})
     except BadMessage:
         raise
     except (ValueError, TypeError) as error:
         raise BadMessage(_FIELD, str(error)) from error
 
 
+def _report_unknown(names: set[str]) -> None:
+    """Once each, and not more than a few: a peer must not be able to fill the log."""
+    for name in sorted({name[:64] for name in names} - _reported):
+        if len(_reported) >= MAX_REPORTED:
+            return
+        _reported.add(name)
+        log.warning("a peer sent the sampling parameter %r, which is ignored: not known here", name)
+
+
 def _float(name: str, value: Any) -> float:
-    least, most = _FLOATS[name]
+    least, most = _RANGES.get(name, _UNBOUNDED)
     if not _is_number(value) or not least <= value <= most:
         raise BadMessage(f"{_FIELD}.{name}", f"must be a number from {least} to {most}")
     return float(value)
 
 
-def _integer(name: str, value: Any) -> int | None:
-    least, most = _INTEGERS[name]
-    if value is None and name == "logprobs":
-        return None
+def _integer(name: str, value: Any) -> int:
+    least, most = _RANGES.get(name, _UNBOUNDED)
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise BadMessage(f"{_FIELD}.{name}", f"must be a whole number from {least} to {most}")
+    return value
+
+
+def _integer_or_none(name: str, value: Any) -> int | None:
+    return None if value is None else _integer(name, value)
+
+
+def _boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise BadMessage(f"{_FIELD}.{name}", "must be true or false")
     return value
 
 
@@ -103,3 +127,27 @@ def _schema(name: str, value: Any) -> dict[str, Any] | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_CHECKS_BY_TYPE: Final[dict[Any, Callable[[str, Any], Any]]] = {
+    float: _float,
+    int: _integer,
+    int | None: _integer_or_none,
+    bool: _boolean,
+    dict[int, float]: _biases,
+    dict[str, Any] | None: _schema,
+}
+
+
+def _checks_of_fields() -> dict[str, Callable[[str, Any], Any]]:
+    """Raises `TypeError` at import where a field of `SamplingParams` cannot travel."""
+    hints = get_type_hints(SamplingParams)
+    for each in dataclasses.fields(SamplingParams):
+        if hints[each.name] not in _CHECKS_BY_TYPE:
+            raise TypeError(f"SamplingParams.{each.name}: {hints[each.name]} cannot travel")
+    return {
+        each.name: _CHECKS_BY_TYPE[hints[each.name]] for each in dataclasses.fields(SamplingParams)
+    }
+
+
+_CHECKS: Final = _checks_of_fields()

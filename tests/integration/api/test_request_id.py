@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from served import Served, served
+from serve_process import ServedAlone, served
 
 pytestmark = pytest.mark.timeout(120)
 N = 2
@@ -22,12 +22,12 @@ BODY = {
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[Served]:
+def node() -> Iterator[ServedAlone]:
     with served("--engine", "dummy", "--log-level", "debug") as node:
         yield node.ready()
 
 
-def ask(node: Served, *, stream: bool) -> str:
+def ask(node: ServedAlone, *, stream: bool) -> str:
     """The id that the answer carries."""
     request = urllib.request.Request(
         f"{node.url}/v1/chat/completions",
@@ -39,11 +39,11 @@ def ask(node: Served, *, stream: bool) -> str:
         return str(answer.headers["x-request-id"])
 
 
-def lines_of(node: Served, request_id: str) -> list[dict[str, Any]]:
+def lines_of(node: ServedAlone, request_id: str) -> list[dict[str, Any]]:
     return [event for event in node.events if event.get("request_id") == request_id]
 
 
-def wait_for_all_lines(node: Served, request_id: str) -> list[str]:
+def wait_for_all_lines(node: ServedAlone, request_id: str) -> list[str]:
     """The events of a request that is over on every part of the node."""
 
     def events() -> list[str]:
@@ -54,7 +54,7 @@ def wait_for_all_lines(node: Served, request_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_every_line_of_a_request_has_its_id(node: Served, stream: bool) -> None:
+def test_every_line_of_a_request_has_its_id(node: ServedAlone, stream: bool) -> None:
     request_id = ask(node, stream=stream)
     assert wait_for_all_lines(node, request_id).count("sequence opened") == N
     lines = lines_of(node, request_id)
@@ -63,7 +63,7 @@ def test_every_line_of_a_request_has_its_id(node: Served, stream: bool) -> None:
     assert access["answer_id"] == "chatcmpl-" + request_id.removeprefix("req_")
 
 
-def test_no_line_has_the_id_of_a_request_that_is_over(node: Served) -> None:
+def test_no_line_has_the_id_of_a_request_that_is_over(node: ServedAlone) -> None:
     """A task that a request started, and that lives on, must not keep its id."""
     earlier = [ask(node, stream=stream) for stream in (False, True)]
     counts = {one: len(wait_for_all_lines(node, one)) for one in earlier}

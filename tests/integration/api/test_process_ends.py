@@ -9,7 +9,7 @@ from typing import Any
 
 import openai
 import pytest
-from served import served
+from serve_process import served
 
 pytestmark = pytest.mark.timeout(300)
 NUMPY = ("--engine", "numpy", "--context-length", "1024")
@@ -94,7 +94,7 @@ def test_sigterm_while_it_starts_is_a_clean_end() -> None:
         assert node.get("/startupz")[0] == 503
         node.signal()
         assert node.wait(60) == 0
-        assert "Traceback" not in node.log
+        assert "Traceback" not in node.logged
 
 
 @pytest.mark.parametrize("flag", ["--api-port", "--grpc-port", "--health-port"])
@@ -107,8 +107,8 @@ def test_a_busy_port_ends_with_one_line_and_nothing_left_running(flag: str) -> N
                 f"cannot listen on 127.0.0.1 port {port}: Address already in use; choose another"
                 f" with {flag}"
             )
-            assert node.log.splitlines()[-1] == f"exo: {says}"
-            assert "Traceback" not in node.log
+            assert node.logged.splitlines()[-1] == f"exo: {says}"
+            assert "Traceback" not in node.logged
 
 
 def test_a_misspelt_variable_is_reported_once_without_its_value() -> None:
@@ -120,7 +120,7 @@ def test_a_misspelt_variable_is_reported_once_without_its_value() -> None:
         assert [(event["level"], event["variable"], event["meant"]) for event in told] == [
             ("warning", "EXO_SECERT", "EXO_SECRET")
         ]
-        assert "hush-hush" not in node.log
+        assert "hush-hush" not in node.logged
 
 
 def test_a_wrong_model_is_wrong_usage_and_names_the_models(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_wrong_model_is_wrong_usage_and_names_the_models(tmp_path: Path) -> No
     (tmp_path / "mine" / "config.json").write_text("{}")
     with served("--model", "gpt-17", "--models-dir", str(tmp_path)) as node:
         assert node.wait(60) == 2
-        assert f"mine, {MODEL}" in node.log.splitlines()[-1]
+        assert f"mine, {MODEL}" in node.logged.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -139,4 +139,4 @@ def test_a_peers_file_that_is_wrong_is_named(text: str, says: str, tmp_path: Pat
     flags = ("--discovery", "manual", "--discovery-config", str(tmp_path / "peers.json"))
     with served("--engine", "dummy", *flags) as node:
         assert node.wait(60) == 1
-        assert node.log.splitlines()[-1].startswith(f"exo: {tmp_path / 'peers.json'}: {says}")
+        assert node.logged.splitlines()[-1].startswith(f"exo: {tmp_path / 'peers.json'}: {says}")

@@ -17,7 +17,7 @@ from faults import inject
 from ports import free_ports
 from serve_processes import Served
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 GRACE_SECONDS = 20.0
 # Types in the order in which they may be closed; not every one was up in every state.
 ORDER = (

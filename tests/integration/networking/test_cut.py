@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NODES = ("n0", "n1", "n2")
 API, GRPC, HEALTH = 52415, 50051, 50052
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from ports import free_ports
 from serve_processes import KILL, Ring, Served, stream, until
 
-HERE = Path(__file__).resolve().parents[1] / "unit" / "networking" / "certificates"
+HERE = Path(__file__).resolve().parents[2] / "unit" / "networking" / "certificates"
 
 
 def install(folder: Path, name: str, authority: str) -> None:

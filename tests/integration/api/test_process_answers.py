@@ -14,7 +14,7 @@ import openai
 import pytest
 from faults import inject
 from openai.types.chat import ChatCompletionMessageFunctionToolCall
-from served import Served, served
+from serve_process import ServedAlone, served
 
 pytestmark = pytest.mark.timeout(300)
 NUMPY = ("--engine", "numpy", "--context-length", "1024")
@@ -29,7 +29,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def starting(faults: Path) -> Iterator[tuple[Served, list[tuple[int, int, str]]]]:
+def starting(faults: Path) -> Iterator[tuple[ServedAlone, list[tuple[int, int, str]]]]:
     """The node, and what its probes said while it started: /livez, /startupz and why."""
     seen = []
     with served(*NUMPY, EXO_FAULT_DIR=str(faults)) as node:
@@ -44,18 +44,18 @@ def starting(faults: Path) -> Iterator[tuple[Served, list[tuple[int, int, str]]]
 
 
 @pytest.fixture(scope="module")
-def node(starting: tuple[Served, object]) -> Served:
+def node(starting: tuple[ServedAlone, object]) -> ServedAlone:
     return starting[0]
 
 
 @pytest.fixture(scope="module")
-def client(node: Served) -> Iterator[openai.OpenAI]:
+def client(node: ServedAlone) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{node.url}/v1", api_key="-", max_retries=0, timeout=100) as made:
         yield made
 
 
 def test_probes_answer_before_the_model_is_there(
-    starting: tuple[Served, list[tuple[int, int, str]]],
+    starting: tuple[ServedAlone, list[tuple[int, int, str]]],
 ) -> None:
     _, seen = starting
     assert {live for live, _, _ in seen} == {200}
@@ -180,7 +180,7 @@ def test_a_prompt_longer_than_the_window_is_a_bad_request(client: openai.OpenAI)
     assert refused.value.code == "context_length_exceeded"
 
 
-def test_probes_stay_quick_while_it_generates(node: Served, client: openai.OpenAI) -> None:
+def test_probes_stay_quick_while_it_generates(node: ServedAlone, client: openai.OpenAI) -> None:
     done = threading.Event()
 
     def generate() -> None:
@@ -205,7 +205,7 @@ def test_probes_stay_quick_while_it_generates(node: Served, client: openai.OpenA
     assert latencies[len(latencies) // 2] < 0.1, latencies[-5:]
 
 
-def test_the_sequence_of_a_client_that_left_is_freed(node: Served, client: openai.OpenAI) -> None:
+def test_the_sequence_of_a_gone_client_is_freed(node: ServedAlone, client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
         model=MODEL, messages=QUESTION, stream=True, max_tokens=900, extra_body={"ignore_eos": True}
     )
@@ -215,7 +215,7 @@ def test_the_sequence_of_a_client_that_left_is_freed(node: Served, client: opena
     node.until(lambda: node.get("/api/v1/requests")[1]["requests"] == [], 20)
 
 
-def test_the_views_show_the_ring_and_every_resource(node: Served) -> None:
+def test_the_views_show_the_ring_and_every_resource(node: ServedAlone) -> None:
     ring = node.get("/api/v1/ring")[1]
     assert (ring["formed"], ring["model_id"], ring["n_layers"]) == (True, MODEL, 30)
     assert [(stage["start_layer"], stage["end_layer"]) for stage in ring["stages"]] == [(0, 29)]
@@ -227,7 +227,7 @@ def test_the_views_show_the_ring_and_every_resource(node: Served) -> None:
 
 
 def test_readiness_follows_the_health_check_of_one_resource_and_back(
-    node: Served, faults: Path
+    node: ServedAlone, faults: Path
 ) -> None:
     def told() -> bool:
         """In one answer: a moment later the engine may be recovering, and give another reason."""
