@@ -26,6 +26,7 @@ OUTSIDE: Final = {
     "changelog.md": "CHANGELOG.md",
     "security.md": "SECURITY.md",
     "local-cluster.md": "tests/cluster/README.md",
+    "test-support.md": "tests/support/README.md",
 }
 LINK: Final = re.compile(r"(?<!\!)\[([^\]]+)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 IMAGE: Final = re.compile(r"(!\[[^\]]*\]\()([^):]+)\)")

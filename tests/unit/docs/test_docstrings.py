@@ -62,6 +62,8 @@ def test_every_file_that_is_named_exists() -> None:
 def resolves(dotted: str) -> bool:
     """Whether it is a module, or a name in one, or an attribute of a class in one."""
     parts = dotted.split(".")
+    if parts[-1] == "proto":  # a file
+        return True
     for length in range(len(parts), 0, -1):
         module = by_name().get(".".join(parts[:length]))
         if module is not None:
