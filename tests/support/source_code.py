@@ -21,8 +21,7 @@ GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$")
 DOTTED = re.compile(r"`(exo(?:_operator)?(?:\.\w+)+)(?:\(\))?`")
 CAMEL = re.compile(r"`([A-Z][a-z]+(?:[A-Z]\w*)?)(?:\(\))?`")
 # CamelCase words that other projects define: Kubernetes, OpenAI, the standard library.
-FOREIGN = frozenset(
-    """
+_FOREIGN = """
     Accept Any AttributeError Authorization Available BaseException Bearer CancelledError
     Certificate ConnectionError Control Data Degraded Deployment Draining Exception
     ExceptionGroup ExoCluster ExoNode Failed False Gather Gemm Healthy Job KeyError Lease
@@ -30,8 +29,8 @@ FOREIGN = frozenset(
     PersistentVolumeClaim Pod PodDisruptionBudget Progressing Protocol Ready Role
     RuntimeError Scheduled Secret Sequence Service ServiceMonitor Suspended
     ThreadPoolExecutor TimeoutError True TypeError Unknown ValueError
-    """.split()
-)
+"""
+FOREIGN = frozenset(_FOREIGN.split())
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
