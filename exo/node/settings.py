@@ -1,8 +1,8 @@
-"""`NodeSettings`: everything a node is built from, checked once. Reads no environment: the CLI
-does.
+"""`NodeSettings`: everything that a node is built from, checked once. Only the command line reads
+the environment.
 
-Each field is the setting of the same name (`node_id` is `--node-id`, `EXO_NODE_ID`), unless its
-comment says else.
+Each field is the setting of the same name (`node_id` is `--node-id` and `EXO_NODE_ID`), unless its
+comment says otherwise.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ def default_node_id() -> str:
 class NodeSettings:
     """Raises `ValueError` whose message begins with the name of the field that is wrong.
 
-    memory_mib: `--memory`; cap of what the node offers, None: what the machine or its cgroup
+    memory_mib: `--memory`; the most that the node offers. None: what the machine or its cgroup
         allows.
-    advertise_host: the address peers are told; "": found by the peers themselves.
-    api_port: only told to peers and shown; the CLI's API server listens there.
-    secret: the shared secret of the cluster's hello; b"": none asked for.
+    advertise_host: the address that peers are told; "": they use the one they found.
+    api_port: told to peers and shown; the API server of the command line listens there.
+    secret: the shared secret of the hello; b"": none is needed.
     tls_cert, tls_key, tls_ca: PEM files for mutual TLS between nodes; all three or none.
-    tls_check_identity: a peer's certificate must name its node id; else any of the authority's
-        speaks for any node.
-    engine_options: see there; its `cache_dir` is this record's where it names none of its own.
+    tls_check_identity: a peer's certificate must name its node id; otherwise any certificate of the
+        authority may speak for any node.
+    engine_options: its `cache_dir` is the one here where it has none of its own.
     models_dir: folder of models by name; None: the image's.
     cache_dir: where downloaded and converted models are kept; None: a folder in the user's home.
     hub_endpoint: address of the hub; None: the public one.
-    max_requests: live and waiting sequences this node takes as entry; more is answered
-        `Overloaded`.
-    recovery_seconds: how long a stream waits for a ring that can go on before it ends with
+    max_requests: sequences, running and waiting, that this node takes as entry node. More are
+        refused with `Overloaded`.
+    recovery_seconds: how long a stream waits for a ring that can continue it. Then it ends with
         `RingUnavailable`.
-    stuck_seconds: without progress of a forward pass, beyond what passes usually take, after which
-        this node is stuck.
+    stuck_seconds: how long a forward pass may make no progress, in addition to what passes usually
+        take, before this node is stuck.
     """
 
     node_id: str = field(default_factory=default_node_id)

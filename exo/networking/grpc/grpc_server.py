@@ -1,10 +1,9 @@
-"""`GRPCServer`: accepts peers' streams and hands their messages to the `RingHandler`. No decisions
-about the ring.
+"""`GRPCServer`: accepts peers' streams and passes their messages to the `RingHandler`. It decides
+nothing about the ring.
 
-A peer has one Control and one Data stream; a newer stream of the same kind replaces the older. When
-one ends, so does
-the other, and the handler is told once. A stranger gets as far as the hello: few at a time, bounded
-in time and size.
+A peer has one Control and one Data stream; a newer stream of the same kind replaces the older one.
+When one ends, so does the other, and the handler is called once. A stranger gets no further than
+the hello, and hellos are bounded in number, time and size.
 """
 
 from __future__ import annotations
@@ -156,7 +155,7 @@ class GRPCServer(Server):
                 del self._hellos[host]
 
     def _warn(self, problem: str) -> None:
-        """At most one line a second: strangers must not fill the log."""
+        """At most one line a second, so that strangers cannot fill the log."""
         now = time.monotonic()
         if now - self._warned_at < 1.0:
             self._unwarned += 1
@@ -191,7 +190,7 @@ class GRPCServer(Server):
             for message in decode_all(data):
                 try:
                     await self._handler.on_message(peer, message)
-                # Whatever one message does, the stream carries others.
+                # Whatever one message does, the stream carries others as well.
                 except Exception as error:  # noqa: BLE001
                     await self._refuse(peer, message, error, context)
 

@@ -240,7 +240,7 @@ async def test_a_peer_that_connects_anew_replaces_its_earlier_streams(pair):
     again = make_handle(a, server.port)
     async with again:
         await a.until(lambda: a.lost)
-        assert a.lost == [("b", "ABORTED: it connected anew")]
+        assert a.lost == [("b", "ABORTED: it connected again")]
         assert server.inbound_peers() == ["a"]
         await again.send(token(0))
         await b.until(lambda: b.messages)
