@@ -49,10 +49,6 @@ class HelloReply:
     offer: NodeOffer
     reason: str = ""
 
-    @property
-    def accepted(self) -> bool:
-        return not self.reason
-
 
 def refusal(
     membership: Membership, own: NodeOffer, cluster: str, protocol: int, peer: NodeOffer

@@ -76,7 +76,3 @@ class ModelFootprint:
             if start == 0:
                 total -= self.shared_bytes
         return total
-
-    @property
-    def total_bytes(self) -> int:
-        return self.range_bytes(0, self.n_layers - 1)

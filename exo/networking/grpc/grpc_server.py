@@ -40,7 +40,10 @@ MAX_HELLOS_PER_HOST = 16
 
 
 class GRPCServer(Server):
-    """tls: serve mutual TLS only. max_peers: more are refused."""
+    """tls: serve mutual TLS only. max_peers: more are refused.
+
+    `sessions` are the peers that have a stream open to this node.
+    """
 
     def __init__(
         self,
@@ -59,17 +62,13 @@ class GRPCServer(Server):
         self._tls = tls
         self._max_peers = max_peers
         self._server: Any = None
-        self._sessions = Sessions(handler.on_peer_lost)
+        self.sessions = Sessions(handler.on_peer_lost)
         self._hellos: Counter[str] = Counter()
         self._warned_at = -1.0
         self._unwarned = 0
 
-    def inbound_peers(self) -> list[str]:
-        """Ids of the peers that have a stream open to this node."""
-        return self._sessions.ids()
-
     async def _do_initialize(self) -> None:
-        self._sessions = Sessions(self._handler.on_peer_lost)
+        self.sessions = Sessions(self._handler.on_peer_lost)
         server = grpc.aio.server(
             options=SERVER_OPTIONS, maximum_concurrent_rpcs=2 * self._max_peers + MAX_HELLOS
         )
@@ -85,7 +84,7 @@ class GRPCServer(Server):
         self._real_port = port
 
     async def _do_cleanup(self) -> None:
-        self._sessions.close()
+        self.sessions.close()
         server, self._server = self._server, None
         if server is not None:
             await server.stop(0.2)
@@ -122,7 +121,7 @@ class GRPCServer(Server):
             await context.abort(code_of(error), str(error) or "the hello took too long")
             return
         peer = offer.node_id
-        with self._sessions.stream(peer, offer.incarnation, kind) as ended:
+        with self.sessions.stream(peer, offer.incarnation, kind) as ended:
             self._handler.on_offer(offer)
             try:
                 await loop(peer, context)
@@ -165,7 +164,7 @@ class GRPCServer(Server):
         self._warned_at, self._unwarned = now, 0
 
     def _decide(self, hello: Hello) -> HelloReply:
-        if not self._sessions.has_room(hello.offer.node_id, self._max_peers):
+        if not self.sessions.has_room(hello.offer.node_id, self._max_peers):
             return HelloReply(
                 offer=hello.offer, reason=f"this node has {self._max_peers} peers already"
             )

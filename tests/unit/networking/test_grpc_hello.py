@@ -54,7 +54,7 @@ async def test_a_stranger_is_refused_with_the_reason(mine, theirs, message):
         assert isinstance(caught.value.__cause__, PeerRefused)
         assert handle.state is ResourceState.ERROR
         assert b.offers == {}
-        assert server.inbound_peers() == []
+        assert server.sessions.ids() == []
         await handle.cleanup()
 
 
@@ -65,7 +65,7 @@ async def test_the_same_secret_on_both_sides_is_accepted():
         make_server(b, membership=membership) as server,
         make_handle(a, server.port, membership=membership),
     ):
-        assert server.inbound_peers() == ["a"]
+        assert server.sessions.ids() == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ async def test_more_peers_than_allowed_are_refused():
             await second.initialize()
         assert "this node has 1 peers already" in cause_of(caught.value)
         await second.cleanup()
-        assert server.inbound_peers() == ["a"]
+        assert server.sessions.ids() == ["a"]
 
 
 async def test_a_port_where_nobody_listens_fails_cleanly():

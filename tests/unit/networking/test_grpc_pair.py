@@ -35,7 +35,7 @@ async def test_after_the_hello_each_knows_the_other(pair):
     assert handle.is_connected()
     assert a.offers["b"] == b.offer
     assert b.offers["a"] == a.offer
-    assert server.inbound_peers() == ["a"]
+    assert server.sessions.ids() == ["a"]
     assert handle.offer() == b.offer
 
 
@@ -215,7 +215,7 @@ async def test_a_handle_that_is_closed_ends_the_session_at_the_server(pair):
     a, b, server, handle = pair
     await handle.cleanup()
     await b.until(lambda: b.lost)
-    assert server.inbound_peers() == []
+    assert server.sessions.ids() == []
     assert a.lost == []  # closing is not losing
     with pytest.raises(ResourceClosed):
         await handle.send(token(0))
@@ -235,7 +235,7 @@ async def test_a_peer_that_connects_anew_replaces_its_earlier_streams(pair):
     async with again:
         await a.until(lambda: a.lost)
         assert a.lost == [("b", "ABORTED: it connected again")]
-        assert server.inbound_peers() == ["a"]
+        assert server.sessions.ids() == ["a"]
         await again.send(token(0))
         await b.until(lambda: b.messages)
 
