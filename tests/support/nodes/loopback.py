@@ -1,8 +1,7 @@
-"""Whole nodes in one process, joined by a network of queues: what the orchestration tests run on.
-No sockets.
+"""Whole nodes in one process, joined by a network of queues instead of sockets.
 
-Keeps what the real network promises: messages of one sender arrive in order, a refusal comes back
-as `Failed`, a lost peer is told to both sides, offers travel with every hello.
+It keeps what the real network promises: messages of one sender arrive in order, a refusal comes
+back as `Failed`, both sides notice a lost peer, offers travel with every hello.
 """
 
 from __future__ import annotations
@@ -118,11 +117,8 @@ class Net:
         return self._handles[one, two]
 
     def peers_of(self, node_id: str) -> list[PeerHandle]:
-        return [
-            handle
-            for (one, _), handle in sorted(self._handles.items())
-            if one == node_id and handle.is_usable
-        ]
+        mine = [handle for (one, _), handle in sorted(self._handles.items()) if one == node_id]
+        return [handle for handle in mine if handle.is_usable]
 
 
 class LoopbackHandle(PeerHandle):
@@ -200,12 +196,9 @@ class LoopbackHandle(PeerHandle):
 
 
 def refusal(node: str, message: Message, error: Exception) -> Failed:
+    sequence_id, epoch = message.sequence_id, message.epoch
     return Failed(
-        sequence_id=message.sequence_id,
-        epoch=message.epoch,
-        node=node,
-        reason=str(error),
-        retryable=True,
+        sequence_id=sequence_id, epoch=epoch, node=node, reason=str(error), retryable=True
     )
 
 
