@@ -26,11 +26,16 @@ OUTSIDE: Final = {
     "changelog.md": "CHANGELOG.md",
     "security.md": "SECURITY.md",
     "local-cluster.md": "tests/cluster/README.md",
+    "test-support.md": "tests/support/README.md",
 }
 LINK: Final = re.compile(r"(?<!\!)\[([^\]]+)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 IMAGE: Final = re.compile(r"(!\[[^\]]*\]\()([^):]+)\)")
 # GitHub draws this; here the picture made from the same table stands for it.
 STATES: Final = re.compile(r"```mermaid\nstateDiagram-v2.*?```", re.DOTALL)
+# What a browser would fetch from elsewhere. The theme does so for mermaid diagrams.
+FETCHED: Final = re.compile(
+    r'<(?:script|img|link|iframe)\b[^>]*\b(?:src|href)="https?://|class="mermaid"'
+)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -58,6 +63,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     markdown = STATES.sub("![The states of a resource](pictures/states.svg)", markdown)
     return IMAGE.sub(image, LINK.sub(link, markdown))
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    for match in FETCHED.finditer(output):
+        log.warning("%s makes the browser load from elsewhere: %s", page.file.src_uri, match[0])
+    return output
 
 
 def site_page(path: PurePosixPath, target: str) -> str | None:

@@ -1,7 +1,7 @@
-"""`Discovery`: who else is there. It owns the peer handles: makes, connects, replaces and closes
-them.
+"""`Discovery`: which other nodes there are. It owns the peer handles: it makes, connects, replaces
+and closes them.
 
-Others use the handles and must not keep one beyond the next `on_change`. Knows no transport.
+Others may use a handle until the next `on_change`, and must not keep it longer. Knows no transport.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ChangeListener = Callable[[list[PeerHandle]], None]
 
 
 class PeerFactory(Protocol):
-    """Makes an unconnected handle; `node_id` None where only the hello will tell."""
+    """Makes an unconnected handle. `node_id` is None where only the hello will tell it."""
 
     def __call__(self, node_id: str | None, address: str, port: int) -> PeerHandle: ...
 
@@ -34,27 +34,29 @@ class Discovery(AsyncResource, ABC):
         self._node_id = node_id
 
     async def start(self) -> None:
-        """The seed's name for `initialize`."""
+        """Another name for `initialize`."""
         await self.initialize()
 
     async def stop(self) -> None:
-        """The seed's name for `cleanup`."""
+        """Another name for `cleanup`."""
         await self.cleanup()
 
     async def discover_peers(self, wait_for_peers: int = 0) -> list[PeerHandle]:
-        """The connected peers, by id; first waits until there are `wait_for_peers` (bound it with a
-        time-out).
+        """The connected peers, sorted by id. Waits until there are at least `wait_for_peers`,
+        however long that takes: bound it with a time-out.
         """
         await self.ensure_ready()
         return await self._discover_peers(wait_for_peers)
 
     @abstractmethod
     def peers(self) -> list[PeerHandle]:
-        """The connected peers as of now, by id; [] unless initialized."""
+        """The peers that are connected now, sorted by id; none unless initialized."""
 
     @abstractmethod
     def on_change(self, callback: ChangeListener) -> Callable[[], None]:
-        """`callback(peers)` after each peer connected or lost, on the event loop; returns undo."""
+        """Call `callback(peers)` on the event loop after each peer that connects or is lost.
+        Returns a function that ends this.
+        """
 
     @abstractmethod
     async def _discover_peers(self, wait_for_peers: int = 0) -> list[PeerHandle]: ...

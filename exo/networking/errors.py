@@ -1,11 +1,11 @@
-"""Errors of the network parts, by whose fault they are. Knows no gRPC (see `grpc/status.py` for its
-codes).
+"""Errors of the network parts. Knows no gRPC (see `grpc/status.py` for its codes).
 
 ResourceUnavailable (exo.lifecycle)
 +-- PeerLost              also a ConnectionError: the stream broke, or heartbeats stopped
-|   +-- PeerRefused       the peer (or we) said no to the hello: `reason` says which check failed
+|   +-- PeerRefused       the peer (or this node) refused the hello: `reason` names the check
+|   +-- PeerStuck         unresponsive: its port answers, its messages stopped
 ValueError
-+-- BadMessage            `field` names what is wrong with bytes that somebody sent
++-- BadMessage            `field` names what is wrong with the bytes of a message
 Exception
 +-- WrongEpoch            a message of another epoch; `have` is the one here
 """
@@ -16,7 +16,7 @@ from exo.lifecycle import ResourceState, ResourceUnavailable
 
 
 class PeerLost(ResourceUnavailable, ConnectionError):
-    """The peer cannot be reached any more: what was sent and not answered may not have arrived."""
+    """The peer cannot be reached any more. What was sent and not answered may not have arrived."""
 
     def __init__(self, peer_id: str, reason: str, *, state: ResourceState | None = None) -> None:
         super().__init__(
@@ -27,17 +27,17 @@ class PeerLost(ResourceUnavailable, ConnectionError):
 
 
 class PeerRefused(PeerLost):
-    """The hello failed: another cluster, protocol, model or secret.
-    Trying again soon is of no use.
-    """
+    """The hello failed: another cluster, protocol, model or secret. It would soon fail again."""
 
 
 class PeerStuck(PeerLost):
-    """Not gone, but of no use: stopped, starved or deadlocked. Dialled again only now and then."""
+    """The peer is unresponsive: its port answers, but the process is stopped, starved or
+    deadlocked. It is dialled again only now and then.
+    """
 
 
 class BadMessage(ValueError):
-    """Bytes that are no message of ours; `field` is the name of the first field that is wrong."""
+    """Bytes that are no valid message; `field` is the name of the first field that is wrong."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")

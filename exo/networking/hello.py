@@ -1,9 +1,9 @@
-"""The hello between two nodes: records, the checks both sides make, and the shared-secret proof.
-Pure.
+"""The hello between two nodes: its records, the checks that both sides make, and the proof of the
+shared secret. Pure.
 
-Handshake of every stream: client `Hello` -> server challenge (nonce and the server's proof) ->
-client proof -> server welcome (its offer) or refusal. Without a secret the proofs are empty and say
-nothing.
+The handshake of every stream: client `Hello` -> server challenge (nonce and the server's proof) ->
+client proof -> server welcome (its offer) or refusal. Without a secret the proofs are empty and
+prove nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NONCE_BYTES = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """What a node must share with its peers. secret: b"" means none is asked for."""
+    """What a node must have in common with its peers. secret: b"" means that none is needed."""
 
     cluster: str
     secret: bytes = field(default=b"", repr=False)
@@ -33,8 +33,8 @@ class Membership:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """What the connecting node says of itself. Cluster, protocol, secret and identity are checked
-    by then.
+    """What the connecting node says of itself. Its cluster, protocol, secret and identity have been
+    checked.
     """
 
     cluster: str
@@ -44,23 +44,17 @@ class Hello:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HelloReply:
-    """`reason` is "" where the peer is accepted, else it is sent to the peer and logged on both
-    sides.
-    """
+    """reason: "" where the peer is accepted; else it is sent to the peer, and both sides log it."""
 
     offer: NodeOffer
     reason: str = ""
-
-    @property
-    def accepted(self) -> bool:
-        return not self.reason
 
 
 def refusal(
     membership: Membership, own: NodeOffer, cluster: str, protocol: int, peer: NodeOffer
 ) -> str:
-    """Why `own` must not talk to `peer`; "" where it may. An unknown model hash ("") matches
-    any.
+    """Why `own` must not talk to `peer`; "" where it may. A model hash that is not known yet ("")
+    matches any.
     """
     if protocol != membership.protocol:
         return (
@@ -88,8 +82,8 @@ def refusal(
 def proof(
     secret: bytes, role: str, client_nonce: bytes, server_nonce: bytes, identity: str
 ) -> bytes:
-    """HMAC-SHA256 over both nonces and the prover's id; `role` keeps one side's proof from serving
-    the other.
+    """HMAC-SHA256 over both nonces and the ids. With `role` in it, the proof of one side cannot be
+    sent back as that of the other.
     """
     if not secret:
         return b""

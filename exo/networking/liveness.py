@@ -1,11 +1,11 @@
-"""When is a peer slow, when is it lost? Timings and the counting of silence. Pure: time is handed
-in.
+"""When a peer counts as slow, and when as lost. Pure: the time is passed in.
 
-A peer that is silent is asked at its port: the kernel of a machine that is there answers even if
-the process is
-busy or stopped. No answer: lost. An answer: slow, and only after `stuck_after` lost as well.
-Silence is counted in ticks of our own loop, so that a stall of ours is never taken for silence of
-theirs.
+When a peer is silent, its port is tried. The kernel of a machine that is there takes the connection
+even if the process is busy or stopped. If it does not, the peer is lost. If it does, the peer is
+slow, and is lost only after `stuck_after`.
+
+Silence is counted in ticks of this node's own event loop, and a late tick counts for two at most.
+So when this node itself stands still for a while, that is not taken for silence of its peers.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Seconds. heartbeat + silent_after + tick + probe_timeout is how long a loss can go unnoticed:
-    under 2.
+    """Seconds. A loss is noticed after heartbeat + silent_after + tick + probe_timeout at most:
+    less than 2.
     """
 
     heartbeat: float = 0.3
@@ -68,6 +68,6 @@ class Liveness:
         return self._silence > self._timings.stuck_after
 
     def is_slow(self) -> bool:
-        """Silent now, or late three times in a row: one slow answer alone says nothing."""
+        """Silent now, or late three times in a row. One late answer alone says nothing."""
         late = len(self._latencies) == 3 and min(self._latencies) > self._timings.slow_latency
         return late or self.is_silent()

@@ -1,8 +1,10 @@
-"""`PeerHandle`: this node's way to one peer, for one connection's life. Knows no transport.
+"""`PeerHandle`: this node's connection to one peer, from hello to loss. Knows no transport.
 
 `initialize` connects and says hello. A handle whose peer is lost stays lost: `send` raises
-`PeerLost`, and the discovery that made the handle closes it and makes another one when the peer is
+`PeerLost`. The discovery that made the handle closes it, and makes another one when the peer is
 back.
+
+A handle owns the queue of what is to be sent to its peer. There is no other queue on the way.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from exo.topology.offer import NodeOffer
 
 
 class PeerHandle(AsyncResource, ABC):
-    """`node_id` None: only the peer's hello will tell its id (DNS knows addresses alone)."""
+    """node_id: None where only the peer's hello will tell it (DNS knows nothing but addresses)."""
 
     RESOURCE_TYPE: ClassVar[str] = "peer_handle"
 
@@ -34,7 +36,7 @@ class PeerHandle(AsyncResource, ABC):
         self._refuse_when: Callable[[str], str] = _never
 
     def id(self) -> str:
-        """The peer's node id; before its hello, where nobody knows it, `address:port`."""
+        """The peer's node id; `address:port` while that is not known."""
         return self._peer_id or self.addr()
 
     def addr(self) -> str:
@@ -46,7 +48,7 @@ class PeerHandle(AsyncResource, ABC):
 
     @abstractmethod
     def offer(self) -> NodeOffer | None:
-        """The newest offer heard from the peer, None before its hello."""
+        """The peer's newest offer; None before its hello."""
 
     def device_capabilities(self) -> NodeOffer | None:
         """Another name for `offer`: memory and cores are in it."""
@@ -54,7 +56,7 @@ class PeerHandle(AsyncResource, ABC):
 
     @abstractmethod
     def is_connected(self) -> bool:
-        """The stream is up and the hello was accepted. True for a slow peer as well."""
+        """Whether the stream is up and the hello was accepted. A slow peer is connected."""
 
     async def answers(self) -> bool:
         """Whether anything takes connections at its address. Needs no `initialize` and changes no
@@ -75,15 +77,15 @@ class PeerHandle(AsyncResource, ABC):
         """Seconds from the last answered heartbeat to its answer."""
 
     def refuse_when(self, check: Callable[[str], str]) -> None:
-        """`check(node_id)` is asked in mid-hello, once the peer's id is known; a reason ends it
-        with `PeerRefused`.
+        """Call `check(node_id)` in the middle of the hello, as soon as the peer's id is known. A
+        reason that it returns ends the hello with `PeerRefused`.
         """
         self._refuse_when = check
 
     @abstractmethod
     def on_lost(self, callback: Callable[[str, str], None]) -> Callable[[], None]:
-        """`callback(peer_id, reason)` once, when the peer is lost (not when the handle is closed);
-        returns undo.
+        """Call `callback(peer_id, reason)` once when the peer is lost, but not when this handle is
+        closed. Returns a function that ends this.
         """
 
     async def send(self, message: Message) -> None:
@@ -122,8 +124,8 @@ class PeerHandle(AsyncResource, ABC):
         return []
 
     async def hello(self) -> NodeOffer:
-        """Ask the peer for its offer now. Raises `PeerLost`; `ResourceTimeout` after 5 s without an
-        answer.
+        """Send a heartbeat now; the peer's offer in its answer. Raises `PeerLost`, and
+        `ResourceTimeout` after 5 s without an answer.
         """
         self._check_not_lost()
         await self.ensure_ready()

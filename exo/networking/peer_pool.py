@@ -76,7 +76,7 @@ class PeerPool:
         return [self._connected[node_id] for node_id in sorted(self._connected)]
 
     def problems(self) -> dict[str, str]:
-        """Why candidates are not connected: address -> reason of the last attempt."""
+        """Why candidates are not connected, by address: the reason of the last attempt."""
         return {f"{each.address}:{each.port}": problem for each, problem in self._problems.items()}
 
     def on_change(self, callback: ChangeListener) -> Callable[[], None]:

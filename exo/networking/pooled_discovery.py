@@ -1,5 +1,5 @@
-"""`PooledDiscovery`: a discovery that only has to say where peers may be; the pool connects. Knows
-no transport.
+"""`PooledDiscovery`: a discovery that only has to say where peers may be. The pool connects to
+them. Knows no transport.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class PooledDiscovery(Discovery):
         return self._pool.peers()
 
     def problems(self) -> dict[str, str]:
-        """Address -> why it is not connected, for the dashboard."""
+        """Why addresses are not connected, by address."""
         return self._pool.problems()
 
     def on_change(self, callback: ChangeListener) -> Callable[[], None]:
@@ -57,4 +57,4 @@ class PooledDiscovery(Discovery):
 
 
 class NoDiscovery(PooledDiscovery):
-    """A node alone: `--discovery none`."""
+    """For a node without peers: `--discovery none`."""

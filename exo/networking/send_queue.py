@@ -37,10 +37,6 @@ class SendQueue(Generic[Item]):
     def __len__(self) -> int:
         return len(self._items)
 
-    @property
-    def queued_bytes(self) -> int:
-        return self._bytes
-
     async def put(self, item: Item) -> None:
         """Waits for room. Raises what `close` was given; a cancelled put adds nothing."""
         size = self._size(item)
@@ -90,7 +86,7 @@ class SendQueue(Generic[Item]):
         return items
 
     def close(self, error: Exception) -> list[Item]:
-        """Whoever waits, now or later, gets `error`. Returns what was still queued."""
+        """Every call that waits, now or later, raises `error`. Returns what was still queued."""
         if self._closed is None:
             self._closed = error
         items = self.clear()

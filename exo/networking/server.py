@@ -1,4 +1,4 @@
-"""`Server`: where peers reach this node, and `RingHandler`: who is told what they say. Knows no
+"""`Server`: where peers reach this node. `RingHandler`: what handles what they say. Knows no
 transport.
 """
 
@@ -14,19 +14,19 @@ from exo.topology.offer import NodeOffer
 
 
 class RingHandler(Protocol):
-    """The node behind the network parts. The plain methods are called on the event loop and must
-    not block.
+    """The node, as its network parts see it. The plain methods are called on the event loop and
+    must not block.
     """
 
     def own_offer(self) -> NodeOffer:
-        """This node as of now; it goes into every hello and heartbeat."""
+        """What this node offers now. It goes into every hello and heartbeat."""
         ...
 
     def on_hello(self, hello: Hello) -> HelloReply:
-        """A peer whose cluster, protocol, model, secret and identity are right wants in; a reason
-        refuses it.
+        """A peer wants to connect. Its cluster, protocol, model, secret and identity are right; a
+        reason in the reply refuses it all the same.
 
-        Called for each stream the peer opens: it must have no other effect.
+        Called for each stream that the peer opens, so it must have no other effect.
         """
         ...
 
@@ -38,20 +38,20 @@ class RingHandler(Protocol):
         """One message of `peer_id`, in the order sent. While this waits, the peer's stream waits
         (back-pressure).
 
-        Raising `WrongEpoch` answers `FAILED_PRECONDITION` with the epoch here, any other error
-        `INTERNAL`; the stream goes on, and the sender's own handler is given a `Failed` (retryable
-        for a wrong epoch) for that sequence.
+        An error refuses this message, and the stream goes on: the sender's own handler is given a
+        `Failed` for that sequence. For `WrongEpoch` the code is `FAILED_PRECONDITION` and the
+        failure is retryable; for an error that is not in `grpc/status.py` the code is `INTERNAL`.
         """
         ...
 
     def on_peer_lost(self, peer_id: str, reason: str) -> None:
-        """A stream of this peer broke, in either direction; may come twice for one loss."""
+        """A stream of this peer broke, in either direction. One loss may be reported twice."""
         ...
 
 
 class Server(AsyncResource, ABC):
-    """Accepts peers. `port` 0 asks the system for one; `port` is the real one after
-    `initialize`.
+    """Accepts peers. port: 0 asks the system for one. After `initialize` the property is the real
+    one.
     """
 
     RESOURCE_TYPE: ClassVar[str] = "server"
@@ -78,11 +78,11 @@ class Server(AsyncResource, ABC):
         return self._real_port
 
     async def start(self) -> None:
-        """The seed's name for `initialize`."""
+        """Another name for `initialize`."""
         await self.initialize()
 
     async def stop(self) -> None:
-        """The seed's name for `cleanup`."""
+        """Another name for `cleanup`."""
         await self.cleanup()
 
     @abstractmethod

@@ -1,7 +1,7 @@
-"""The node: one request's state, who runs next, plan and epoch, replay. Knows no HTTP.
+"""One node put together: model, engine, server, discovery, ring. Knows no HTTP.
 
-The composition root calls `exo.node.build.build_node(settings: NodeSettings) -> Node`. A `Node` is
-an `AsyncResource`, a `Backend` and a `NodeView` (`exo.api.backend`); `node.monitor` is its
-`HealthMonitor`, `await node.drain()` stops admission and waits for running requests,
-`node.cleanup()` drains, then closes all in order.
+The command line calls `exo.node.build.build_node(settings)`, which makes a `Node`. A node is an
+`AsyncResource` and a `NodeView` (`exo.api.backend`). `node.backend` is the `Backend` and
+`node.monitor` the `HealthMonitor`. `await node.drain()` stops admission and waits for the requests
+that run; `await node.cleanup()` drains, then closes all parts in order.
 """

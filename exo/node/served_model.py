@@ -1,4 +1,4 @@
-"""`ServedModel`: what the node knows of its model besides the weights: shape, memory, tokenizer,
+"""`ServedModel`: what the node knows of its model without the weights: shape, memory, tokenizer,
 end tokens. Reads files.
 """
 
@@ -23,7 +23,7 @@ from exo.inference.text.tokenizer import Tokenizer
 from exo.topology import ModelFootprint
 
 log = logging.getLogger(__name__)
-# KV cache that the plan sets aside for each layer, in tokens; engines use more where there is room.
+# KV cache that the plan sets aside for each layer, in tokens. Engines use more where they can.
 RESERVED_TOKENS: Final = 2048
 
 
@@ -50,7 +50,7 @@ class ServedModel:
 
 
 class ShapeOnly(Checkpoint):
-    """A Hugging Face folder whose weights are not here yet: its metadata, and no tensors."""
+    """A Hugging Face folder whose weights are not here yet: its configuration, and no tensors."""
 
     FORMAT: ClassVar[Literal["safetensors"]] = "safetensors"
 
@@ -97,7 +97,7 @@ def read_model(
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
-    """None where there is none that can be built: the model then takes and gives token ids only."""
+    """None where it cannot be built: the model then takes token ids only."""
     try:
         return load_tokenizer(checkpoint)
     except CheckpointError as error:
@@ -132,7 +132,7 @@ def footprint(model_id: str, config: ModelConfig, engine: str, model_hash: str) 
     return ModelFootprint.uniform(
         model_id,
         config.n_layers,
-        # Layers that weigh nothing could not be divided evenly.
+        # Layers of no size could not be shared out evenly.
         max(1, int(weights * per_weight) + cache),
         first_bytes=table,
         last_bytes=table,
@@ -143,8 +143,8 @@ def footprint(model_id: str, config: ModelConfig, engine: str, model_hash: str) 
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """Tells models apart by their header alone: the table of tensors, and the settings that fit in
-    a line each.
+    """Tells models apart at the cost of reading a header: a hash of the table of tensors, and of
+    the settings that fit in a line each.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, info in sorted(checkpoint.tensors.items()):

@@ -1,7 +1,7 @@
-"""`NodeSettings`: everything a node is built from, checked once. Only the CLI reads the
-environment.
+"""`NodeSettings`: everything that a node is built from, checked once. Only the command line reads
+the environment.
 
-Each field is the setting of the same name (`node_id` is `--node-id`, `EXO_NODE_ID`), unless its
+Each field is the setting of the same name (`node_id` is `--node-id` and `EXO_NODE_ID`), unless its
 comment says otherwise.
 """
 
@@ -34,24 +34,24 @@ def default_node_id() -> str:
 class NodeSettings:
     """Raises `ValueError` whose message begins with the name of the wrong field.
 
-    memory_mib: `--memory`; limit of what the node offers, None: what the machine or its cgroup
+    memory_mib: `--memory`; the most that the node offers. None: what the machine or its cgroup
         allows.
-    advertise_host: the address that peers are given; "": the peers find it out.
-    api_port: only shown, and given to peers; the API server of the CLI listens there.
-    secret: the shared secret of the cluster's hello; b"": none is asked for.
+    advertise_host: the address that peers are told; "": they use the one they found.
+    api_port: told to peers and shown; the API server of the command line listens there.
+    secret: the shared secret of the hello; b"": none is needed.
     tls_cert, tls_key, tls_ca: PEM files for mutual TLS between nodes; all three or none.
     tls_check_identity: a peer's certificate must name its node id; otherwise any certificate of the
-        authority is valid for any node.
-    engine_options: see there. Where they name no `cache_dir`, this record's is used.
+        authority may speak for any node.
+    engine_options: its `cache_dir` is the one here where it has none of its own.
     models_dir: folder of models by name; None: the image's.
     cache_dir: where downloaded and converted models are kept; None: a folder in the user's home.
     hub_endpoint: address of the hub; None: the public one.
-    max_requests: live and waiting sequences that this node takes as entry node; more are answered
-        with `Overloaded`.
-    recovery_seconds: how long a stream waits for a ring that can continue it before it ends with
+    max_requests: sequences, running and waiting, that this node takes as entry node. More are
+        refused with `Overloaded`.
+    recovery_seconds: how long a stream waits for a ring that can continue it. Then it ends with
         `RingUnavailable`.
-    stuck_seconds: how long a forward pass may make no progress, beyond what passes usually take,
-        before this node counts as stuck.
+    stuck_seconds: how long a forward pass may make no progress, in addition to what passes usually
+        take, before this node is stuck.
     """
 
     node_id: str = field(default_factory=default_node_id)

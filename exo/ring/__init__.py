@@ -1,3 +1,3 @@
-"""The control plane: who is a member, which plan is in force, and which layers this node holds for
-it.
+"""The control plane: which nodes are members, which plan is in force, and which layers this node
+holds for it. Messages reach the data plane (`exo.pipeline`) through its router.
 """

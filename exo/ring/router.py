@@ -27,7 +27,7 @@ from exo.topology import NodeOffer
 
 
 class PeerListener(Protocol):
-    """What is told about peers; `exo.ring.peer_events.PeerEvents` is one."""
+    """What hears about peers; `exo.ring.peer_events.PeerEvents` is one."""
 
     def on_offer(self, offer: NodeOffer) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Who is there and which layers each node runs. Pure: no sockets, no numpy."""
+"""Which nodes there are, and which layers each of them runs. Pure: no sockets, no numpy."""
 
 from exo.topology.device_capabilities import DeviceCapabilities, device_capabilities
 from exo.topology.footprint import ModelFootprint

@@ -27,7 +27,7 @@ class DeviceCapabilities:
 
 
 def usable_memory_mib(host_mib: int, cgroup_limit_mib: int | None, cap_mib: int | None) -> int:
-    """The least of those that are given. Raises `ValueError` for a negative cap."""
+    """The least of the figures that are given. Raises `ValueError` for a negative cap."""
     if cap_mib is not None and cap_mib < 0:
         raise ValueError(f"memory: {cap_mib} MiB must be 0 or more")
     return min(each for each in (host_mib, cgroup_limit_mib, cap_mib) if each is not None)
@@ -39,8 +39,8 @@ def device_capabilities(
     proc: Path = Path("/proc"),
     cgroup: Path = Path("/sys/fs/cgroup"),
 ) -> DeviceCapabilities:
-    """Read this machine. Raises `ValueError` for a negative cap; unreadable files count as no
-    limit.
+    """What this machine has. Raises `ValueError` for a negative cap. A file that cannot be read
+    counts as no limit.
     """
     host = _host_memory_mib(proc)
     limit = _cgroup_limit_mib(proc, cgroup)
@@ -53,7 +53,7 @@ def device_capabilities(
 
 
 def available_memory_mib(proc: Path = Path("/proc")) -> int:
-    """What the machine could give without swapping; its containers' limits aside."""
+    """What the machine could give without swapping, whatever the limits of its containers."""
     return (
         _meminfo_mib(proc, "MemAvailable:")
         or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // MIB
@@ -91,7 +91,7 @@ def _cores(proc: Path, cgroup: Path) -> int:
 
 
 def _cgroup_folders(proc: Path, cgroup: Path) -> list[Path]:
-    """The process's own cgroup v2 folder and all above it: each of them may limit."""
+    """The process's own cgroup v2 folder and all above it: each of them may set a limit."""
     own = next(
         (
             line[3:]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class ModelFootprint:
     """Bytes of one model, caches included.
 
-    layer_bytes: one number per layer: weights plus the KV cache reserved for it.
-    first_bytes: what the stage with the first layer holds besides (token embedding).
-    last_bytes: what the stage with the last layer holds besides (norm and output head).
+    layer_bytes: one number per layer: its weights, and the KV cache reserved for it.
+    first_bytes: what the stage with the first layer holds as well (token embedding).
+    last_bytes: what the stage with the last layer holds as well (norm and output head).
     shared_bytes: the part of both that is held once where one stage has both ends (tied
         embeddings).
     token_bytes: what one more token of a sequence takes in each layer.
@@ -67,7 +67,7 @@ class ModelFootprint:
         return len(self.layer_bytes)
 
     def range_bytes(self, start: int, end: int) -> int:
-        """Memory of layers `start` to `end`, both included, with what the ends bring along."""
+        """Memory of layers `start` to `end`, both included, and of what the ends hold as well."""
         total = sum(self.layer_bytes[start : end + 1])
         if start == 0:
             total += self.first_bytes
@@ -76,7 +76,3 @@ class ModelFootprint:
             if start == 0:
                 total -= self.shared_bytes
         return total
-
-    @property
-    def total_bytes(self) -> int:
-        return self.range_bytes(0, self.n_layers - 1)

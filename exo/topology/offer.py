@@ -2,8 +2,8 @@
 Pure.
 
 Knows no sockets and no clock: how offers travel is `exo.networking`'s concern, and what follows
-from them is `ring_plan`'s. A new field is added here and to `exo.proto`; its type says how it is
-checked and how it travels.
+from them is `ring_plan`'s. A new field is added here and to the proto file; its type says how it
+is checked and how it travels.
 """
 
 from __future__ import annotations

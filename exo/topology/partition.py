@@ -1,10 +1,9 @@
-"""Contiguous layers onto an ordered row of nodes, in proportion to their memory. Pure arithmetic,
-exact.
+"""Contiguous layers on an ordered row of nodes, in proportion to their memory. Pure and exact.
 
-Bottleneck partition of a sequence by dynamic programming (the "linear partition problem"), in two
-passes: first the least possible fullest share t, then, among the partitions whose shares are all at
-most t, the most even one. Rather than by layer count it goes by bytes, so that embedding and head
-weigh on the ends that hold them.
+This is the linear partition problem, solved by dynamic programming in two passes. A node's share is
+how full it gets. The first pass finds the least t for which no share needs to be more than t; the
+second, among the partitions that keep to t, finds the most even one. Shares are of bytes, not of
+layers, so that the embedding and the head count for the ends that hold them.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ class Costs:
 def partition(
     costs: Costs, start: int, end: int, memory: Sequence[int]
 ) -> list[tuple[int, int]] | None:
-    """One range of layers per node, in order, none empty, covering `start..end`; None where it
-    cannot fit.
+    """One range of layers per node, in order, none empty, together `start..end`; None where they
+    do not fit.
 
     memory: bytes of each node, in ring order; at most as many nodes as layers.
     """
@@ -53,8 +52,8 @@ def partition(
 def _solve(
     costs: Costs, start: int, count: int, memory: Sequence[int], *, limit: float, power: bool
 ) -> tuple[float, list[tuple[int, int]]] | None:
-    """Least maximum share (`power` False) or least sum of squared shares,
-    no share above `limit`.
+    """The partition with the least maximum share (`power` False) or the least sum of squared shares
+    (True), with no share above `limit`.
     """
     best = [math.inf] * (count + 1)
     best[0] = 0.0

@@ -16,9 +16,7 @@ class PlanStage:
 
 @dataclass(frozen=True, slots=True)
 class RingPlan:
-    """Ordered stages that cover each layer of `model_id` once;
-    `epoch` is a hash of all the rest.
-    """
+    """Ordered stages that cover each layer of `model_id` once. epoch: a hash of everything else."""
 
     model_id: str
     n_layers: int

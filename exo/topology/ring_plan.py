@@ -21,8 +21,8 @@ MIB = 1024 * 1024
 
 
 class NoPlan(Exception):
-    """The view cannot hold the model; the message is the sum. `missing_mib` 0: memory is not what
-    is missing.
+    """The nodes cannot hold the model. The message does the sum; `missing_mib` is 0 where memory is
+    not what is missing.
     """
 
     def __init__(self, message: str, *, missing_mib: int = 0) -> None:
@@ -31,8 +31,8 @@ class NoPlan(Exception):
 
 
 def plan_ring(view: Iterable[NodeOffer], model: ModelFootprint) -> RingPlan:
-    """Each layer exactly once, no stage without layers, surplus nodes standby, pinned layers where
-    they are pinned.
+    """Each layer exactly once and no stage without layers. Surplus nodes stand by, and pinned
+    layers are where they are pinned.
 
     Leaving nodes and nodes of another model are left out. Raises `NoPlan`, and `ValueError` for an
     id seen twice.
@@ -53,8 +53,8 @@ def epoch_of(
     standby: Sequence[str],
     incarnations: dict[str, int],
 ) -> str:
-    """16 hex digits of SHA-256 over the plan and each member's incarnation: a restarted node makes
-    a new epoch.
+    """16 hex digits of SHA-256 over the plan and each member's incarnation, so that a restarted
+    node makes a new epoch.
     """
     named = [
         [stage.node_id, incarnations[stage.node_id], stage.start_layer, stage.end_layer]
@@ -98,8 +98,8 @@ def _check_unique(offers: Sequence[NodeOffer]) -> None:
 
 
 def _pins(nodes: Sequence[_Node], model: ModelFootprint) -> dict[str, tuple[int, int]]:
-    """Pinned ranges by node; of nodes pinned to the same range the first by id serves, the others
-    stand by.
+    """Pinned ranges by node. Of the nodes that are pinned to one range the first by id serves, and
+    the others stand by.
     """
     pins: dict[str, tuple[int, int]] = {}
     for node_id, _, memory, layers in nodes:
@@ -144,7 +144,9 @@ def _gaps(n_layers: int, taken: Sequence[tuple[int, int]]) -> list[tuple[int, in
 def _deal(
     gaps: Sequence[tuple[int, int]], free: Sequence[tuple[str, int]], costs: Costs
 ) -> list[list[tuple[str, int]]]:
-    """Each free node, largest first, to the gap that has the least memory for what it must hold."""
+    """Each free node, largest first, goes to the gap with the least memory for what it must
+    hold.
+    """
     dealt: list[list[tuple[str, int]]] = [[] for _ in gaps]
     for node in free if gaps else ():
         held = [sum(memory for _, memory in members) for members in dealt]
@@ -162,13 +164,11 @@ def _fill(
     nodes: Sequence[_Node],
     model: ModelFootprint,
 ) -> list[PlanStage]:
-    """The gap's layers onto its members: all of them if it can be, else as many of the largest as
-    it takes.
-    """
+    """The gap's layers, on all of its members where possible, else on the largest of them."""
     for count in range(min(len(members), gap[1] - gap[0] + 1), 0, -1):
         chosen = list(members[:count])
-        # The last stage holds the head as well: where the smallest node cannot, the second largest
-        # does.
+        # The last stage holds the head as well. Where the smallest node cannot, the second largest
+        # may.
         for order in (chosen, [chosen[0], *chosen[2:], *chosen[1:2]]):
             ranges = partition(costs, *gap, [memory for _, memory in order])
             if ranges is not None:

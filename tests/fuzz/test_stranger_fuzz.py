@@ -100,7 +100,7 @@ async def test_junk_before_the_hello_gets_nobody_in():
                 )
             )
         assert handler.messages == []
-        assert server.inbound_peers() == []
+        assert server.sessions.ids() == []
         await works(server, handler)
 
 
@@ -134,7 +134,7 @@ async def test_junk_after_a_good_hello_ends_that_stream_only():
                     with pytest.raises(grpc.aio.AioRpcError) as caught:
                         await read_frame(call)
                     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        await eventually(lambda: server.inbound_peers() == ["friend"])
+        await eventually(lambda: server.sessions.ids() == ["friend"])
         assert friend.is_connected()
         await friend.send(Close(sequence_id="s", epoch="e"))
         await handler.until(lambda: handler.messages)

@@ -18,6 +18,19 @@ from typing import TypeGuard
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"exo": ROOT / "exo", "exo_operator": ROOT / "operator" / "exo_operator"}
 GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$")
+DOTTED = re.compile(r"`(exo(?:_operator)?(?:\.\w+)+)(?:\(\))?`")
+CAMEL = re.compile(r"`([A-Z][a-z]+(?:[A-Z]\w*)?)(?:\(\))?`")
+# CamelCase words that other projects define: Kubernetes, OpenAI, the standard library.
+_FOREIGN = """
+    Accept Any AttributeError Authorization Available BaseException Bearer CancelledError
+    Certificate ConnectionError Control Data Degraded Deployment Draining Exception
+    ExceptionGroup ExoCluster ExoNode Failed False Gather Gemm Healthy Job KeyError Lease
+    Literal Mapping MatMulNBits MemoryError NetworkPolicy None OSError
+    PersistentVolumeClaim Pod PodDisruptionBudget Progressing Protocol Ready Role
+    RuntimeError Scheduled Secret Sequence Service ServiceMonitor Suspended
+    ThreadPoolExecutor TimeoutError True TypeError Unknown ValueError
+"""
+FOREIGN = frozenset(_FOREIGN.split())
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -142,3 +155,39 @@ def words(identifier: str) -> list[str]:
     """`KvCacheSize`, `kv_cache_size` -> kv, cache, size."""
     parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", identifier)
     return [part.lower() for part in parts]
+
+
+@functools.cache
+def by_name() -> dict[str, Module]:
+    return {module.name: module for module in modules()}
+
+
+@functools.cache
+def class_names() -> frozenset[str]:
+    """Everything that some module defines, messages of the wire among it."""
+    wire = (ROOT / "exo/networking/grpc/wire/exo.proto").read_text()
+    defined = {name for module in modules() for name in names(module)}
+    return frozenset(defined | set(re.findall(r"\b(?:message|rpc|service) (\w+)", wire)))
+
+
+def is_known(name: str) -> bool:
+    """Whether a CamelCase name is defined here, or is one of others that we use."""
+    return name in class_names() or name in FOREIGN
+
+
+def resolves(dotted: str) -> bool:
+    """Whether it is a module, or a name in one, or an attribute of a class in one."""
+    parts = dotted.split(".")
+    if parts[-1] == "proto":  # a file
+        return True
+    for length in range(len(parts), 0, -1):
+        module = by_name().get(".".join(parts[:length]))
+        if module is not None:
+            rest = parts[length:]
+            return not rest or rest[0] in names(module) | _exported(module)
+    return False
+
+
+def _exported(module: Module) -> set[str]:
+    """What a package's `__init__` hands on."""
+    return set(re.findall(r"^    \"(\w+)\",$", module.text, re.MULTILINE))

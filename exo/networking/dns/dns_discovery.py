@@ -1,7 +1,7 @@
 """`DnsDiscovery`: every A and AAAA record of one name is a peer. Needs no API server and no token.
 
 The name may be missing while the first pods start. The resolver is the system's, in a thread: it
-honours /etc/resolv.conf and /etc/hosts, and a resolver that hangs delays nothing but the next look.
+honours /etc/resolv.conf and /etc/hosts, and one that hangs delays only the next look-up.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _NOT_YET = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
 async def resolve(name: str) -> list[str]:
-    """The addresses of `name`, sorted; none where it does not exist. Raises `OSError` where DNS
-    does not work.
+    """The addresses of `name`, sorted; none where the name does not exist. Raises `OSError` where
+    DNS does not work.
     """
     try:
         found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
@@ -39,8 +39,8 @@ async def resolve(name: str) -> list[str]:
 
 
 class DnsDiscovery(PooledDiscovery):
-    """interval: seconds between look-ups. Two failing look-ups in a row degrade, a missing name
-    does not.
+    """interval: seconds between look-ups. Two failed look-ups in a row degrade the discovery; a
+    missing name does not.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class DnsDiscovery(PooledDiscovery):
 
     async def _follow(self) -> None:
         while True:
-            await self._look()
+            await self._look_up()
             await asyncio.sleep(self._interval)
 
-    async def _look(self) -> None:
+    async def _look_up(self) -> None:
         try:
             async with asyncio.timeout(self._lookup_timeout):
                 addresses = await self._resolver(self._name)

@@ -1,4 +1,4 @@
-"""`Connection`: a channel to one peer with its Control and Data streams, their hellos done. Knows
+"""`Connection`: a channel to one peer with its Control and Data streams, after their hellos. Knows
 no heartbeats.
 """
 
@@ -21,7 +21,7 @@ from exo.topology.offer import NodeOffer
 
 class Connection:
     """target: `host:port`. own_offer: what this node says of itself in each hello. hello_timeout:
-    seconds for each.
+    seconds for each hello.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class Connection:
         self.data: Any = None
 
     async def open(self, expected_id: str | None, refuse_when: Callable[[str], str]) -> NodeOffer:
-        """Both streams, and the peer's offer. Raises `PeerLost`, `BadMessage`, `TimeoutError`,
-        `AioRpcError`.
+        """Open both streams. Returns the peer's offer. Raises `PeerLost`, `BadMessage`,
+        `TimeoutError` or `AioRpcError`.
         """
         if self._tls is None:
             self._channel = grpc.aio.insecure_channel(self._target, options=CLIENT_OPTIONS)
@@ -69,7 +69,7 @@ class Connection:
                 call.cancel()
 
     async def status(self) -> str:
-        """How a stream that has ended ended."""
+        """How the stream that has ended came to its end."""
         for call in (self.control, self.data):
             if call is not None and call.done():
                 return f"{(await call.code()).name}: {await call.details()}"
@@ -92,7 +92,9 @@ class Connection:
         return call, offer
 
     async def _ask_id(self, tls: TlsFiles) -> str:
-        """Who it says it is; the connection then demands a certificate for that very name."""
+        """The id that the peer says it has. The real connection then demands a certificate for that
+        very name.
+        """
         ids: list[str] = []
 
         def note(node_id: str) -> str:
@@ -115,8 +117,8 @@ class Connection:
 
 
 def _forget_frames(error: BaseException) -> None:
-    """Empty the ended frames of its traceback: whoever keeps the error would keep the stream and
-    its socket open.
+    """Empty the finished frames of its traceback. Otherwise whatever keeps the error keeps the
+    stream, and with it the socket, open.
     """
     seen: set[int] = set()
     chain: list[BaseException | None] = [error]

@@ -1,9 +1,9 @@
-"""`GRPCPeerHandle`: the dialling side of one peer. Connects, says hello, beats, sends, and notices
-when it is over.
+"""`GRPCPeerHandle`: the dialling side of a connection. It connects, says hello, sends heartbeats
+and messages, and notices when the peer is lost.
 
-One connection with two streams: Control (heartbeats) and Data (ring messages), so that a peer that
-is behind with messages still answers heartbeats. The first stream to break ends the handle's life:
-`PeerLost` from then on.
+One connection has two streams: Control (heartbeats) and Data (ring messages). So a peer that is
+behind with messages still answers heartbeats. The first stream to break ends the connection: from
+then on the handle raises `PeerLost`.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class GRPCPeerHandle(PeerHandle):
     def _until_lost(
         self, work: Callable[[Connection], Awaitable[None]], connection: Connection
     ) -> Callable[[], Any]:
-        """Runs `work`; however it ends, other than by our own closing, the peer is lost."""
+        """Run `work`. However it ends, the peer is lost, unless this handle was closed."""
 
         async def run() -> None:
             cancelled = False
@@ -199,12 +199,12 @@ class GRPCPeerHandle(PeerHandle):
             except (grpc.aio.AioRpcError, BadMessage) as error:
                 self._lose(_reason(error))
             except PeerLost:
-                pass  # the queue was closed: somebody else noticed
+                pass  # the queue was closed: another task has noticed
             except asyncio.CancelledError:
                 cancelled = True
             if cancelled:
-                # Anew, because the old one's traceback keeps the stream, and with it the socket,
-                # alive.
+                # A new one, because the traceback of the old one keeps the stream, and with it the
+                # socket, alive.
                 raise asyncio.CancelledError
 
         return run
@@ -296,14 +296,16 @@ class GRPCPeerHandle(PeerHandle):
                 )
                 return
             if self._liveness.is_silent():
-                # It is there, only slow: no hurry to ask again.
+                # It is there and only slow: there is no hurry to try again.
                 await asyncio.sleep(self._timings.heartbeat)
 
     async def answers(self) -> bool:
         return await self._port_answers(self._timings.connect_timeout)
 
     async def _port_answers(self, timeout: float) -> bool:
-        """Asked again where our own loop stood still meanwhile: that is no silence of theirs."""
+        """Tried again where this node's own loop stood still meanwhile: that says nothing about the
+        peer.
+        """
         begun = time.monotonic()
         try:
             async with asyncio.timeout(timeout):

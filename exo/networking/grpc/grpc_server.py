@@ -1,10 +1,9 @@
-"""`GRPCServer`: accepts peers' streams and hands their messages to the `RingHandler`. No decisions
-about the ring.
+"""`GRPCServer`: accepts peers' streams and passes their messages to the `RingHandler`. It decides
+nothing about the ring.
 
-A peer has one Control and one Data stream; a newer stream of the same kind replaces the older. When
-one ends, so does
-the other, and the handler is told once. A stranger gets as far as the hello: few at a time, bounded
-in time and size.
+A peer has one Control and one Data stream; a newer stream of the same kind replaces the older one.
+When one ends, so does the other, and the handler is called once. A stranger gets no further than
+the hello, and hellos are bounded in number, time and size.
 """
 
 from __future__ import annotations
@@ -41,7 +40,10 @@ MAX_HELLOS_PER_HOST = 16
 
 
 class GRPCServer(Server):
-    """tls: serve mutual TLS only. max_peers: more are refused."""
+    """tls: serve mutual TLS only. max_peers: more are refused.
+
+    `sessions` are the peers that have a stream open to this node.
+    """
 
     def __init__(
         self,
@@ -60,17 +62,13 @@ class GRPCServer(Server):
         self._tls = tls
         self._max_peers = max_peers
         self._server: Any = None
-        self._sessions = Sessions(handler.on_peer_lost)
+        self.sessions = Sessions(handler.on_peer_lost)
         self._hellos: Counter[str] = Counter()
         self._warned_at = -1.0
         self._unwarned = 0
 
-    def inbound_peers(self) -> list[str]:
-        """Ids of the peers that have a stream open to this node."""
-        return self._sessions.ids()
-
     async def _do_initialize(self) -> None:
-        self._sessions = Sessions(self._handler.on_peer_lost)
+        self.sessions = Sessions(self._handler.on_peer_lost)
         server = grpc.aio.server(
             options=SERVER_OPTIONS, maximum_concurrent_rpcs=2 * self._max_peers + MAX_HELLOS
         )
@@ -86,7 +84,7 @@ class GRPCServer(Server):
         self._real_port = port
 
     async def _do_cleanup(self) -> None:
-        self._sessions.close()
+        self.sessions.close()
         server, self._server = self._server, None
         if server is not None:
             await server.stop(0.2)
@@ -123,7 +121,7 @@ class GRPCServer(Server):
             await context.abort(code_of(error), str(error) or "the hello took too long")
             return
         peer = offer.node_id
-        with self._sessions.stream(peer, offer.incarnation, kind) as ended:
+        with self.sessions.stream(peer, offer.incarnation, kind) as ended:
             self._handler.on_offer(offer)
             try:
                 await loop(peer, context)
@@ -156,7 +154,7 @@ class GRPCServer(Server):
                 del self._hellos[host]
 
     def _warn(self, problem: str) -> None:
-        """At most one line a second: strangers must not fill the log."""
+        """At most one line a second, so that strangers cannot fill the log."""
         now = time.monotonic()
         if now - self._warned_at < 1.0:
             self._unwarned += 1
@@ -166,7 +164,7 @@ class GRPCServer(Server):
         self._warned_at, self._unwarned = now, 0
 
     def _decide(self, hello: Hello) -> HelloReply:
-        if not self._sessions.has_room(hello.offer.node_id, self._max_peers):
+        if not self.sessions.has_room(hello.offer.node_id, self._max_peers):
             return HelloReply(
                 offer=hello.offer, reason=f"this node has {self._max_peers} peers already"
             )
@@ -191,7 +189,7 @@ class GRPCServer(Server):
             for message in decode_all(data):
                 try:
                     await self._handler.on_message(peer, message)
-                # Whatever one message does, the stream carries others.
+                # Whatever one message does, the stream carries others as well.
                 except Exception as error:  # noqa: BLE001
                     await self._refuse(peer, message, error, context)
 

@@ -1,5 +1,5 @@
-"""The hello over a stream of frames, both sides. Decisions are `exo.networking.hello`'s, bytes
-`control_codec`'s.
+"""The hello over a stream of frames, for both sides. `exo.networking.hello` decides, and
+`control_codec` knows the bytes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def offer_hello(
     expected_id: str | None,
     refuse_when: Callable[[str], str],
 ) -> NodeOffer:
-    """The connecting side. Returns the peer's offer; raises `PeerRefused`, `PeerLost` or
+    """The connecting side. Returns the peer's offer. Raises `PeerRefused`, `PeerLost` or
     `BadMessage`.
     """
     nonce = secrets.token_bytes(NONCE_BYTES)
@@ -83,8 +83,8 @@ async def answer_hello(
     decide: Callable[[Hello], HelloReply],
     identity_problem: Callable[[str], str],
 ) -> NodeOffer:
-    """The accepting side. Returns the peer's offer; raises `PeerRefused` after telling the peer, or
-    `BadMessage`.
+    """The accepting side. Returns the peer's offer. Raises `PeerLost` or `BadMessage`, and
+    `PeerRefused` once the refusal has been sent to the peer.
     """
     hello = wire.read_hello(await _next(stream, None))
     peer = hello.offer.node_id
@@ -98,7 +98,7 @@ async def answer_hello(
     given = wire.read_proof(await _next(stream, peer))
     reason = ""
     if not proof_holds(given, proof(membership.secret, "client", hello.nonce, nonce, identity)):
-        # And not a word about cluster or model to who cannot prove it.
+        # Nothing about cluster or model to a peer that cannot prove the secret.
         reason = "the shared secret differs"
     reason = reason or identity_problem(peer)
     reason = reason or refusal(membership, own, hello.cluster, hello.protocol, hello.offer)

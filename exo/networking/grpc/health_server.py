@@ -1,9 +1,8 @@
-"""`HealthServer`: grpc.health.v1 on a plaintext port of its own, for the kubelet. Says what the
-monitor says.
+"""`HealthServer`: grpc.health.v1 on a plaintext port of its own, for the kubelet.
 
-Names: `live`, `started`, `ready`, one per resource type, and "" (the whole server: as `ready`).
-Answers come from the monitor's latest report, so a slow health check delays no probe. It is a
-resource apart from the node, because it must answer while the node is still starting.
+Names: `live`, `started`, `ready`, one per resource type, and "" for the whole server, which means
+`ready`. Answers come from the monitor's latest report, so a slow health check delays no probe. It
+is not a part of the node, because it must answer while the node is still starting.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ SERVICE = "grpc.health.v1.Health"
 MAX_WATCHERS = 64
 # No probe's request comes near it.
 MAX_REQUEST_BYTES = 4096
-# A view can change with time alone (a result that grows old), which no subscription tells.
+# A view can change with time alone, when a result grows old. No subscription reports that.
 WATCH_INTERVAL = 1.0
 
 Status = health_pb2.HealthCheckResponse
@@ -39,8 +38,8 @@ _VIEWS = {
 
 
 def status_of(report: HealthReport, service: str) -> int:
-    """A `ServingStatus`; SERVICE_UNKNOWN for a name that is neither a view nor the type of a
-    watched resource.
+    """A `ServingStatus`. SERVICE_UNKNOWN for a name that is neither a view nor the type of a
+    monitored resource.
     """
     view = _VIEWS.get(service)
     if view is not None:

@@ -1,5 +1,5 @@
-"""Where a gRPC server listens, and the error where it cannot: gRPC's own text gives no reason.
-Knows no service.
+"""Makes a gRPC server listen, and says why where it cannot: gRPC's own text gives no reason. Knows
+no service.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def listen(
     *,
     setting: str,
 ) -> int:
-    """The port it listens on, another one where 0 was asked for. Raises `CannotListen`, which names
-    `setting`.
+    """Returns the port that it listens on, which the system chooses where `port` is 0. Raises
+    `CannotListen`, which names `setting`.
     """
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
@@ -33,8 +33,8 @@ def listen(
 
 
 def _reason(host: str, port: int, setting: str) -> CannotListen:
-    """What the system says to a socket of our own at the same place; that it is taken, where that
-    one would do.
+    """What the system says about a plain socket at the same place. Where that one works, the port
+    was in use a moment ago.
     """
     try:
         listening_socket(host, port, setting).close()

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Ended:
-    """Why a stream ended; its server may say more than that. by_us: this node cancelled it, for
-    another stream.
+    """Why a stream ended; its server may say more than that. by_us: this node cancelled it, in
+    favour of another stream.
     """
 
     reason: str = "its stream ended"
@@ -25,7 +25,9 @@ class _Session:
 
 
 class Sessions:
-    """on_lost(peer_id, reason): once for each session that ends, whichever stream went first."""
+    """on_lost(peer_id, reason): called once for each session that ends, whichever stream was
+    first.
+    """
 
     def __init__(self, on_lost: Callable[[str, str], None]) -> None:
         self._on_lost = on_lost
@@ -40,8 +42,8 @@ class Sessions:
 
     @contextmanager
     def stream(self, peer: str, incarnation: int, kind: str) -> Iterator[Ended]:
-        """Runs for as long as the current task serves this stream; a newer one of the kind cancels
-        it.
+        """Enter it for as long as the current task serves this stream. A newer stream of the same
+        kind cancels that task.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -55,7 +57,7 @@ class Sessions:
                 self._end(peer, session, ended.reason)
 
     def close(self) -> None:
-        """Forget all of them without telling anyone: this node is the one that ends."""
+        """Forget all of them without reporting a loss: it is this node that ends."""
         self._closed = True
         self._sessions.clear()
 
@@ -64,7 +66,7 @@ class Sessions:
     ) -> _Session:
         session = self._sessions.get(peer)
         if session is not None and (session.incarnation != incarnation or kind in session.streams):
-            self._end(peer, session, "it connected anew")
+            self._end(peer, session, "it connected again")
             session = None
         if session is None:
             session = self._sessions[peer] = _Session(incarnation)

@@ -1,4 +1,4 @@
-"""Our errors <-> gRPC status codes, one table."""
+"""The errors of `exo` as gRPC status codes, in one table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CODES: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (RingUnavailable, grpc.StatusCode.UNAVAILABLE),
     (TimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
 )
-# The message may be right another time or on another plan.
+# The same message may be right later, or on another plan.
 _RETRYABLE = frozenset(
     {
         grpc.StatusCode.FAILED_PRECONDITION.name,

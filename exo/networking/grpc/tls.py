@@ -1,8 +1,8 @@
 """Optional mutual TLS between nodes, from PEM files that may be replaced while the node runs.
 
-Every node's certificate must be valid for the DNS name `server_name` (peers are dialled by address,
-which no certificate lists). The server re-reads the files at a handshake after they changed, a
-client for each connection.
+Every node's certificate must be valid for the DNS name `server_name`, because peers are dialled by
+address and certificates list no addresses. A server reads the files again at the first handshake
+after they changed, a client for each connection.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFiles:
-    """check_identity: a peer's certificate must also name its node id (subject alternative or
-    common name).
-
-    As long as it is off, any certificate of the authority speaks for any node of the cluster.
+    """check_identity: a peer's certificate must also name its node id, as subject alternative name
+    or common name. While this is off, any certificate of the authority may speak for any node.
     """
 
     certificate: Path
@@ -32,8 +30,8 @@ class TlsFiles:
     check_identity: bool = False
 
     def read(self) -> tuple[bytes, bytes, bytes]:
-        """Certificate chain, key, authority. Raises `OSError` naming the file, `ValueError` where
-        it is no PEM.
+        """Certificate chain, key and authority. Raises `OSError` naming the file, and `ValueError`
+        where it is not PEM.
         """
         contents = []
         for path in (self.certificate, self.key, self.authority):
@@ -65,7 +63,7 @@ def server_credentials(files: TlsFiles) -> Any:
 
 
 def names_in(auth_context: dict[str, list[bytes]]) -> set[str]:
-    """The names a peer's verified certificate carries."""
+    """The names in a peer's verified certificate."""
     found = (
         *auth_context.get("x509_subject_alternative_name", ()),
         *auth_context.get("x509_common_name", ()),
@@ -79,8 +77,8 @@ def _configuration(files: TlsFiles) -> Any:
 
 
 class _Reloader:
-    """Called by gRPC, in its own thread, at each handshake; None means:
-    go on with what you have.
+    """gRPC calls it at each handshake, in a thread of its own. None: keep the present
+    certificates.
     """
 
     def __init__(self, files: TlsFiles, stamp: tuple[tuple[int, int, int], ...]) -> None:

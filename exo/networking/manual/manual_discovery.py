@@ -1,5 +1,5 @@
-"""`ManualDiscovery`: peers from a JSON file, read again whenever it changes. The file alone says
-who is a peer.
+"""`ManualDiscovery`: peers from a JSON file, read again whenever it changes. Only the nodes in the
+file are peers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class ManualDiscovery(PooledDiscovery):
-    """A file that is wrong at the start fails `initialize`; one that becomes wrong later degrades:
-    peers stay.
+    """A file that is wrong at the start makes `initialize` fail. One that becomes wrong later
+    degrades the discovery, and the peers stay.
 
-    poll_interval: seconds between looks at the file.
+    poll_interval: seconds between two reads of the file.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ManualDiscovery(PooledDiscovery):
 
     @property
     def problem(self) -> str:
-        """What is wrong with the file now; "" while nothing is."""
+        """What is wrong with the file now; "" if nothing is."""
         return self._problem
 
     async def _do_initialize(self) -> None:
@@ -52,7 +52,7 @@ class ManualDiscovery(PooledDiscovery):
             self._text = await asyncio.to_thread(self._read)
             candidates = parse_peers(self._text)
         except BadPeersFile as error:
-            # The last cause is what the command line shows: it is to name the file.
+            # The command line shows the last cause, so that is what must name the file.
             raise BadPeersFile(f"{self._path}: {error}") from None
         await self._pool.update(candidates, keep_connected=False)
         self._task_manager.start_task("watch peers file", self._watch)
@@ -70,7 +70,7 @@ class ManualDiscovery(PooledDiscovery):
                 await self._pool.update(candidates, keep_connected=False)
 
     async def _changed(self) -> tuple[Candidate, ...] | None:
-        """The file's candidates if its content changed for another good one."""
+        """The file's candidates if its content has changed and is right."""
         try:
             text = await asyncio.to_thread(self._read)
             if text == self._text:

@@ -1,6 +1,6 @@
 """`Announcement`: the datagram of UDP discovery, JSON of at most 1 KiB, parsed strictly. Pure.
 
-It only says where to dial; who may join is settled by the hello. Where there is a shared secret the
+It only says where to dial; the hello decides which nodes may join. With a shared secret the
 datagram carries an HMAC, so that strangers cannot even make a node dial.
 """
 

@@ -1,5 +1,5 @@
-"""The sockets of UDP discovery: where to send, what to listen on. Linux; elsewhere the general
-broadcast address.
+"""The sockets of UDP discovery: where to send and where to listen. Interfaces are listed on Linux;
+elsewhere there is only the general broadcast address.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _UP, _BROADCAST, _LOOPBACK = 0x1, 0x2, 0x8
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """broadcast: IPv4 address that reaches everyone on it, "" for none. index:
-    for IPv6 multicast.
+    """broadcast: the IPv4 address that reaches all nodes on it, "" for none. index: for IPv6
+    multicast.
     """
 
     name: str
@@ -32,7 +32,9 @@ class Interface:
 
 
 def interfaces() -> list[Interface]:
-    """Those that are up, the loopback among them: it joins several nodes of one machine."""
+    """The interfaces that are up. The loopback is one of them: it joins several nodes of one
+    machine.
+    """
     if not sys.platform.startswith("linux"):
         return [Interface("", 0, "255.255.255.255")]
     found = []
@@ -45,8 +47,8 @@ def interfaces() -> list[Interface]:
 
 
 def open_ipv4(port: int) -> socket.socket:
-    """Shares the port with other nodes of this machine: broadcasts reach every one of them. Raises
-    `CannotListen`.
+    """A socket that shares its port with other nodes of this machine: broadcasts reach all of them.
+    Raises `CannotListen`.
     """
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
@@ -61,7 +63,7 @@ def open_ipv4(port: int) -> socket.socket:
 
 
 def open_ipv6(port: int, on: list[Interface]) -> socket.socket | None:
-    """Joined to the group on every interface that takes it; None where there is no IPv6."""
+    """A socket that joined the group on every interface where it can; None without IPv6."""
     try:
         sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     except OSError:

@@ -1,5 +1,5 @@
-"""`Sightings`: who was heard where, and when. Bounded, so that a flood of datagrams costs no
-memory. Pure.
+"""`Sightings`: which nodes were heard, where and when. Bounded, so that a flood of datagrams costs
+no memory. Pure.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ MAX_PER_ADDRESS = 32
 
 
 class Sightings:
-    """expiry: seconds after which an address that is not heard any more is forgotten. Time is
-    handed in.
+    """expiry: seconds after which an address that is not heard any more is forgotten. The time is
+    passed in.
     """
 
     def __init__(self, expiry: float) -> None:
@@ -21,7 +21,9 @@ class Sightings:
         self._heard: dict[Candidate, float] = {}
 
     def see(self, announcement: Announcement, address: str, now: float) -> bool:
-        """True where this is news. A full table takes nothing new until something has expired."""
+        """Returns whether this is news. A full table takes nothing new until something has
+        expired.
+        """
         candidate = Candidate(announcement.node_id, address, announcement.grpc_port)
         if candidate in self._heard:
             self._heard[candidate] = now
@@ -34,7 +36,7 @@ class Sightings:
         return True
 
     def expire(self, now: float) -> bool:
-        """True where something was forgotten."""
+        """Returns whether something was forgotten."""
         old = [each for each, at in self._heard.items() if now - at > self._expiry]
         for each in old:
             del self._heard[each]

@@ -1,7 +1,8 @@
 """`UDPDiscovery`: nodes of one local network find each other by datagrams: IPv4 broadcast and IPv6
 multicast.
 
-Announces itself on every interface, quickly at first, and dials whoever announces the same cluster.
+A node announces itself on every interface, quickly at first, and dials the nodes that announce the
+same cluster.
 """
 
 from __future__ import annotations
@@ -35,11 +36,10 @@ MAX_DATAGRAMS_PER_SECOND = 500
 
 
 class UDPDiscovery(PooledDiscovery):
-    """port: UDP, shared by all nodes. grpc_port: what peers shall dial; asked anew for each
-    announcement.
-
-    interval: seconds between announcements; expiry: when an address not heard any more is
-        forgotten.
+    """grpc_port: the port that peers are to dial, asked for each announcement.
+    port: the UDP port, the same on all nodes.
+    interval: seconds between announcements.
+    expiry: seconds after which an address that is not heard any more is forgotten.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class UDPDiscovery(PooledDiscovery):
             await self._news.wait()
             self._news.clear()
             await self._pool.update(self._sightings.candidates(), keep_connected=True)
-            self._send()  # whoever is new may not have heard of us
+            self._send()  # a node that is new may not have heard this one
 
     def _send(self) -> None:
         port = self._grpc_port()
@@ -145,7 +145,7 @@ class UDPDiscovery(PooledDiscovery):
     def _received(self, data: bytes, address: str) -> None:
         self._budget -= 1
         if self._budget < 0:
-            return  # a flood: the next second hears again
+            return  # a flood: the rest of this second is ignored
         try:
             announcement = decode_announcement(data, self._membership.secret)
         except BadMessage as error:
@@ -177,5 +177,5 @@ class _Protocol(asyncio.DatagramProtocol):
         self._received(data, f"{addr[0]}%{addr[3]}" if link_local else str(addr[0]))
 
     def error_received(self, exc: Exception) -> None:
-        # An interface without a route, a peer without a listener: the next one may do.
+        # An interface without a route, a peer without a listener: others may work.
         log.debug("udp: %s", exc)

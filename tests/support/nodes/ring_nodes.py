@@ -9,6 +9,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 
+from exo.networking.discovery import Discovery, PeerFactory
 from exo.networking.grpc.grpc_peer_handle import GRPCPeerHandle
 from exo.networking.grpc.grpc_server import GRPCServer
 from exo.networking.grpc.tls import TlsFiles
@@ -109,3 +110,20 @@ def make_handle(
         timings=timings,
         queue_bytes=queue_bytes,
     )
+
+
+def factory(handler: RecordingHandler, membership: Membership = MEMBERSHIP) -> PeerFactory:
+    def create(node_id: str | None, address: str, port: int) -> GRPCPeerHandle:
+        return make_handle(handler, port, host=address, node_id=node_id, membership=membership)
+
+    return create
+
+
+async def until_peers(discovery: Discovery, ids: list[str], timeout: float = 10.0) -> None:
+    changed = asyncio.Event()
+    undo = discovery.on_change(lambda _: changed.set())
+    async with asyncio.timeout(timeout):
+        while [peer.id() for peer in discovery.peers()] != ids:
+            changed.clear()
+            await changed.wait()
+    undo()

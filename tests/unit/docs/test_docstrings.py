@@ -6,22 +6,9 @@ import re
 from functools import cache
 
 import source_code
-from source_code import ROOT, Module
+from source_code import ROOT
 
 FILE = re.compile(r"(?<![\w*{}/.])(?:[\w-]+/)*[\w-]+\.py\b")
-DOTTED = re.compile(r"`(exo(?:_operator)?(?:\.\w+)+)(?:\(\))?`")
-CAMEL = re.compile(r"`([A-Z][a-z]+(?:[A-Z]\w*)?)(?:\(\))?`")
-# CamelCase words that other projects define: Kubernetes, OpenAI, the standard library.
-FOREIGN = {
-    "Ready", "Healthy", "Draining", "Failed", "Scheduled", "Suspended", "Progressing", "Degraded",
-    "Available", "Accept", "Authorization", "Bearer", "Certificate", "True", "False", "None",
-    "Control", "Data", "Lease", "Pod", "Service", "Secret", "Deployment", "Job", "Role", "Unknown",
-    "ValueError", "OSError", "Exception", "RuntimeError", "TimeoutError", "KeyError", "TypeError",
-    "ConnectionError", "CancelledError", "ExceptionGroup", "BaseException", "MemoryError",
-    "Any", "Literal", "Protocol", "Mapping", "Sequence", "ThreadPoolExecutor",
-    "Gather", "Gemm", "MatMulNBits", "PersistentVolumeClaim",
-    "NetworkPolicy", "PodDisruptionBudget", "ServiceMonitor",
-}  # fmt: skip
 
 
 @cache
@@ -35,19 +22,6 @@ def paths() -> frozenset[str]:
     )
 
 
-@cache
-def by_name() -> dict[str, Module]:
-    return {module.name: module for module in source_code.modules()}
-
-
-@cache
-def class_names() -> frozenset[str]:
-    """Everything that some module defines, messages of the wire among it."""
-    wire = (ROOT / "exo/networking/grpc/wire/exo.proto").read_text()
-    defined = {name for module in source_code.modules() for name in source_code.names(module)}
-    return frozenset(defined | set(re.findall(r"\b(?:message|rpc|service) (\w+)", wire)))
-
-
 def test_every_file_that_is_named_exists() -> None:
     missing = [
         f"{where} {name}"
@@ -59,30 +33,13 @@ def test_every_file_that_is_named_exists() -> None:
     assert not missing, "\n".join(missing)
 
 
-def resolves(dotted: str) -> bool:
-    """Whether it is a module, or a name in one, or an attribute of a class in one."""
-    parts = dotted.split(".")
-    for length in range(len(parts), 0, -1):
-        module = by_name().get(".".join(parts[:length]))
-        if module is not None:
-            rest = parts[length:]
-            return not rest or rest[0] in source_code.names(module) | exported(module)
-    return False
-
-
-def exported(module: Module) -> set[str]:
-    """What a package's `__init__` hands on."""
-    found = re.findall(r"^    \"(\w+)\",$", module.text, re.MULTILINE)
-    return set(found)
-
-
 def test_every_dotted_name_is_a_module_or_something_in_one() -> None:
     missing = [
         f"{where} {name}"
         for module in source_code.modules()
         for where, text in source_code.prose(module)
-        for name in DOTTED.findall(text)
-        if not resolves(name)
+        for name in source_code.DOTTED.findall(text)
+        if not source_code.resolves(name)
     ]
     assert not missing, "\n".join(missing)
 
@@ -93,7 +50,7 @@ def test_every_class_that_a_module_docstring_names_exists() -> None:
         for module in source_code.modules()
         for where, text in source_code.docstrings(module)
         if where.endswith(":1")
-        for name in CAMEL.findall(text)
-        if name not in class_names() | FOREIGN
+        for name in source_code.CAMEL.findall(text)
+        if not source_code.is_known(name)
     ]
     assert not missing, "\n".join(missing)

@@ -74,6 +74,17 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     assert missing == []
 
 
+UNDERSTAND = ("architecture", "ring", "networking", "glossary", "lifecycle", "conversion-guide")
+
+
+@pytest.mark.parametrize("name", UNDERSTAND)
+def test_classes_and_modules_that_a_page_names_exist(name: str) -> None:
+    text = re.sub(r"```.*?```", "", (ROOT / f"docs/{name}.md").read_text(), flags=re.DOTALL)
+    classes = [each for each in source_code.CAMEL.findall(text) if not source_code.is_known(each)]
+    dotted = [each for each in source_code.DOTTED.findall(text) if not source_code.resolves(each)]
+    assert classes + dotted == []
+
+
 @pytest.mark.parametrize("page", pages(), ids=named)
 def test_tests_that_a_page_names_exist(page: Path) -> None:
     found = re.findall(r"(tests/[\w/]+\.py)::(test_\w+)", page.read_text())

@@ -108,7 +108,7 @@ def close_strays() -> Iterator[None]:
 class ForgetsItsTask(Plain):
     async def _do_initialize(self) -> None:
         await super()._do_initialize()
-        self.stray = asyncio.create_task(asyncio.sleep(3600), name="stray")
+        self.stray = asyncio.create_task(asyncio.Event().wait(), name="stray")
 
 
 class ForgetsItsSocket(Good):

@@ -60,4 +60,4 @@ async def test_no_more_messages_are_taken_together_than_a_bundle_may_hold() -> N
         assert queue.put_now(b"a")
     assert await queue.get_together(max_items=3, max_bytes=100) == [b"a"] * 3
     assert await queue.get_together(max_items=3, max_bytes=100) == [b"a"] * 2
-    assert queue.queued_bytes == 0
+    assert len(queue) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 
 import pytest
 
@@ -67,7 +68,7 @@ async def test_items_come_in_order_also_from_those_who_waited():
     got = [await queue.get() for _ in range(6)]
     assert got == [bytes([number]) for number in range(6)]
     await asyncio.gather(*waiting)
-    assert queue.queued_bytes == 0
+    assert len(queue) == 0
 
 
 async def test_bytes_bound_the_queue_and_one_large_item_still_goes_alone():
@@ -80,6 +81,17 @@ async def test_bytes_bound_the_queue_and_one_large_item_still_goes_alone():
     assert await queue.get() == bytes(50)
     await second
     assert len(queue) == 1
+
+
+async def test_the_bytes_of_what_was_taken_are_free_again():
+    queue = SendQueue(len, max_bytes=10)
+    for take in (queue.get, queue.clear, lambda: queue.get_together(max_items=9, max_bytes=99)):
+        assert queue.put_now(bytes(4))
+        assert queue.put_now(bytes(6))
+        assert not queue.put_now(b"1")
+        taken = take()
+        await taken if inspect.isawaitable(taken) else None
+        queue.clear()
 
 
 async def test_what_is_put_without_waiting_overtakes_nobody_who_waits():

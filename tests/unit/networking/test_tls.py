@@ -71,7 +71,7 @@ async def test_where_identity_is_checked_a_certificate_serves_its_own_node_only(
     b = RecordingHandler("b")
     async with make_server(b, tls=files("b", check_identity=True)) as server:
         async with make_handle(RecordingHandler("a"), server.port, tls=files("a")):
-            assert server.inbound_peers() == ["a"]
+            assert server.sessions.ids() == ["a"]
         error = await refused(make_handle(RecordingHandler("c"), server.port, tls=files("a")))
         assert isinstance(error, PeerRefused)
         assert "its certificate names ['a', 'exo-node'], not 'c'" in error.reason

@@ -12,11 +12,10 @@ import pytest
 from loopback import Net, answer, ask, formed, leftovers, make_node, until, whole
 
 from exo.inference.engines.dummy import DummyEngine
-from exo.inference.errors import CheckpointError, NodeDraining, RingUnavailable
+from exo.inference.errors import NodeDraining, RingUnavailable
 from exo.inference.generation import FinishReason
 from exo.inference.sampling.params import SamplingParams
 from exo.inference.shard import Shard
-from exo.lifecycle import ResourceInitializationError, ResourceState
 from exo.networking.messages import Forward, Message, Open, Token
 from exo.node.node import Node
 
@@ -143,32 +142,6 @@ async def test_nobody_waits_for_a_newcomers_download() -> None:
         await starting
         await formed([*nodes, newcomer], 3)
         await newcomer.cleanup()
-
-
-class CannotLoad(DummyEngine):
-    async def _load_checkpoint(self, shard: Shard, path: Path) -> None:
-        raise CheckpointError("tensor 'x' is missing", path="model.gguf")
-
-
-async def test_a_node_that_cannot_load_its_layers_bows_out_and_the_others_serve() -> None:
-    expected = await alone()
-    net = Net()
-    nodes = [make_node(net, "a"), make_node(net, "b", engine=CannotLoad()), make_node(net, "c")]
-    try:
-        await asyncio.gather(*(node.initialize() for node in nodes))
-        await formed(nodes, 2)
-        assert await answer(nodes[0], ask(max_tokens=40)) == expected
-        assert "tensor 'x' is missing" in str(nodes[1].ring.load_error)
-    finally:
-        for node in nodes:
-            await node.cleanup()
-
-
-async def test_a_lone_node_that_cannot_load_its_model_does_not_start() -> None:
-    node = make_node(Net(), "a", engine=CannotLoad())
-    with pytest.raises(ResourceInitializationError, match="tensor 'x' is missing"):
-        await node.initialize()
-    assert node.server.state is ResourceState.CLOSED
 
 
 async def test_a_node_closed_and_started_again_joins_anew() -> None:

@@ -10,12 +10,15 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from loopback import Net, answer, ask, formed, leftovers, make_node, until
 
 from exo.inference.engines.dummy import DummyEngine
 from exo.inference.engines.engine_pool import EnginePool
 from exo.inference.engines.inference_engine import LoadProgress
+from exo.inference.errors import CheckpointError
 from exo.inference.shard import Shard
+from exo.lifecycle import ResourceInitializationError, ResourceState
 from exo.node.node import Node
 from exo.ring.shard_manager import missing_mib
 from exo.topology import ModelFootprint
@@ -249,6 +252,32 @@ async def test_a_node_that_cannot_load_the_new_layers_serves_the_old_ones_on() -
         await reader.more()
         await reader.task
         assert reader.tokens == expected
+
+
+class CannotLoad(DummyEngine):
+    async def _load_checkpoint(self, shard: Shard, path: Path) -> None:
+        raise CheckpointError("tensor 'x' is missing", path="model.gguf")
+
+
+async def test_a_node_that_cannot_load_its_layers_bows_out_and_the_others_serve() -> None:
+    expected = await undisturbed(40)
+    net = Net()
+    nodes = [make_node(net, "a"), make_node(net, "b", engine=CannotLoad()), make_node(net, "c")]
+    try:
+        await asyncio.gather(*(node.initialize() for node in nodes))
+        await formed(nodes, 2)
+        assert await answer(nodes[0], ask(max_tokens=40)) == expected
+        assert "tensor 'x' is missing" in str(nodes[1].ring.load_error)
+    finally:
+        for node in nodes:
+            await node.cleanup()
+
+
+async def test_a_lone_node_that_cannot_load_its_model_does_not_start() -> None:
+    node = make_node(Net(), "a", engine=CannotLoad())
+    with pytest.raises(ResourceInitializationError, match="tensor 'x' is missing"):
+        await node.initialize()
+    assert node.server.state is ResourceState.CLOSED
 
 
 def footprint(layer: int, **ends: int) -> ModelFootprint:

@@ -31,19 +31,12 @@ def test_an_offer_names_the_field_that_is_wrong(field, value):
         NodeOffer(**{**good, field: value})
 
 
-def test_a_topology_is_complete_once_all_report_all():
+def test_a_topology_has_the_connections_between_known_nodes_as_they_report_them():
     a = NodeOffer(node_id="a", incarnation=1, peers=("b",))
     b = NodeOffer(node_id="b", incarnation=1)
-    partial = Topology.of(a, [b])
-    assert partial.edges() == [("a", "b")]
-    assert not partial.is_complete()
-    assert partial.with_offer(
-        NodeOffer(node_id="b", incarnation=1, peers=("a", "gone"))
-    ).is_complete()
-    assert partial.without("b").nodes() == [a]
-
-
-def test_the_topology_shows_nodes_and_edges_as_data():
-    data = Topology.of(NodeOffer(node_id="a", incarnation=1, memory_mib=7)).to_dict()
-    assert data["nodes"]["a"]["memory_mib"] == 7
-    assert data["edges"] == []
+    assert Topology.of(a, [b]).edges() == [("a", "b")]
+    b = NodeOffer(node_id="b", incarnation=1, peers=("a", "gone"))
+    both = Topology.of(a, [b])
+    assert both.edges() == [("a", "b"), ("b", "a")]
+    assert both.nodes() == [a, b]
+    assert Topology.of(a).edges() == []

@@ -1,4 +1,4 @@
-"""Range and length checks shared by the two codecs. Each raises `BadMessage` naming the field."""
+"""Range and length checks that the codecs share. Each raises `BadMessage` naming the field."""
 
 from __future__ import annotations
 

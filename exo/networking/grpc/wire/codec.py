@@ -1,8 +1,8 @@
-"""Ring messages <-> the bytes of a `Frame`. What comes in is checked whole before anyone sees it.
+"""Ring messages <-> the bytes of a `Frame`. A message is checked completely before it is passed on.
 
-`decode` raises `BadMessage` naming the field; `encode` raises it for what no peer would take.
-Tensors travel as raw little-endian bytes; a decoded tensor is a read-only view of the message, not
-a copy.
+`decode` raises `BadMessage` naming the field; `encode` raises it for a message that no peer would
+take. Tensors travel as raw little-endian bytes. A decoded tensor is a read-only view of the
+message, not a copy.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def decode(data: bytes) -> Message:
 
 
 def bundle(frames: list[bytes]) -> bytes:
-    """Several encoded messages as one: a batch of sequences then costs one write and one read, and
-    arrives at once.
+    """Several encoded messages as one, so that a batch of sequences costs one write and one read
+    and arrives together.
     """
     return frames[0] if len(frames) == 1 else serialize(pb.Frame(bundle=pb.Bundle(frames=frames)))
 

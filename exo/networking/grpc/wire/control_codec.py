@@ -32,7 +32,7 @@ class HelloFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedFrame:
-    """One ring message that the peer did not take; `code` is a gRPC status code's name."""
+    """A ring message that the peer did not take. code: the name of a gRPC status code."""
 
     sequence_id: str
     epoch: str

@@ -1,7 +1,7 @@
-"""`python -m exo.networking.grpc.wire.generate [--check]`: writes exo_pb2.py and .pyi from
+"""`python -m exo.networking.grpc.wire.generate [--check]`: writes exo_pb2.py and exo_pb2.pyi from
 exo.proto, or checks them.
 
-Needs grpcio-tools (extra `dev`); nothing at run time imports this module.
+Needs grpcio-tools (extra `dev`). It is not imported at run time.
 """
 
 from __future__ import annotations

@@ -69,6 +69,7 @@ class Slow(DummyEngine):
     """Blocks its worker thread in a load until it is let, as real engines do."""
 
     go = threading.Event()
+    waits = threading.Event()
 
     async def _load_checkpoint(self, shard: Shard, path: Path) -> None:
         assert self._worker is not None
@@ -76,6 +77,7 @@ class Slow(DummyEngine):
         await super()._load_checkpoint(shard, path)
 
     def _wait(self) -> None:
+        self.waits.set()
         while not self.go.wait(0.01):
             if self._closing.is_set():
                 raise OSError("told to stop")
@@ -101,10 +103,11 @@ async def test_a_load_holds_up_no_pass_and_when_given_up_leaves_nothing() -> Non
 
 async def test_closing_while_a_shard_loads_ends_the_load() -> None:
     Slow.go.clear()
+    Slow.waits.clear()
     pool = EnginePool(Slow)
     await pool.initialize()
     loading = asyncio.create_task(pool.add_checkpoint(WHOLE, PATH))
-    await asyncio.sleep(0.02)
+    assert await asyncio.to_thread(Slow.waits.wait, 10)
     await pool.cleanup()
     with pytest.raises((OSError, ResourceClosed)):
         await loading
