@@ -18,8 +18,6 @@ from typing import Final
 
 from exo.lifecycle.core.subject import Subject
 
-# The environment variable by which the command line is given the folder; not read here.
-FAULT_DIR: Final = "EXO_FAULT_DIR"
 POLL_SECONDS: Final = 0.05
 
 _folder: Path | None = None

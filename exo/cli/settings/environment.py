@@ -13,12 +13,10 @@ from typing import Final
 
 from exo.cli.settings.options import SETTINGS
 from exo.contract import ENV_PREFIX, env_name
-from exo.lifecycle.faults import FAULT_DIR
 
 KNOWN: Final = frozenset(
     {env_name(setting.name) for setting in SETTINGS}
-    | {env_name(name) for name in ("config", "debug", "url")}
-    | {FAULT_DIR}
+    | {env_name(name) for name in ("config", "debug", "fault-dir", "url")}
 )
 # How similar names (without the prefix) must be: MODLE and MODEL are 0.8, NODE_IMAGE and NODE_ID
 # 0.71.
