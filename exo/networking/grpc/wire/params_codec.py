@@ -2,10 +2,10 @@
 input.
 
 The fields are those of the record: a new sampling parameter is added there and nowhere here. Its
-type says how it is checked; `_RANGES` may narrow that. Between releases: a parameter that this node
-does not know is ignored, with a line in the log, and one that is missing has its default. So nodes
-of two releases can serve one ring during an upgrade; the parameter has its effect once the last
-stage, which samples, knows it.
+type and its rule say how it is checked. Between releases: a parameter that this node does not know
+is ignored, with a line in the log, and one that is missing has its default. So nodes of two
+releases can serve one ring during an upgrade; the parameter has its effect once the last stage,
+which samples, knows it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Final, get_type_hints
 
-from exo.inference.sampling.params import SamplingParams
+from exo.inference.sampling.params import RULES, SamplingParams
 from exo.networking.errors import BadMessage
 
 log = logging.getLogger(__name__)
@@ -25,20 +25,6 @@ MAX_PARAMS_BYTES = 256 * 1024
 MAX_BIASES = 65_536
 MAX_REPORTED = 16
 _FIELD = "params_json"
-_UNBOUNDED = (-float("inf"), float("inf"))
-# Least and greatest value. They are generous: the API checks what its callers may ask for.
-_RANGES: Final[dict[str, tuple[float, float]]] = {
-    "temperature": (0.0, 1e6),
-    "top_p": (0.0, 1.0),
-    "min_p": (0.0, 1.0),
-    "typical_p": (0.0, 1.0),
-    "repetition_penalty": (1e-6, 1e6),
-    "presence_penalty": (-1e6, 1e6),
-    "frequency_penalty": (-1e6, 1e6),
-    "top_k": (0, 2**31 - 1),
-    "seed": (-(2**63), 2**64 - 1),
-    "logprobs": (0, 1024),
-}
 # Names of unknown parameters that the log has had already.
 _reported: set[str] = set()
 
@@ -83,14 +69,14 @@ def _report_unknown(names: set[str]) -> None:
 
 
 def _float(name: str, value: Any) -> float:
-    least, most = _RANGES.get(name, _UNBOUNDED)
+    least, most = RULES[name].least, RULES[name].most
     if not _is_number(value) or not least <= value <= most:
         raise BadMessage(f"{_FIELD}.{name}", f"must be a number from {least} to {most}")
     return float(value)
 
 
 def _integer(name: str, value: Any) -> int:
-    least, most = _RANGES.get(name, _UNBOUNDED)
+    least, most = RULES[name].least, RULES[name].most
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise BadMessage(f"{_FIELD}.{name}", f"must be a whole number from {least} to {most}")
     return value
