@@ -15,7 +15,7 @@ import source_code
 from source_code import ROOT, Definition, Module
 
 # Who keeps it -> what. `module.name` or `module.Class.method`.
-CONTRACT = "the lifecycle's public contract: relied on from outside"
+CONTRACT = "the public contract of lifecycle and error handling: relied on from outside"
 SEAM = "the constructor data and method names of the public classes: relied on from outside"
 ALLOWED = {
     "exo.lifecycle.testing.conformance.check_resource": CONTRACT,
@@ -24,6 +24,7 @@ ALLOWED = {
     "exo.networking.peer_handle.PeerHandle.disconnect": SEAM,
     "exo.networking.peer_handle.PeerHandle.health_check": SEAM,
     "exo.node.node.Node.process_prompt": SEAM,
+    "exo.utils.error_handling.with_fallbacks": CONTRACT,
 }
 # Decorators that leave a function something to be called; others register it somewhere.
 PLAIN = {
