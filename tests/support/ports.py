@@ -49,7 +49,7 @@ def _is_free(port: int) -> bool:
 
 @contextlib.contextmanager
 def deaf_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that refuses connections: bound, so that it is ours, but not listening."""
+    """A port of 127.0.0.1 that refuses connections: bound, so that it is ours, not listening."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
