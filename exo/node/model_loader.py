@@ -97,15 +97,15 @@ class LocalModel(AsyncResource):
             opened, JsonConstraint(served.tokenizer, schema, served.ends, served.vocab)
         )
 
-    async def load(self, shard: Shard, *, beside: bool = False) -> None:
-        """Make the engine hold this shard: `beside` what it holds, or in its place."""
+    async def load(self, shard: Shard, *, keep_others: bool = False) -> None:
+        """Make the engine hold this shard, in addition to what it holds or in its place."""
         assert self._source is not None
         self.progress = f"fetching layers {shard.start_layer}-{shard.end_layer}"
         try:
             path: Path = await self._downloader.ensure_shard(self._source, shard)
             self.progress = f"loading layers {shard.start_layer}-{shard.end_layer}"
             self._engine.on_progress = self._on_progress
-            await (self._engine.add_checkpoint if beside else self._engine.load_checkpoint)(
+            await (self._engine.add_checkpoint if keep_others else self._engine.load_checkpoint)(
                 shard, path
             )
         finally:

@@ -209,8 +209,8 @@ class Node(AsyncResource):
         if self.ring.load_error is not None and not self.peers:
             raise self.ring.load_error  # with peers it stays: they may hold the model without it
 
-    async def _load(self, shard: Shard, *, beside: bool) -> None:
-        await self.model.load(shard, beside=beside)
+    async def _load(self, shard: Shard, *, keep_others: bool) -> None:
+        await self.model.load(shard, keep_others=keep_others)
         # `auto` settles on one engine only when it has seen the checkpoint.
         self.view.change(engine=self.inference_engine.active or self.view.own_offer().engine)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -16,10 +17,19 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from exo.lifecycle import ResourceState, StateChange, add_global_listener, live_resources
+from exo.lifecycle import (
+    AsyncResource,
+    ResourceState,
+    ResourceStatistics,
+    StateChange,
+    add_global_listener,
+    live_resources,
+)
 from exo.lifecycle.degradations import degradations
 from exo.lifecycle.events import HookRun, LifecycleEvent, Recovered, TaskEnded, TaskStarted
 
+# What the records of all resources have: shown by the other metrics.
+_COMMON: Final = frozenset(each.name for each in fields(ResourceStatistics))
 SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -51,6 +61,7 @@ class ResourceStates(Collector):
             counts.add_metric((kind, value), number)
         yield counts
         yield _degradations()
+        yield _figures()
 
 
 def _degradations() -> Metric:
@@ -60,6 +71,36 @@ def _degradations() -> Metric:
     for made in degradations():
         shown.add_metric((made.name, made.to, made.resource_id), 1.0)
     return shown
+
+
+def _figures() -> Metric:
+    """What the resources count of their own: the fields that a subclass of `ResourceStatistics`
+    adds. So a new figure of a stage or a ring is one field of its record.
+    """
+    shown = GaugeMetricFamily(
+        "exo_resource_figure",
+        "Numbers that a resource keeps of its own work, such as the passes of a stage",
+        labels=("resource_id", "resource_type", "figure"),
+    )
+    for resource in {r.resource_id: r for r in live_resources()}.values():
+        if not isinstance(resource, AsyncResource):
+            continue
+        for name, value in _numbers(resource.statistics()):
+            shown.add_metric((resource.resource_id, resource.resource_type, name), value)
+    return shown
+
+
+def _numbers(record: object, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a record, and of the records in it as `field_name`."""
+    assert is_dataclass(record)
+    for each in fields(record):
+        value = getattr(record, each.name)
+        if each.name in _COMMON:
+            continue
+        if isinstance(value, int | float):
+            yield f"{prefix}{each.name}", float(value)
+        elif is_dataclass(value):
+            yield from _numbers(value, f"{each.name}_")
 
 
 class LifecycleMetrics:

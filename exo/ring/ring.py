@@ -17,9 +17,10 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from exo.lifecycle import AsyncResource, ResourceError, TaskPriority
+from exo.lifecycle import AsyncResource, ResourceError, ResourceStatistics, TaskPriority
 from exo.networking.peer_handle import PeerHandle
 from exo.pipeline.frontend import Frontend
 from exo.pipeline.outboxes import Outboxes
@@ -41,6 +42,15 @@ log = logging.getLogger(__name__)
 SWEEP = 1.0
 # How long a node that could not load its layers stays out of the plans. Seconds.
 TRY_AGAIN = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RingStatistics(ResourceStatistics):
+    """A snapshot. steps: reconcile steps that came to an end in this life."""
+
+    peers: int
+    is_formed: bool
+    steps: int
 
 
 class Ring(AsyncResource):
@@ -79,6 +89,7 @@ class Ring(AsyncResource):
         )
         self.peer_events = PeerEvents(view, outboxes, stage, frontend, self._rollout, self._changed)
         self._settled = asyncio.Event()  # a reconcile step of this life is over
+        self._steps = 0
         self._planned_since_leaving = False
 
     # -- life --------------------------------------------------------------------------------------
@@ -94,6 +105,7 @@ class Ring(AsyncResource):
 
     async def _do_initialize(self) -> None:
         self._settled.clear()
+        self._steps = 0
         self._changed.set()
         self._task_manager.start_task(
             "reconcile", self._reconcile_forever, priority=TaskPriority.HIGH
@@ -121,6 +133,14 @@ class Ring(AsyncResource):
         """Why this node could not load what was planned for it."""
         return self._shards.error
 
+    def statistics(self) -> RingStatistics:
+        return RingStatistics(
+            **asdict(super().statistics()),
+            peers=len(self.view.handles),
+            is_formed=self.plan is not None,
+            steps=self._steps,
+        )
+
     async def wait_settled(self) -> None:
         """Until the first reconcile step is over: layers are loaded, or it is known why not."""
         await self._settled.wait()
@@ -134,6 +154,7 @@ class Ring(AsyncResource):
             self._changed.clear()
             if await self._reconcile():
                 self._settled.set()
+                self._steps += 1
             self._planned_since_leaving = self.view.own_offer().state is NodeState.LEAVING
 
     async def _reconcile(self) -> bool:

@@ -7,9 +7,9 @@ this node's offer: now the plan is *adopted* here. It is *in force* here once th
 stages say that they adopted it. No node decides that for another, and no message is needed beyond
 the heartbeats.
 
-New layers are loaded beside the old ones where both fit. Until the new plan is in force, everything
-goes on by the old one, and sequences that run on the old one end there. Where both do not fit, the
-old epochs end first: their sequences wait for the load and are replayed.
+New layers are loaded in addition to the old ones where both fit. Until the new plan is in force,
+everything goes on by the old one, and sequences that run on the old one end there. Where both do
+not fit, the old epochs end first: their sequences wait for the load and are replayed.
 
 A load can take minutes, and the view can change meanwhile. So a step that waits for a load also
 watches for changes of the view. When the changed view asks for other layers, the load is of no use
@@ -171,7 +171,9 @@ class Rollout:
     # -- layers ------------------------------------------------------------------------------------
 
     async def _hold(self, shard: Shard) -> None:
-        """Make the engine hold the shard: beside what it holds where it can, else in its place."""
+        """Make the engine hold the shard: in addition to what it holds where that fits, else in its
+        place.
+        """
         if shard in self._shards.held:
             return
         lack = await self._make_room(shard)
@@ -180,15 +182,15 @@ class Rollout:
         else:
             self._in_force.explain(f"loading layers {_span(shard)}")
         try:
-            await self._load(shard, beside=bool(self._shards.held) and not lack)
+            await self._load(shard, keep_others=bool(self._shards.held) and not lack)
         except _Superseded:
             raise
         except Exception as error:
             raise CannotHold(f"layers {_span(shard)}: {error}") from error
 
     async def _make_room(self, shard: Shard) -> str:
-        """Let earlier epochs end until the shard fits beside what is held. Returns why it does not
-        fit even then, or "".
+        """Let earlier epochs end until the shard fits in addition to what is held. Returns why it
+        does not fit even then, or "".
 
         Their sequences are replayed on the plan in force, whose layers are here: that costs them a
         prefill, but no load.
@@ -218,7 +220,7 @@ class Rollout:
         self._in_force.withdraw(reason)
         self._change_offer(epoch="")
 
-    async def _load(self, shard: Shard, *, beside: bool) -> None:
+    async def _load(self, shard: Shard, *, keep_others: bool) -> None:
         """Load, and watch the view meanwhile. Raises `_Superseded` as soon as the view asks for
         another shard.
 
@@ -231,7 +233,7 @@ class Rollout:
         An engine that holds one shard at a time has given up its old layers already. It is left to
         finish: cancelling would leave the node with no layers at all.
         """
-        loading = asyncio.ensure_future(self._shards.hold(shard, beside=beside))
+        loading = asyncio.ensure_future(self._shards.hold(shard, keep_others=keep_others))
         view_changed = False
         try:
             while not await self._is_over(loading):

@@ -1,4 +1,4 @@
-"""`ShardManager`: which layers this node's engine holds, whether others fit beside them, and why
+"""`ShardManager`: which layers this node's engine holds, whether others fit in addition, and why
 some could not be loaded.
 
 Knows no plan and no peers. Memory is judged twice: by what was planned (what the node offers), and
@@ -17,15 +17,15 @@ MIB = 1024 * 1024
 
 
 class Load(Protocol):
-    def __call__(self, shard: Shard, /, *, beside: bool) -> Awaitable[None]:
-        """Make the engine hold a shard: beside what it holds, or in place of it."""
+    def __call__(self, shard: Shard, /, *, keep_others: bool) -> Awaitable[None]:
+        """Make the engine hold a shard, in addition to what it holds or in place of it."""
         ...
 
 
 class ShardManager:
     """load, drop: make the engine hold a shard, and give one back.
     model: the footprint of the model served; asked once the node has found its model.
-    several: whether the engine can hold more than one shard, so that loading `beside` works.
+    several: whether the engine can hold more than one shard, so that `keep_others` works.
     free_mib: memory that this process may still take.
     """
 
@@ -48,7 +48,7 @@ class ShardManager:
         self.error: Exception | None = None
 
     def lack(self, shard: Shard, offered_mib: int, tokens: int) -> str:
-        """Why the shard cannot be loaded beside what is held; "" where it can.
+        """Why the shard cannot be held in addition to the others; "" where it can.
 
         tokens: what the sequences that run on the held shards may still grow to.
         """
@@ -59,14 +59,14 @@ class ShardManager:
         )
         return f"both at once need {missing} MiB more" if missing > 0 else ""
 
-    async def hold(self, shard: Shard, *, beside: bool) -> None:
-        """Raises what loading raises. What was held is still held then where `beside`, else nothing
-        is.
+    async def hold(self, shard: Shard, *, keep_others: bool) -> None:
+        """Raises what loading raises. With `keep_others` what was held is still held then; without
+        it nothing is.
         """
-        if not beside:
+        if not keep_others:
             self.held = ()
         try:
-            await self._load(shard, beside=beside)
+            await self._load(shard, keep_others=keep_others)
         except Exception as error:
             self.error = error
             raise
@@ -96,7 +96,7 @@ def missing_mib(
     free_mib: int,
     tokens: int = 0,
 ) -> int:
-    """MiB that are missing to load `new` beside `held`; 0 or less means that it fits.
+    """MiB that are missing to load `new` and keep `held`; 0 or less means that it fits.
 
     An engine takes up to half of what is free for its KV cache. So the new shard leaves the
     sequences of the old ones room to grow in as long as they need at most the other half.

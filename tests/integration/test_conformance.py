@@ -1,7 +1,7 @@
 """No resource of `exo` is forgotten: each concrete one passes the conformance suite, here or where
 its own tests are.
 
-The other packages' resources run it beside their unit tests, with real sockets and files; those
+The other packages' resources run it with their unit tests, with real sockets and files; those
 named here are what has no such place. The guard walks all packages, so that a new resource fails it
 until it is put on one of the lists.
 """
@@ -61,7 +61,7 @@ def ring() -> AsyncResource:
     )
     footprint = made_up_model("dummy").footprint
 
-    async def load(shard: Shard, *, beside: bool) -> None:
+    async def load(shard: Shard, *, keep_others: bool) -> None:
         await asyncio.sleep(0)
 
     async def drop(shard: Shard) -> None:

@@ -274,7 +274,7 @@ async def test_an_entry_node_cut_off_waits_with_its_streams_and_says_so_while_th
             assert await asyncio.gather(*theirs) == [(expected, "length")] * 2
         finally:
             cut_off.close()
-        # With that much memory the larger ranges do not fit beside the smaller ones, and the nodes
+        # With that much memory the larger ranges do not fit next to the smaller ones, and the nodes
         # said so.
         assert any("both at once need" in (tmp_path / f"{node}.log").read_text() for node in NODES)
         for node in NODES:

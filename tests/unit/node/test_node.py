@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 from loopback import Net, answer, ask, formed, make_node, until
+from prometheus_client import CollectorRegistry
 
 from exo.inference.errors import ModelNotFound, NodeDraining, RingUnavailable
 from exo.inference.shard import Shard
 from exo.lifecycle import ResourceState
 from exo.node.node import Node
+from exo.observability.metrics import LifecycleMetrics
 
 SHARD = Shard("dummy", 0, 7, 8)
 
@@ -46,6 +48,27 @@ async def test_every_part_is_shown_and_checked(node: Node) -> None:
     assert shown == ids
 
 
+async def test_what_stage_and_ring_count_of_their_work_is_a_metric(node: Node) -> None:
+    await answer(node, ask(max_tokens=5))
+    registry = CollectorRegistry()
+    metrics = LifecycleMetrics(registry)
+    try:
+        passes = figure(registry, node.stage.resource_id, "stage", "passes")
+        assert passes == node.stage.statistics().passes > 0
+        assert figure(registry, node.stage.resource_id, "stage", "scheduler_sequences") == 0
+        assert figure(registry, node.ring.resource_id, "ring", "is_formed") == 1
+        assert figure(registry, node.ring.resource_id, "ring", "cleanups") is None
+    finally:
+        metrics.close()
+
+
+def figure(
+    registry: CollectorRegistry, resource_id: str, resource_type: str, name: str
+) -> float | None:
+    labels = {"resource_id": resource_id, "resource_type": resource_type, "figure": name}
+    return registry.get_sample_value("exo_resource_figure", labels)
+
+
 async def test_a_node_drains_until_its_next_life() -> None:
     node = make_node(Net(), "n")
     assert not node.is_draining
@@ -54,7 +77,7 @@ async def test_a_node_drains_until_its_next_life() -> None:
     await node.drain()
     assert node.is_draining
     assert node.describe_progress() == "draining: 0 requests run"
-    with pytest.raises(NodeDraining, match="node 'n' is leaving: ask another one"):
+    with pytest.raises(NodeDraining, match="this node is draining; ask another one"):
         await answer(node, ask())
     await node.cleanup()
     assert node.is_draining

@@ -19,7 +19,7 @@ from exo.topology import NodeOffer, plan_ring
 def test_equal_nodes_get_equal_shares_of_a_real_model_with_every_engine(
     tmp_path: Path, engine: str
 ) -> None:
-    # Layers heavy beside the vocabulary, whose table would tip the scales.
+    # Layers that are heavy compared with the vocabulary, whose table would tip the scales.
     config = {**CONFIG, "num_hidden_layers": 30, "intermediate_size": 512}
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = read_model("m", tmp_path, engine, weights_here=False)

@@ -43,6 +43,16 @@ async def alone() -> list[int]:
         return await answer(node, ask(max_tokens=40))
 
 
+async def under_way(*nodes: Node) -> None:
+    """Until each of these has a request with tokens."""
+    await until(
+        lambda: all(
+            any(request["completion_tokens"] for request in node.describe_requests())
+            for node in nodes
+        )
+    )
+
+
 async def test_three_nodes_give_the_same_tokens_as_one_from_every_entry() -> None:
     expected = await alone()
     async with ring_of(3) as (_, nodes):
@@ -173,7 +183,7 @@ async def test_a_cut_link_and_its_healing_give_no_wrong_token() -> None:
     expected = await alone()
     async with ring_of(3, step_seconds=0.002) as (net, nodes):
         answers = [asyncio.create_task(answer(node, ask(max_tokens=40))) for node in nodes[:2]]
-        await asyncio.sleep(0.02)
+        await under_way(*nodes[:2])
         net.cut("n1", "n2")
         await formed(nodes[:2], 2)
         assert nodes[2].ring.plan is None or "n1" not in {
@@ -223,7 +233,7 @@ async def test_a_lost_entry_node_frees_its_sequences_and_disturbs_no_other() -> 
         doomed = nodes[2].process_tokens(ask(max_tokens=4000))
         await anext(doomed)
         other = asyncio.create_task(answer(nodes[0], ask(max_tokens=40)))
-        await asyncio.sleep(0.01)
+        await under_way(nodes[0])
         net.kill("n2")
         assert await other == expected
         await until(lambda: not leftovers(nodes[0]) and not leftovers(nodes[1]))
@@ -279,7 +289,7 @@ async def test_a_draining_node_ends_its_own_streams_and_hands_over_those_of_othe
     async with ring_of(3, step_seconds=0.001) as (_, nodes):
         own = asyncio.create_task(answer(nodes[1], ask(max_tokens=40)))
         other = asyncio.create_task(answer(nodes[0], ask(max_tokens=40)))
-        await asyncio.sleep(0.02)
+        await under_way(*nodes[:2])
         draining = asyncio.create_task(nodes[1].drain())
         await asyncio.sleep(0)
         with pytest.raises(NodeDraining):

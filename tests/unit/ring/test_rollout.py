@@ -1,5 +1,5 @@
-"""A changed plan, seen by the streams that run: new layers beside the old ones, or in place of them
-where they must.
+"""A changed plan, seen by the streams that run: new layers next to the old ones, or in place of
+them where they must.
 """
 
 from __future__ import annotations
