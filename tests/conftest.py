@@ -1,8 +1,8 @@
-"""For all tests: what Hypothesis may not depend on.
+"""For all tests: how Hypothesis runs.
 
-An example that a busy machine stretches over Hypothesis' default deadline of 0.2 s is no bug, and a
-random find fails whichever change is under test. So examples are the same each time;
-`--hypothesis-profile=explore` looks for new ones.
+On a busy machine an example may exceed the default deadline of 0.2 s without being a bug, so there
+is none. Examples are the same in each run, so that a random find does not fail an unrelated change;
+`--hypothesis-profile=explore` tries new ones.
 """
 
 from __future__ import annotations

@@ -6,10 +6,9 @@ from pathlib import Path
 
 
 def inject(folder: Path, kind: str, reason: str) -> Path:
-    """Makes the health checks of resources of this type fail; returns the file, whose removal heals
-    them.
+    """Make the health checks of resources of this type fail, until the returned file is removed.
 
-    The file is there with all its text at once: a check may look at any moment.
+    The file appears with all its text at once, because a check may read it at any moment.
     """
     fault = folder / kind
     fault.with_suffix(".new").write_text(reason)

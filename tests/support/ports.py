@@ -1,8 +1,8 @@
-"""Ports for servers whose number must be known before they start, or stay while they are down.
+"""Ports for servers whose number must be known before they start, or must stay while they are down.
 
-They lie below the range that the kernel hands out by itself: between our look and the server's
-bind, and while a server restarts, no outgoing connection and no bind to port 0 of anybody can take
-one.
+They lie below the range from which the kernel picks ports by itself. So no outgoing
+connection and no bind to port 0 can take one between our check and the server's bind, or while a
+server restarts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ _FIRST, _LAST = 20_000, 29_999  # above the well-known ones, below those of Kube
 
 
 def _numbers() -> Iterator[int]:
-    """Each once before any comes again; where it begins is random, for the sake of another test run
-    beside this one.
-    """
+    """Each once before any is repeated. The start is random: another test run may be going on."""
     first_of_kernel = int(_EPHEMERAL.read_text().split()[0]) if _EPHEMERAL.exists() else _LAST + 1
     ports = range(_FIRST, min(_LAST + 1, first_of_kernel))
     assert ports, (
@@ -51,9 +49,7 @@ def _is_free(port: int) -> bool:
 
 @contextlib.contextmanager
 def deaf_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that refuses connections, and is nobody else's meanwhile: bound, and not
-    listening.
-    """
+    """A port of 127.0.0.1 that refuses connections: bound, so that it is ours, not listening."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]

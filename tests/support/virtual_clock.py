@@ -38,6 +38,7 @@ from exo.inference.engines import worker
 # Far more than any unit test needs; reached within a few seconds by one that never ends.
 MOST_JUMPS = 100_000
 MOST_TURNS = 500_000
+POLL_SECONDS = 0.01
 
 Events = list[tuple[selectors.SelectorKey, int]]
 
@@ -115,7 +116,9 @@ class _Selector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> Events:
         awaiting = self._clock.is_awaiting()
-        events = super().select(timeout if awaiting else 0)
+        # A thread may end without waking the selector, so ask again soon.
+        slice_ = POLL_SECONDS if timeout is None else min(timeout, POLL_SECONDS)
+        events = super().select(slice_ if awaiting else 0)
         self._clock.follow(awaiting)
         if awaiting or events:
             self._turns = 0

@@ -11,3 +11,14 @@ async def eventually(condition: Callable[[], object], timeout: float = 30.0) -> 
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+
+async def settled(value: Callable[[], object], seconds: float = 0.2, timeout: float = 30.0) -> None:
+    """Return once `value()` stayed the same for that long: buffers of the kernel that fill, say."""
+    loop = asyncio.get_running_loop()
+    last, since = value(), loop.time()
+    async with asyncio.timeout(timeout):
+        while loop.time() - since < seconds:
+            await asyncio.sleep(0.005)
+            if (now := value()) != last:
+                last, since = now, loop.time()

@@ -115,6 +115,14 @@ async def test_a_thread_is_not_overtaken(how: str, virtual_clock: VirtualClock):
     assert virtual_clock.elapsed >= 3600
 
 
+async def test_a_thread_that_ends_without_waking_the_loop_holds_time_up_no_longer(
+    virtual_clock: VirtualClock,
+):
+    threading.Thread(target=threading.Event().wait, args=(0.05,)).start()
+    await asyncio.sleep(3600)
+    assert virtual_clock.elapsed == pytest.approx(3600, abs=1)
+
+
 async def test_a_timeout_ends_the_wait_for_a_thread_that_hangs(virtual_clock: VirtualClock):
     go = threading.Event()
     with pytest.raises(TimeoutError):

@@ -24,16 +24,14 @@ CLUSTER = ROOT / "tests" / "cluster" / "cluster"
 
 @dataclass
 class Recording:
-    """A kubectl and what it has said. In a file: on a pipe that nobody reads meanwhile it would
-    come to a halt.
-    """
+    """A running kubectl and its output. It writes to a file: a full pipe would block it."""
 
     process: subprocess.Popen[bytes]
     output: IO[bytes]
 
     def said(self) -> str:
         file = self.output.fileno()
-        # Not by seek and read: the place in the file is the process's as well.
+        # Not by seek and read: the process shares the position in the file.
         return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
 
     def ended(self) -> bool:
@@ -79,7 +77,7 @@ class Kube:
 
     @contextlib.contextmanager
     def recording(self, *args: str) -> Iterator[Recording]:
-        """kubectl that runs beside the test until its end, such as a watch."""
+        """A kubectl, such as a watch, that runs until the block ends."""
         with tempfile.TemporaryFile() as output:
             process = subprocess.Popen(
                 ["kubectl", "-n", self.namespace, *args],
@@ -114,7 +112,7 @@ class Kube:
         )
 
     def refused(self, manifest: dict[str, Any]) -> str:
-        """Applies what must not be accepted; the API server's words."""
+        """Apply what must be refused; returns the API server's words."""
         done = self.call("apply", "-f", "-", stdin=json.dumps(manifest))
         assert done.returncode != 0, f"accepted: {manifest}"
         return done.stderr
@@ -169,9 +167,7 @@ class Kube:
         return sum(int(status["restartCount"]) for status in statuses)
 
     def host_pids(self, pod: str) -> tuple[str, list[int]]:
-        """The cluster node of a pod and the process ids, as that node sees them, of its containers'
-        first processes.
-        """
+        """A pod's cluster node, and the ids on that node of its containers' first processes."""
         found = self.pod(pod) or {}
         node = found["spec"]["nodeName"]
         pids = []
@@ -207,7 +203,7 @@ class Kube:
 
 
 def on_node(node: str, *command: str) -> str:
-    """Runs a command on a cluster node, as a person with a shell there would."""
+    """Run a command in a shell on a cluster node."""
     done = subprocess.run(
         [str(CLUSTER), "exec-node", node, *command],
         capture_output=True,

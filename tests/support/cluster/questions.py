@@ -57,9 +57,7 @@ def chat(**more: Any) -> dict[str, Any]:
 
 
 def client_manifest(name: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
-    """A pod that waits, of the node's own image, restricted: a place inside the cluster to ask
-    from.
-    """
+    """A restricted pod of the node's image that only waits: a place in the cluster to ask from."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -92,7 +90,7 @@ def client_manifest(name: str, labels: dict[str, str] | None = None) -> dict[str
 def client(
     kube: Kube, name: str, labels: dict[str, str] | None = None
 ) -> Iterator[Callable[[str, dict[str, Any] | None], dict[str, Any]]]:
-    """A caller inside the cluster: `ask(url, body)` answers with the JSON that came back."""
+    """A client inside the cluster: `ask(url, body)` returns the JSON of the answer."""
     kube.apply(client_manifest(name, labels))
     kube.run("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s", timeout=70)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from ring_nodes import RecordingHandler, make_handle, make_server
+from waiting import settled
 
 from exo.lifecycle import ResourceClosed
 from exo.networking.errors import BadMessage, PeerLost, WrongEpoch
@@ -111,13 +112,17 @@ async def fill(b, handle) -> tuple[asyncio.Event, int]:
         await gate.wait()
 
     b.answer = wait
-    # What the transport takes on makes room for as much again, so once is not enough.
-    for _ in range(50):
+
+    def put_in() -> int:
+        nonlocal taken
         while handle.send_now(
             Forward(sequence_id=f"s{taken}", epoch="e", position=0, values=VALUES, sample=False)
         ):
             taken += 1
-        await asyncio.sleep(0.01)
+        return taken
+
+    # What the transport takes on makes room for as much again, so once is not enough.
+    await settled(put_in)
     return gate, taken
 
 
