@@ -84,10 +84,7 @@ def test_a_port_set_by_hand_is_not_a_link() -> None:
 def test_every_variable_that_the_program_reads_is_known() -> None:
     """An unknown one would be reported as misspelt if it is close to another."""
     text = "\n".join(path.read_text() for path in Path(exo.__file__).parent.rglob("*.py"))
-    asked = {
-        f"EXO_{name}"
-        for name in re.findall(r'(?:environ\.get\(|environ\[)"EXO_(\w+)"', text)
-    }
+    asked = {f"EXO_{name}" for name in re.findall(r'(?:environ\.get\(|environ\[)"EXO_(\w+)"', text)}
     asked |= {
         f"EXO_{name.replace('-', '_').upper()}"
         for name in re.findall(r"env_name\([\"']([a-z-]+)[\"']\)", text)
