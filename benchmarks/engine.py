@@ -1,5 +1,6 @@
-"""The onnx engine beside llama.cpp and the numpy engine, on the same GGUF with the same threads, in
-turn.
+"""The onnx engine compared with llama.cpp and the numpy engine.
+
+They run the same GGUF with the same threads, in turn.
 
     python benchmarks/engine.py [--quick] [--model FILE] [--threads N]
 
@@ -27,7 +28,7 @@ PREFILL = (128, 512, 2048)
 # What `memory` runs before it reads the peak.
 MEMORY_PROMPT, MEMORY_STEPS = 512, 16
 Figures = dict[str, float]
-# The engines beside ours: kind -> options.
+# The engines to compare with: kind -> options.
 Others = dict[str, dict[str, Any]]
 
 
@@ -107,10 +108,11 @@ def ratios(table: dict[str, dict[str, float]], figures: Figures, model: Path) ->
 def kv_bytes_per_token(model: Path) -> int:
     from exo.inference.checkpoints.open import open_checkpoint
     from exo.inference.models import read_config
+    from exo.inference.onnx.graph.layout import KV_DTYPE
 
     with open_checkpoint(model) as checkpoint:
         config = read_config(checkpoint)
-    return config.n_layers * config.kv_bytes_per_token_and_layer
+    return config.n_layers * config.kv_values_per_token_and_layer * KV_DTYPE().itemsize
 
 
 def show(table: dict[str, dict[str, float]], figures: Figures, compared: Figures) -> None:

@@ -1,10 +1,11 @@
 """One engine in a process of its own, measured on request: JSON lines in on stdin, JSON lines out
 on stdout.
 
-Kinds: `onnx`, `numpy` (ours, through `InferenceEngine`), `llama` (llama.cpp through
+Kinds: `onnx`, `numpy` (this project's, through `InferenceEngine`), `llama` (llama.cpp through
 llama-cpp-python's low-level calls) and `matmuls` (only the matrix products of a pass, in numpy and
-float32: what no numpy engine can beat). A process each, so that peak memory is one engine's, and so
-that the parent can run them in turn. Not a benchmark itself; see engine.py and numpy_engine.py.
+float32: no numpy engine can be faster). Each has its own process, so that peak memory is one
+engine's and the parent can run them in turn. Not a benchmark itself; see engine.py and
+numpy_engine.py.
 """
 
 from __future__ import annotations
@@ -183,8 +184,8 @@ class LlamaRunner(Runner):
 
 
 class MatmulRunner(Runner):
-    """Matrices of the model's shapes; a pass multiplies by each once, the head by the last rows
-    only.
+    """Matrices of the model's shapes. A pass multiplies by each once, and by the head for the last
+    rows only.
     """
 
     def __init__(self, model: Path) -> None:
@@ -240,8 +241,8 @@ def decode(runner: Runner, batch: int, steps: int) -> float:
 
 
 def prefill(runner: Runner, length: int, seed: int) -> float:
-    """Tokens per second up to the first answer token. A seed of its own each time, so that nothing
-    can be reused.
+    """Tokens per second up to the first answer token. Use a new seed each time, so that nothing can
+    be reused.
     """
     tokens = ids(length, seed)
     began = time.perf_counter()
@@ -270,7 +271,7 @@ def answer(runner: Runner, request: dict[str, Any]) -> Any:
 
 
 def negative_log_likelihood(runner: Runner, windows: list[list[int]]) -> tuple[float, int]:
-    """Sum over all tokens but the first of each window, and how many those are."""
+    """The sum over all tokens but the first of each window, and how many tokens that is."""
     total, count = 0.0, 0
     for window in windows:
         tokens = np.array(window)

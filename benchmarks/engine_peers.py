@@ -23,7 +23,7 @@ def has_llama() -> bool:
 
 
 def llama_options(model: Path, threads: int) -> dict[str, Any]:
-    """Its own defaults, unless it crashes with them: version 0.3.36 does in its AMX code on some
+    """Its own defaults, unless it crashes with them, as version 0.3.36 does in its AMX code on some
     processors.
     """
     try:
@@ -80,8 +80,8 @@ class Peer:
 
 
 def best_of_rounds(peers: list[Peer], rounds: int, task: str, **arguments: Any) -> dict[str, float]:
-    """The highest answer of each peer; they take turns, so that a slow moment of the machine hits
-    all alike.
+    """The highest answer of each peer. They take turns, so that a slow moment of the machine
+    affects all of them.
     """
     best = dict.fromkeys((peer.kind for peer in peers), 0.0)
     for turn in range(rounds):

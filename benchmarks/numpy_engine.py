@@ -1,4 +1,4 @@
-"""The numpy engine beside its own limit (the float32 matrix products alone) and llama.cpp, in turn.
+"""The numpy engine compared with its own limit, the matrix products alone, and with llama.cpp.
 
     python benchmarks/numpy_engine.py [--quick] [--model FILE] [--threads N]
 

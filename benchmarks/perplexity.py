@@ -1,4 +1,4 @@
-"""Perplexity of each weight format on the same text, beside float32 and llama.cpp.
+"""Perplexity of each weight format on the same text, compared with float32 and llama.cpp.
 
     python benchmarks/perplexity.py [--quick] [--model FILE] [--text FILE]
 
