@@ -3,7 +3,7 @@ travels the ring as JSON.
 
 Each field has a `Rule`: its limits and what it acts on. The fast paths of sampling ask by these
 rules whether anything is set that they leave out, so a new parameter is a field here and its effect
-in `sampling.distribution`.
+in `sampling.penalised` (`Effect.SCORES`) or `sampling.distribution` (`Effect.CUT`).
 
 The random choice is counter based: the token at position p of a sequence depends only on the
 logits, these parameters, the history, the seed and p. A replayed sequence, on any node, chooses the

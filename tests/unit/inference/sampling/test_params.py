@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from sampling_values import SHAPED, values
 
 from exo.inference.sampling.params import RULES, Effect, SamplingParams
 from exo.inference.sampling.sampling import HEADS, distribution, sample
@@ -14,21 +15,6 @@ from exo.inference.sampling.sampling import HEADS, distribution, sample
 LOGITS = np.random.default_rng(5).standard_normal(4 * HEADS[0] + 1).astype(np.float32)
 BEST = int(LOGITS.argmax())
 HISTORY = [1, BEST, BEST]
-# For each parameter a value that makes a difference to these logits.
-SET: dict[str, Any] = {
-    "temperature": 0.5,
-    "top_p": 0.5,
-    "top_k": 3,
-    "min_p": 0.5,
-    "typical_p": 0.5,
-    "repetition_penalty": 2.0,
-    "presence_penalty": 1.0,
-    "frequency_penalty": 1.0,
-    "logit_bias": {BEST: -50.0},
-    "seed": 1,
-    "logprobs": 2,
-    "json_schema": {},
-}
 OF = {effect: [name for name, rule in RULES.items() if rule.effect is effect] for effect in Effect}
 
 
@@ -37,8 +23,14 @@ def likely(params: SamplingParams) -> dict[int, float]:
     return dict(zip(ids.tolist(), probabilities.tolist(), strict=True))
 
 
-def test_no_parameter_is_forgotten_here() -> None:
-    assert SET.keys() == RULES.keys()
+def params_of(name: str) -> list[SamplingParams]:
+    """The parameter alone, at each value to try; a bias is on the best token."""
+    tried = [{BEST: -50.0}] if name == "logit_bias" else values(name)
+    return [SamplingParams(**{name: value}) for value in tried]
+
+
+def drawn(params: SamplingParams, count: int = 60) -> list[int]:
+    return [sample(LOGITS, params, HISTORY, 1, 3 + i)[0] for i in range(count)]
 
 
 def test_the_defaults_leave_the_models_own_distribution() -> None:
@@ -50,51 +42,71 @@ def test_the_defaults_leave_the_models_own_distribution() -> None:
 
 @pytest.mark.parametrize("name", OF[Effect.CUT])
 def test_what_cuts_leaves_tokens_out_and_keeps_the_fast_path_away(name: str) -> None:
-    params = SamplingParams(**{name: SET[name]})
-    assert params.cuts
-    kept = likely(params)
-    assert len(kept) < len(LOGITS)
-    assert {sample(LOGITS, params, HISTORY, 1, p)[0] for p in range(3, 200)} <= kept.keys()
+    cutting = [params for params in params_of(name) if len(likely(params)) < len(LOGITS)]
+    assert cutting, f"no value of {name} leaves a token out: is it in `distribution`?"
+    for params in cutting:
+        assert params.cuts
+        assert set(drawn(params, 200)) <= likely(params).keys()
 
 
 @pytest.mark.parametrize("name", OF[Effect.SCORES])
-def test_what_changes_scores_counts_for_a_greedy_choice_too(name: str) -> None:
+def test_what_changes_scores_changes_the_distribution_and_rules_out_the_plain_argmax(
+    name: str,
+) -> None:
+    plain = likely(SamplingParams())
+    changed = [params for params in params_of(name) if likely(params) != plain]
+    assert changed, f"no value of {name} changes the distribution: is it in `penalised`?"
+    assert not any(replace(params, temperature=0.0).is_argmax for params in changed)
+
+
+@pytest.mark.parametrize("name", OF[Effect.SCORES])
+def test_what_changes_scores_counts_on_the_fast_path_too(name: str) -> None:
+    """The fast path sees what `penalised` does, and not what only `distribution` does. A `min_p`
+    this small leaves nothing out, but keeps the fast path away.
+    """
+    slow = [drawn(replace(params, min_p=1e-300)) for params in params_of(name)]
+    assert any(tokens != drawn(SamplingParams()) for tokens in slow)
+    assert [drawn(params) for params in params_of(name)] == slow, f"move {name} to `penalised`"
+
+
+@pytest.mark.parametrize(
+    "name", ["repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias"]
+)
+def test_a_penalty_counts_against_a_token_in_a_greedy_choice_too(name: str) -> None:
     value = {BEST: -50.0} if name == "logit_bias" else 50.0
     params = SamplingParams(**{"temperature": 0.0, name: value})
-    assert not params.is_argmax
     assert sample(LOGITS, params, HISTORY, 1, 3)[0] != BEST
-    assert likely(SamplingParams(**{name: SET[name]}))[BEST] < likely(SamplingParams())[BEST]
+    light = value if name == "logit_bias" else 2.0
+    assert likely(SamplingParams(**{name: light}))[BEST] < likely(SamplingParams())[BEST]
 
 
 @pytest.mark.parametrize("name", OF[Effect.DRAW])
 def test_what_acts_on_the_draw_changes_it(name: str) -> None:
-    def drawn(params: SamplingParams) -> list[int]:
-        return [sample(LOGITS, params, HISTORY, 1, p)[0] for p in range(3, 50)]
-
-    assert drawn(SamplingParams(**{name: SET[name]})) != drawn(SamplingParams())
-    assert SamplingParams(**{name: SET[name]}).cuts is False
+    assert any(drawn(params) != drawn(SamplingParams()) for params in params_of(name))
+    assert not any(params.cuts for params in params_of(name))
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_greedy_choice_is_the_largest_logit_where_only_the_draw_or_what_is_left_out_is_set(
     name: str,
 ) -> None:
-    params = SamplingParams(**{name: SET[name], "temperature": 0.0})
     unimportant = RULES[name].effect in {Effect.CUT, Effect.DRAW}
-    assert params.is_argmax == unimportant
-    if unimportant:
-        assert sample(LOGITS, params, HISTORY, 1, 3)[0] == BEST
+    for params in (replace(each, temperature=0.0) for each in params_of(name)):
+        assert params.is_argmax == unimportant
+        if unimportant:
+            assert sample(LOGITS, params, HISTORY, 1, 3)[0] == BEST
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_limits_hold_what_does_nothing_and_what_does_something(name: str) -> None:
     rule, neutral = RULES[name], getattr(SamplingParams(), name)
     assert rule.least <= rule.most
-    for value in (neutral, SET[name]):
-        if isinstance(value, int | float):
-            assert rule.least <= value <= rule.most
+    assert name in SHAPED or len(values(name)) > 0
+    if isinstance(neutral, int | float):
+        assert rule.least <= neutral <= rule.most
 
 
 def test_what_sorts_everything_or_calls_a_library_is_slow() -> None:
-    slow = {name for name in RULES if SamplingParams(**{name: SET[name]}).is_slow}
-    assert slow == {"typical_p", "json_schema"}
+    slow = {name for name in RULES if any(params.is_slow for params in params_of(name))}
+    assert slow == {name for name, rule in RULES.items() if rule.is_slow}
+    assert slow >= {"typical_p", "json_schema"}
