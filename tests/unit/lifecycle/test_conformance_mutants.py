@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import select
 import socket
@@ -312,6 +313,20 @@ async def test_the_whole_suite_reports_a_certain_leak_without_patience(mutant: t
     assert len(caught.value.violations) >= 3
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
+
+
+class NeverClosesItsSocket(Plain):
+    async def _do_initialize(self) -> None:
+        await super()._do_initialize()
+        self.socket = socket.create_server(("127.0.0.1", 0))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+async def test_a_leak_is_found_even_if_the_collector_frees_that_of_an_earlier_scenario():
+    async with asyncio.timeout(30):
+        with pytest.raises(ConformanceError, match="after cleanup, socket left open"):
+            await check_resource(NeverClosesItsSocket, patience=3600)
+    gc.collect()
 
 
 async def test_what_is_no_resource_is_refused():
