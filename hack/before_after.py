@@ -33,6 +33,10 @@ ENGINES: Final = {
         ("prefill", {"length": 512}),
     ),
 }
+PROGRAMS: Final = {
+    "ring": ("benchmarks/ring.py", "--quick", "--engine", "none"),
+    "lifecycle": ("benchmarks/lifecycle.py",),
+}
 # Of benchmarks/ring.py and benchmarks/lifecycle.py: the figures whose smaller value is better.
 SMALLER: Final = ("overhead", "hop", "form", "failover", "idle", "over_")
 Pairs = dict[str, list[tuple[float, float]]]
@@ -81,9 +85,11 @@ def ask(child: subprocess.Popen[str], task: str, fields: dict[str, int]) -> floa
     return float(json.loads(child.stdout.readline())["result"])
 
 
-def engines(before: Tree, after: Tree, model: str, rounds: int) -> Pairs:
+def engines(before: Tree, after: Tree, model: str, parts: set[str], rounds: int) -> Pairs:
     pairs: Pairs = {}
     for kind, tasks in ENGINES.items():
+        if kind not in parts:
+            continue
         program = ("benchmarks/engine_child.py", kind, model, "--threads", "2")
         children = [tree.start(*program) for tree in (before, after)]
         for child in children:
@@ -101,13 +107,10 @@ def engines(before: Tree, after: Tree, model: str, rounds: int) -> Pairs:
     return pairs
 
 
-def programs(before: Tree, after: Tree, rounds: int) -> Pairs:
+def programs(before: Tree, after: Tree, parts: set[str], rounds: int) -> Pairs:
     pairs: Pairs = {}
-    for program in (
-        ("benchmarks/ring.py", "--quick", "--engine", "none"),
-        ("benchmarks/lifecycle.py",),
-    ):
-        for turn in range(rounds):
+    for part, program in PROGRAMS.items():
+        for turn in range(rounds if part in parts else 0):
             order = (before, after) if turn % 2 else (after, before)
             told = {id(tree): tree.last_line(*program)["figures"] for tree in order}
             for name in told[id(before)].keys() & told[id(after)].keys():
@@ -137,7 +140,11 @@ def main() -> None:
     parser.add_argument("commit")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument(
+        "--part", action="append", choices=[*ENGINES, *PROGRAMS], help="only this; may be repeated"
+    )
     chosen = parser.parse_args()
+    parts = set(chosen.part or (*ENGINES, *PROGRAMS))
     sys.path.insert(0, str(HERE))
     from exo.inference.checkpoints.catalog import resolve_model
 
@@ -148,8 +155,8 @@ def main() -> None:
         try:
             before, after = Tree(old, Path(folder) / "a"), Tree(HERE, Path(folder) / "b")
             model = str(resolve_model(chosen.model))
-            pairs = engines(before, after, model, chosen.rounds)
-            pairs |= programs(before, after, chosen.rounds)
+            pairs = engines(before, after, model, parts, chosen.rounds)
+            pairs |= programs(before, after, parts, chosen.rounds)
         finally:
             subprocess.run((*git, "remove", "--force", str(old)), check=True)
     ratios = show(pairs)
