@@ -34,11 +34,11 @@ ENGINES: Final = {
     ),
 }
 PROGRAMS: Final = {
-    "ring": ("benchmarks/ring.py", "--quick", "--engine", "none"),
+    "ring": ("benchmarks/ring.py", "--quick", "--engine", "onnx"),
     "lifecycle": ("benchmarks/lifecycle.py",),
 }
 # Of benchmarks/ring.py and benchmarks/lifecycle.py: the figures whose smaller value is better.
-SMALLER: Final = ("overhead", "hop", "form", "failover", "idle", "over_")
+SMALLER: Final = ("overhead", "hop", "form", "failover", "pause", "idle", "over_", "_us")
 Pairs = dict[str, list[tuple[float, float]]]
 
 
