@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from exo import contract
 from exo_operator.api.spec import ExoClusterSpec
 from exo_operator.api.status import ExoClusterStatus, read_status
-from exo_operator.kube.objects import Meta, Raw
+from exo_operator.kube.objects import ObjectRef, Raw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterRef:
+class ClusterRef(ObjectRef):
     """An ExoCluster: the object as read, and its parsed spec."""
 
-    raw: Raw
     spec: ExoClusterSpec
     # The status as it was last written.
     status: ExoClusterStatus
@@ -27,22 +26,6 @@ class ClusterRef:
             spec=ExoClusterSpec.model_validate(raw.get("spec") or {}),
             status=read_status(ExoClusterStatus, raw.get("status")),
         )
-
-    @property
-    def meta(self) -> Meta:
-        return Meta(self.raw)
-
-    @property
-    def name(self) -> str:
-        return self.meta.name
-
-    @property
-    def namespace(self) -> str:
-        return self.meta.namespace
-
-    @property
-    def uid(self) -> str:
-        return self.meta.uid
 
     @property
     def selector(self) -> dict[str, str]:

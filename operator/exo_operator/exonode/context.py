@@ -9,7 +9,7 @@ from exo import contract
 from exo_operator.api import names
 from exo_operator.api.spec import ExoNodeSpec
 from exo_operator.api.status import ExoNodeStatus, read_status
-from exo_operator.kube.objects import Meta, Raw
+from exo_operator.kube.objects import ObjectRef, Raw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +22,9 @@ class Defaults:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeRef:
+class NodeRef(ObjectRef):
     """An ExoNode: the object as read, and its parsed spec."""
 
-    raw: Raw
     spec: ExoNodeSpec
     # The status as it was last written.
     status: ExoNodeStatus
@@ -42,22 +41,6 @@ class NodeRef:
             status=read_status(ExoNodeStatus, raw.get("status")),
             members=members or [raw],
         )
-
-    @property
-    def meta(self) -> Meta:
-        return Meta(self.raw)
-
-    @property
-    def name(self) -> str:
-        return self.meta.name
-
-    @property
-    def namespace(self) -> str:
-        return self.meta.namespace
-
-    @property
-    def uid(self) -> str:
-        return self.meta.uid
 
     @property
     def ring(self) -> str:

@@ -91,6 +91,29 @@ class Meta:
         return self.labels.get(names.LABEL_MANAGED_BY) == names.MANAGED_BY
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectRef:
+    """An object as it was read. The custom resources add their parsed spec and status."""
+
+    raw: Raw
+
+    @property
+    def meta(self) -> Meta:
+        return Meta(self.raw)
+
+    @property
+    def name(self) -> str:
+        return self.meta.name
+
+    @property
+    def namespace(self) -> str:
+        return self.meta.namespace
+
+    @property
+    def uid(self) -> str:
+        return self.meta.uid
+
+
 def ref_of(obj: Raw) -> Ref:
     """The Ref of an object."""
     meta = Meta(obj)

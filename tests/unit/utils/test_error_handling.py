@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from flaky import Flaky
 
 from exo.lifecycle import (
     AsyncResource,
@@ -32,22 +33,6 @@ from exo.utils.error_handling import (
 
 class Part(AsyncResource):
     RESOURCE_TYPE = "part"
-
-
-class Flaky:
-    """Fails the given number of times, then answers."""
-
-    def __init__(self, failures: int, error: type[BaseException] = ConnectionError) -> None:
-        self.left = failures
-        self.error = error
-        self.calls = 0
-
-    async def __call__(self) -> str:
-        self.calls += 1
-        if self.left > 0:
-            self.left -= 1
-            raise self.error(f"call {self.calls}")
-        return "answer"
 
 
 # -- classification

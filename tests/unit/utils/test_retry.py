@@ -9,24 +9,9 @@ import threading
 from typing import Any
 
 import pytest
+from flaky import Flaky
 
 from exo.utils.error_handling import FailedTry, retrying, retrying_blocking
-
-
-class Flaky:
-    """Fails the given number of times, then answers."""
-
-    def __init__(self, failures: int, error: type[BaseException] = ConnectionError) -> None:
-        self.left = failures
-        self.error = error
-        self.calls = 0
-
-    async def __call__(self) -> str:
-        self.calls += 1
-        if self.left > 0:
-            self.left -= 1
-            raise self.error(f"call {self.calls}")
-        return "answer"
 
 
 async def test_a_listed_error_is_retried_until_the_answer():

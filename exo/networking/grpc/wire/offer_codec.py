@@ -1,9 +1,8 @@
 """`NodeOffer` <-> the bytes of an `Offer`. The fields are those of the record, by name.
 
 A new field of the heartbeat is added to `NodeOffer` and to the proto file, and nowhere else.
-Between
-releases: a field that this node does not know is ignored (Protocol Buffers skip it), and one that
-an older peer does not send has its default.
+Between releases: a field that this node does not know is ignored (Protocol Buffers skip it), and
+one that an older peer does not send has its default.
 """
 
 from __future__ import annotations
